@@ -1,0 +1,95 @@
+"""Every exception prefork raises. Owns the mapping from a protocol error to its HTTP status."""
+
+from __future__ import annotations
+
+
+class PreforkError(Exception):
+    """The root: whatever prefork raises on purpose."""
+
+
+class ConfigError(PreforkError):
+    """The operator wrote something that cannot be served; `problems` has one `file: key: what was expected` a line."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class StartError(PreforkError):
+    """The server cannot start here: a port in use, a pid file that is held, no permission. One line, with the way out."""
+
+
+class BootError(PreforkError):
+    """A worker could not get ready; `report` is its own traceback, or empty where it died without a word."""
+
+    def __init__(self, reason: str, report: str = "") -> None:
+        super().__init__(reason)
+        self.report = report
+
+
+class TargetError(PreforkError):
+    """A `module:attribute` target does not lead to an application."""
+
+
+class TimedOut(PreforkError):
+    """Raised by the loop in a task whose deadline has passed."""
+
+
+class Disconnected(PreforkError):
+    """The peer is gone, or the stream is at its end where bytes were due. An event, not a fault."""
+
+
+class ApplicationError(PreforkError):
+    """An application broke its contract (PEP 3333, field syntax, Content-Length). Its client gets a 500."""
+
+
+class ProtocolError(PreforkError):
+    """The client broke the protocol. `status` is the answer it gets, after which the connection closes."""
+
+    status = 400
+
+
+class BadRequest(ProtocolError):
+    """400: a head or a body that RFC 9112 does not allow."""
+
+
+class RequestTimeout(ProtocolError):
+    """408: the head or the body did not arrive in time (RFC 9110 §15.5.9)."""
+
+    status = 408
+
+
+class BodyTooLarge(ProtocolError):
+    """413: a body beyond `http.max_body` (RFC 9110 §15.5.14)."""
+
+    status = 413
+
+
+class TargetTooLong(ProtocolError):
+    """414: a request line that alone is beyond `http.max_head` (RFC 9110 §15.5.15)."""
+
+    status = 414
+
+
+class ExpectationFailed(ProtocolError):
+    """417: an Expect other than 100-continue (RFC 9110 §10.1.1)."""
+
+    status = 417
+
+
+class HeadTooLarge(ProtocolError):
+    """431: a head beyond `http.max_head` or `http.max_fields` (RFC 6585 §5)."""
+
+    status = 431
+
+
+class NotImplementedCoding(ProtocolError):
+    """501: a transfer coding other than chunked (RFC 9112 §6.1)."""
+
+    status = 501
+
+
+class VersionNotSupported(ProtocolError):
+    """505: neither HTTP/1.0 nor HTTP/1.1 (RFC 9110 §15.6.6)."""
+
+    status = 505

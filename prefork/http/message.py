@@ -1,0 +1,157 @@
+"""Messages: what was asked and what is answered. Owns no bytes on the wire, touches no socket.
+
+Text is latin-1 throughout, one character a byte, as PEP 3333 has it: `path.encode("latin-1")` gives the bytes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import IO, Any, Protocol
+
+Fields = Sequence[tuple[str, str]]
+
+
+class Headers:
+    """One validated header block, immutable and shared by every request that repeats it.
+
+    `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out once, when the block is
+    parsed: `length` (Content-Length or None), `chunked`, `keep_alive` (None: the version's default), `expects_continue`,
+    `host`. `views` holds what a handler derives from the block, under a key of its own (the WSGI environ, say).
+    """
+
+    __slots__ = ("_first", "chunked", "expects_continue", "has_body", "host", "keep_alive", "length", "pairs", "views")
+
+    def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
+        self.pairs = pairs
+        self._first: dict[str, str] = {}
+        for name, value in pairs:
+            if name in self._first:
+                value = f"{self._first[name]}{'; ' if name == 'cookie' else ', '}{value}"
+            self._first[name] = value
+        self.host: str = ""
+        self.length: int | None = None
+        self.chunked = False
+        self.has_body = False
+        self.keep_alive: bool | None = None
+        self.expects_continue = False
+        self.views: dict[Any, Any] = {}
+
+    def get(self, name: str, default: str = "") -> str:
+        """The value of field `name` (lower case); repeated fields are joined by a comma (RFC 9110 §5.3), cookies by a semicolon."""
+        return self._first.get(name, default)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._first
+
+
+class RequestLine:
+    """A validated request line, immutable and shared like Headers.
+
+    `target` is as received; `path` is decoded once and free of dot segments, always starts with "/" (or is "*");
+    `query` is raw, without the "?"; `version` is "HTTP/1.0" or "HTTP/1.1".
+    """
+
+    __slots__ = ("authority", "method", "minor", "path", "query", "target", "version", "views")
+
+    def __init__(self, method: str, target: str, path: str, query: str, authority: str, minor: int) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.authority = authority
+        self.minor = minor
+        self.version = "HTTP/1.1" if minor else "HTTP/1.0"
+        self.views: dict[Any, Any] = {}
+
+
+class Client:
+    """Who asks, and at which door: one a connection. `address` is "" on a unix socket."""
+
+    __slots__ = ("address", "port", "scheme", "server_name", "server_port")
+
+    def __init__(self, address: str, port: int, scheme: str, server_name: str, server_port: str) -> None:
+        self.address = address
+        self.port = port
+        self.scheme = scheme
+        self.server_name = server_name
+        self.server_port = server_port
+
+
+class RequestBody(Protocol):
+    """The request body as a handler sees it; whoever reads first answers `Expect: 100-continue`."""
+
+    async def spool(self) -> IO[bytes]:
+        """The whole body as a file at position 0: in memory, beyond `http.body_buffer` on disk."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body piece by piece, as it arrives."""
+
+
+class Request:
+    """One request. `line` and `headers` are shared and immutable; the rest is this request's own."""
+
+    __slots__ = ("body", "client", "headers", "line")
+
+    def __init__(self, line: RequestLine, headers: Headers, body: RequestBody, client: Client) -> None:
+        self.line = line
+        self.headers = headers
+        self.body = body
+        self.client = client
+
+    @property
+    def method(self) -> str:
+        return self.line.method
+
+    @property
+    def path(self) -> str:
+        return self.line.path
+
+    @property
+    def query(self) -> str:
+        return self.line.query
+
+    @property
+    def target(self) -> str:
+        return self.line.target
+
+    @property
+    def version(self) -> str:
+        return self.line.version
+
+
+class FileSegment:
+    """A response body: `count` bytes of an open regular file from `offset` on, sent by sendfile. `close` is called when done."""
+
+    __slots__ = ("close", "count", "file", "offset")
+
+    def __init__(self, file: int, offset: int, count: int, close: Callable[[], None]) -> None:
+        self.file = file  # a descriptor
+        self.offset = offset
+        self.count = count
+        self.close = close
+
+
+class Chunks(Protocol):
+    """A response body in pieces. `aclose` is called once, whatever happened, even where nothing was iterated."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+Body = bytes | FileSegment | Chunks
+
+
+class Response:
+    """One response. `reason` is "" for the standard phrase; `headers` say nothing of framing save, perhaps, Content-Length."""
+
+    __slots__ = ("body", "headers", "reason", "status")
+
+    def __init__(self, status: int, headers: Fields = (), body: Body = b"", reason: str = "") -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.reason = reason
+
+
+Handler = Callable[[Request], Awaitable[Response]]
