@@ -1,0 +1,355 @@
+"""The loop: runs coroutines, and wakes each by its descriptor, its instant, a `wake()`, or its deadline.
+
+Owns the tasks, the poller and the clock. A task waits by awaiting a Wait; the loop receives the very object, arms it
+for that task, and disarms it when the task goes on, for whatever reason. While a task comes back for the same
+descriptor, nothing is armed anew, so that a keep-alive connection costs no `epoll_ctl` per request.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from itertools import count
+from math import inf
+from time import monotonic
+
+from prefork.errors import TimedOut
+from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller
+
+SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
+
+log = logging.getLogger("prefork")
+
+
+class Wait:
+    """Something to await. `arm` is called when a task suspends on it, `disarm` when that task goes on."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Wait, None, None]:
+        yield self
+
+    def arm(self, task: Task) -> None:
+        raise NotImplementedError
+
+    def disarm(self, task: Task) -> None:
+        raise NotImplementedError
+
+
+class Readiness(Wait):
+    """`fd` is ready for `event`: READ or WRITE, with EXCLUSIVE for a listener that processes share. One task at a time.
+
+    It stays registered while its task does something else, as most tasks come back for more. Being told of readiness is
+    a hint: the descriptor may have been another's a moment ago, so whoever reads or writes still expects EAGAIN.
+    """
+
+    __slots__ = ("event", "fd", "loop", "task")
+
+    def __init__(self, loop: Loop, fd: int, event: int) -> None:
+        self.loop = loop
+        self.fd = fd
+        self.event = event
+        self.task: Task | None = None
+
+    def arm(self, task: Task) -> None:
+        assert self.task is None, f"two tasks wait for descriptor {self.fd}"
+        self.task = task
+        try:
+            self.loop.enlist(self)
+        except (OSError, ValueError) as error:  # beyond the poller's limit, or not open: the task's own trouble
+            task.throw(error)
+
+    def disarm(self, task: Task) -> None:
+        self.task = None
+
+
+class Sleep(Wait):
+    """The loop's clock has reached `when` (seconds)."""
+
+    __slots__ = ("loop", "task", "when")
+
+    def __init__(self, loop: Loop, when: float) -> None:
+        self.loop = loop
+        self.when = when
+        self.task: Task | None = None
+
+    def arm(self, task: Task) -> None:
+        self.task = task
+        self.loop.schedule(self)
+
+    def disarm(self, task: Task) -> None:
+        self.task = None  # its place in the heap lapses by itself
+
+
+class Parked(Wait):
+    """Somebody called the task's `wake()`. May end without cause: look at what you wait for again."""
+
+    __slots__ = ()
+
+    def arm(self, task: Task) -> None:
+        if task.woken:
+            task.resume()
+
+    def disarm(self, task: Task) -> None:
+        task.woken = False
+
+
+class Pause(Wait):
+    """Everybody else has had a turn."""
+
+    __slots__ = ()
+
+    def arm(self, task: Task) -> None:
+        task.resume()
+
+    def disarm(self, task: Task) -> None:
+        pass
+
+
+PARKED = Parked()
+PAUSE = Pause()
+
+
+class Task:
+    """A coroutine under way. `deadline` (loop time, seconds) may be set by the task itself or while it waits: once it
+    has passed, TimedOut is raised where the task waits, at most SWEEP late, and the deadline is lifted.
+    """
+
+    __slots__ = ("coroutine", "deadline", "loop", "name", "send", "wait", "woken")
+
+    def __init__(self, loop: Loop, coroutine: Coroutine[Wait, None, None], name: str) -> None:
+        self.loop = loop
+        self.coroutine = coroutine
+        self.send = coroutine.send
+        self.name = name
+        self.deadline = inf
+        self.wait: Wait = PAUSE
+        self.woken = False
+
+    def wake(self) -> None:
+        """Resume the task if it is parked; if it is not, its next parking ends at once. No wake-up is lost."""
+        if not self.woken:
+            self.woken = True
+            if self.wait is PARKED:
+                self.resume()
+
+    def resume(self) -> None:
+        """Go on in the loop's next turn, unless something else made it go on before."""
+        self.loop.ready.append((self, self.wait, None))
+
+    def throw(self, error: BaseException) -> None:
+        """Raise `error` where the task waits, in the loop's next turn."""
+        self.loop.ready.append((self, self.wait, error))
+
+
+class Event:
+    """A flag to wait for. Any number of tasks wait; once set it stays set."""
+
+    __slots__ = ("_loop", "_set", "_waiting")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._set = False
+        self._waiting: list[Task] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        for task in self._waiting:
+            task.wake()
+
+    async def wait(self) -> None:
+        task = self._loop.current
+        self._waiting.append(task)
+        try:
+            while not self._set:
+                await PARKED
+        finally:
+            self._waiting.remove(task)
+
+
+class Loop:
+    """One select event loop. `now` is its clock (monotonic seconds), set once a turn; `current` the task that runs.
+
+    `after_turn` holds what is called at the end of each turn, before the loop may sleep (the access log's flush).
+    """
+
+    current: Task
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+        self.now = monotonic()
+        self.tasks: set[Task] = set()
+        self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
+        self.after_turn: list[Callable[[], None]] = []
+        self._readers: dict[int, Readiness] = {}
+        self._writers: dict[int, Readiness] = {}
+        self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that whoever runs the loop can go on with it
+        self._sleeping: list[tuple[float, int, Sleep]] = []
+        self._order = count()
+        self._next_sweep = inf
+        self._stopped = False
+
+    # ---- for tasks and their makers
+
+    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str) -> Task:
+        """Begin a task; its first step is taken in the next turn."""
+        task = Task(self, coroutine, name)
+        self.tasks.add(task)
+        task.resume()
+        return task
+
+    def readable(self, fd: int, *, exclusive: bool = False) -> Readiness:
+        return Readiness(self, fd, READ | EXCLUSIVE if exclusive else READ)
+
+    def writable(self, fd: int) -> Readiness:
+        return Readiness(self, fd, WRITE)
+
+    def sleep(self, seconds: float) -> Sleep:
+        return Sleep(self, monotonic() + seconds)
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """A deadline for the current task over a block: TimedOut in it. The earlier of nested ones counts."""
+        task = self.current
+        outer = task.deadline
+        task.deadline = min(outer, self.now + seconds)
+        try:
+            yield
+        finally:
+            task.deadline = outer
+
+    def forget(self, fd: int) -> None:
+        """Say no more about `fd`. To be called before it is closed, registered or not."""
+        self._readers.pop(fd, None)
+        self._writers.pop(fd, None)
+        self.poller.forget(fd)
+
+    def stop(self) -> None:
+        """Make `run` return at the end of this turn."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """End every task where it waits, by GeneratorExit, and release the poller."""
+        tasks, self.tasks = self.tasks, set()
+        for task in tasks:
+            task.coroutine.close()
+        self.poller.close()
+
+    # ---- for Waits
+
+    def enlist(self, wait: Readiness) -> None:
+        """Hear of `wait` from now on. Raises what the poller raises."""
+        table = self._writers if wait.event == WRITE else self._readers
+        if table.get(wait.fd) is not wait:
+            table[wait.fd] = wait
+            self._register(wait.fd)
+
+    def schedule(self, sleep: Sleep) -> None:
+        heapq.heappush(self._sleeping, (sleep.when, next(self._order), sleep))
+
+    # ---- the loop itself
+
+    def run(self) -> None:
+        """Run until `stop()` is called or no task is left."""
+        self._stopped = False
+        while self.tasks and not self._stopped:
+            self.turn()
+
+    def turn(self) -> None:
+        """Wait for what comes first, then let everybody concerned take one step."""
+        self._pending = iter(self.poller.poll(self._timeout()))
+        self.now = now = monotonic()
+        readers, writers = self._readers, self._writers
+        for fd, event in self._pending:
+            if event != WRITE:
+                self._notify(readers, fd)
+            if event != READ:
+                self._notify(writers, fd)
+        while self._sleeping and self._sleeping[0][0] <= now:
+            sleep = heapq.heappop(self._sleeping)[2]
+            if sleep.task is not None:
+                self._step(sleep.task)
+        for _ in range(len(self.ready)):  # not those who become ready meanwhile: descriptors come first again
+            task, wait, error = self.ready.popleft()
+            if task.wait is wait and task in self.tasks:
+                self._step(task, error)
+        if now >= self._next_sweep:
+            self._sweep()
+        elif self._next_sweep > now + SWEEP:
+            self._next_sweep = now + SWEEP  # somebody took a step, and may have set a deadline
+        for call in self.after_turn:
+            call()
+
+    def _notify(self, table: dict[int, Readiness], fd: int) -> None:
+        """Step the task that waits for `fd` in this table; where none does, stop hearing of it. The hot path."""
+        wait = table.get(fd)
+        if wait is None:
+            return
+        task = wait.task
+        if task is None:
+            del table[fd]
+            self._register(fd)
+            return
+        self.current = task
+        try:
+            wanted = task.send(None)
+        except BaseException as error:
+            self._ended(task, error)
+        else:
+            if wanted is not wait:  # mostly it is, and nothing is left to do
+                wait.disarm(task)
+                task.wait = wanted
+                wanted.arm(task)
+
+    def _step(self, task: Task, error: BaseException | None = None) -> None:
+        """Let `task` go on, with `error` raised in it if there is one."""
+        self.current = task
+        task.wait.disarm(task)
+        try:
+            wanted = task.send(None) if error is None else task.coroutine.throw(error)
+        except BaseException as failure:
+            self._ended(task, failure)
+        else:
+            task.wait = wanted
+            wanted.arm(task)
+
+    def _ended(self, task: Task, error: BaseException) -> None:
+        task.wait.disarm(task)
+        self.tasks.discard(task)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        if not isinstance(error, StopIteration):
+            log.error("%s crashed", task.name, exc_info=error)
+
+    def _register(self, fd: int) -> None:
+        """Tell the poller what the tables say about `fd`."""
+        reader, writer = self._readers.get(fd), self._writers.get(fd)
+        events = (reader.event if reader else 0) | (WRITE if writer else 0)
+        if events:
+            self.poller.watch(fd, events)
+        else:
+            self.poller.forget(fd)
+
+    def _timeout(self) -> float | None:
+        """Seconds until something is due at the latest; None when only a descriptor can wake us."""
+        if self.ready:
+            return 0.0
+        due = self._next_sweep
+        if self._sleeping and self._sleeping[0][0] < due:
+            due = self._sleeping[0][0]
+        return None if due == inf else max(0.0, due - monotonic())
+
+    def _sweep(self) -> None:
+        """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""
+        now = self.now
+        for task in [task for task in self.tasks if task.deadline <= now]:
+            task.deadline = inf
+            self._step(task, TimedOut())
+        due = min((task.deadline for task in self.tasks), default=inf)
+        self._next_sweep = max(due, now + SWEEP)

@@ -1,0 +1,186 @@
+"""Pollers: which descriptors are ready. One interface over select, poll, epoll and kqueue; each owns its interest list.
+
+    watch(fd, events)   be told about `events` on `fd` from now on, instead of whatever was watched there before
+    forget(fd)          be told nothing more; call it before the descriptor is closed
+    poll(timeout)       [(fd, events)] that are ready now; waits at most `timeout` seconds, for ever when None
+    close()
+
+Every poller is level-triggered: what is not dealt with is reported again. An error or a hang-up is reported whatever
+was watched, as ERROR, and means that reading and writing will tell.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import select
+from collections.abc import Callable
+from typing import Any, Protocol
+
+READ = 1  # the numbers of poll(2) and epoll(7), so that those two need no translation
+WRITE = 4
+ERROR = 8 | 16  # POLLERR | POLLHUP
+EXCLUSIVE = 1 << 28  # EPOLLEXCLUSIVE: wake one of the processes that wait for this listener; ignored elsewhere
+
+Events = list[tuple[int, int]]
+
+
+class Poller(Protocol):
+    """What the loop needs. `limit` is the first descriptor that cannot be watched, or None."""
+
+    limit: int | None
+
+    def watch(self, fd: int, events: int) -> None: ...
+    def forget(self, fd: int) -> None: ...
+    def poll(self, timeout: float | None, /) -> Events: ...
+    def close(self) -> None: ...
+
+
+class SelectPoller:
+    """select(2): everywhere, slow with many descriptors, and blind from descriptor 1024 on (FD_SETSIZE)."""
+
+    limit: int | None = 1024
+
+    def __init__(self) -> None:
+        self._readers: set[int] = set()
+        self._writers: set[int] = set()
+
+    def watch(self, fd: int, events: int) -> None:
+        """Raises OSError (EMFILE) for a descriptor beyond FD_SETSIZE, where select(2) would write out of bounds."""
+        if fd >= 1024:
+            raise OSError(errno.EMFILE, f"select cannot watch descriptor {fd}: its limit is 1023; use poll or epoll")
+        (self._readers.add if events & READ else self._readers.discard)(fd)
+        (self._writers.add if events & WRITE else self._writers.discard)(fd)
+
+    def forget(self, fd: int) -> None:
+        self._readers.discard(fd)
+        self._writers.discard(fd)
+
+    def poll(self, timeout: float | None) -> Events:
+        readable, writable, _ = select.select(self._readers, self._writers, (), timeout)
+        ready = dict.fromkeys(readable, READ)
+        for fd in writable:
+            ready[fd] = ready.get(fd, 0) | WRITE
+        return list(ready.items())
+
+    def close(self) -> None:
+        self._readers.clear()
+        self._writers.clear()
+
+
+class PollPoller:
+    """poll(2): any descriptor, but the kernel walks the whole list each time."""
+
+    limit: int | None = None
+
+    def __init__(self) -> None:
+        self._set = select.poll()
+        self._watched: set[int] = set()
+
+    def watch(self, fd: int, events: int) -> None:
+        self._set.register(fd, events & (READ | WRITE))
+        self._watched.add(fd)
+
+    def forget(self, fd: int) -> None:
+        if fd in self._watched:
+            self._watched.remove(fd)
+            self._set.unregister(fd)
+
+    def poll(self, timeout: float | None) -> Events:
+        # poll counts milliseconds: rounded up, or the last one before a deadline would be spun away
+        return self._set.poll(None if timeout is None else math.ceil(timeout * 1000))
+
+    def close(self) -> None:
+        for fd in tuple(self._watched):
+            self.forget(fd)
+
+
+class EpollPoller:
+    """epoll(7): Linux; costs what is ready, not what is watched."""
+
+    limit: int | None = None
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, int] = {}
+        self.poll: Callable[[float | None], Events] = self._epoll.poll  # the hot path calls C directly
+
+    def watch(self, fd: int, events: int) -> None:
+        known = self._watched.get(fd)
+        if known is not None and (known | events) & EXCLUSIVE:
+            self.forget(fd)  # EPOLL_CTL_MOD is EINVAL where EPOLLEXCLUSIVE is concerned
+            known = None
+        if known is None:
+            self._epoll.register(fd, events)
+        elif known != events:
+            self._epoll.modify(fd, events)
+        self._watched[fd] = events
+
+    def forget(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        self._watched.clear()
+        self._epoll.close()
+
+
+class KqueuePoller:
+    """kqueue(2): macOS and the BSDs. Reading and writing are two filters there, each with an end of file of its own."""
+
+    limit: int | None = None
+
+    def __init__(self) -> None:
+        self._api: Any = select  # typed by what this platform has, which may not be kqueue
+        self._kqueue = self._api.kqueue()
+        self._watched: dict[int, int] = {}
+
+    def watch(self, fd: int, events: int) -> None:
+        events &= READ | WRITE
+        self._change(fd, self._watched.get(fd, 0), events)
+        self._watched[fd] = events
+
+    def forget(self, fd: int) -> None:
+        self._change(fd, self._watched.pop(fd, 0), 0)
+
+    def _change(self, fd: int, known: int, events: int) -> None:
+        api = self._api
+        changes = [
+            api.kevent(fd, kind, api.KQ_EV_ADD if events & flag else api.KQ_EV_DELETE)
+            for flag, kind in ((READ, api.KQ_FILTER_READ), (WRITE, api.KQ_FILTER_WRITE))
+            if (known ^ events) & flag
+        ]
+        if changes:
+            self._kqueue.control(changes, 0, 0)
+
+    def poll(self, timeout: float | None) -> Events:
+        ready: dict[int, int] = {}
+        for event in self._kqueue.control(None, max(1, 2 * len(self._watched)), timeout):
+            flag = WRITE if event.filter == self._api.KQ_FILTER_WRITE else READ
+            if event.flags & self._api.KQ_EV_EOF and flag == WRITE:
+                flag |= ERROR  # nobody reads what we write; a reader's end of file is plain READ, as elsewhere
+            ready[event.ident] = ready.get(event.ident, 0) | flag
+        return list(ready.items())
+
+    def close(self) -> None:
+        self._watched.clear()
+        self._kqueue.close()
+
+
+_KNOWN: dict[str, Callable[[], Poller]] = {
+    "epoll": EpollPoller,
+    "kqueue": KqueuePoller,
+    "poll": PollPoller,
+    "select": SelectPoller,
+}
+POLLERS = {name: poller for name, poller in _KNOWN.items() if hasattr(select, name)}
+"""What this platform has, by its name in the configuration, best first."""
+
+
+def make_poller(name: str = "auto") -> Poller:
+    """The poller called `name`, or the platform's best for "auto". Raises LookupError naming what there is."""
+    if name == "auto":
+        name = next(iter(POLLERS))
+    if name not in POLLERS:
+        raise LookupError(f"this platform has no {name}; it has {', '.join(POLLERS)}")
+    return POLLERS[name]()
