@@ -83,8 +83,8 @@ class HeadTooLarge(ProtocolError):
     status = 431
 
 
-class NotImplementedCoding(ProtocolError):
-    """501: a transfer coding other than chunked (RFC 9112 §6.1)."""
+class NotImplementedHere(ProtocolError):
+    """501: a transfer coding other than chunked (RFC 9112 §6.1), or the CONNECT method."""
 
     status = 501
 

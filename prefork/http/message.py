@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import IO, Any, Protocol
 
+from prefork.http.grammar import REASONS
+
 Fields = Sequence[tuple[str, str]]
 
 
@@ -86,6 +88,9 @@ class RequestBody(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """The body piece by piece, as it arrives."""
 
+    async def discard(self) -> bool:
+        """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
+
 
 class Request:
     """One request. `line` and `headers` are shared and immutable; the rest is this request's own."""
@@ -117,6 +122,11 @@ class Request:
     @property
     def version(self) -> str:
         return self.line.version
+
+    @property
+    def host(self) -> str:
+        """Whom the client means to talk to, port included: an absolute target's authority, else Host (RFC 9112 §3.3)."""
+        return self.line.authority or self.headers.host
 
 
 class FileSegment:
@@ -155,3 +165,9 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+def plain(status: int, *fields: tuple[str, str]) -> Response:
+    """The small text that goes with a status where there is nothing better to say: "404 Not Found"."""
+    text = f"{status} {REASONS.get(status, 'Unknown')}\n"
+    return Response(status, (("Content-Type", "text/plain; charset=utf-8"), *fields), text.encode())

@@ -21,6 +21,8 @@ from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
 
+LONGEST = 86400.0  # seconds in one system call, which counts them as milliseconds in 31 bits
+
 log = logging.getLogger("prefork")
 
 
@@ -143,6 +145,12 @@ class Task:
     def throw(self, error: BaseException) -> None:
         """Raise `error` where the task waits, in the loop's next turn."""
         self.loop.ready.append((self, self.wait, error))
+
+    def cancel(self) -> None:
+        """End the task where it waits, by GeneratorExit: its finally blocks run now. Not for a task to call on itself."""
+        self.loop.tasks.discard(self)
+        self.wait.disarm(self)
+        self.coroutine.close()
 
 
 class Event:
@@ -343,7 +351,7 @@ class Loop:
         due = self._next_sweep
         if self._sleeping and self._sleeping[0][0] < due:
             due = self._sleeping[0][0]
-        return None if due == inf else max(0.0, due - monotonic())
+        return None if due == inf else min(max(0.0, due - monotonic()), LONGEST)
 
     def _sweep(self) -> None:
         """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""

@@ -1,0 +1,27 @@
+"""Fixed answers: a text, or a redirect."""
+
+from __future__ import annotations
+
+from prefork.http.message import Handler, Request, Response
+from prefork.settings.schema import Redirect, Respond
+
+
+def respond(settings: Respond) -> Handler:
+    """The same response to every request."""
+    headers = (("Content-Type", settings.type), *settings.headers.items())
+    response = Response(settings.status, headers, settings.body.encode())
+
+    async def handle(request: Request) -> Response:
+        return response
+
+    return handle
+
+
+def redirect(settings: Redirect) -> Handler:
+    """To `settings.to`, as it stands (RFC 9110 §15.4)."""
+    response = Response(settings.status, (("Location", settings.to),))
+
+    async def handle(request: Request) -> Response:
+        return response
+
+    return handle

@@ -1,0 +1,68 @@
+"""The router: host and path -> Handler. The most specific host that has a matching path wins, then the longest path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prefork.http.message import Handler, Request, Response, plain
+
+
+VIEWS = 8  # hosts remembered per request line: a client that makes up host names fills no memory
+
+
+async def not_found(request: Request) -> Response:
+    return plain(404)
+
+
+async def whole_server(request: Request) -> Response:
+    """`OPTIONS *` asks the server, not a resource, and is a ping (RFC 9110 §9.3.7)."""
+    return Response(204)
+
+
+class Router:
+    """Routes are (host, path prefix, handler): host "" is any, "*.example.com" every name under it.
+
+    A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple".
+    """
+
+    def __init__(self, routes: Iterable[tuple[str, str, Handler]]) -> None:
+        self._hosts: dict[str, list[tuple[str, Handler]]] = {}
+        for host, path, handler in routes:
+            self._hosts.setdefault(host, []).append((mount(path), handler))
+        for paths in self._hosts.values():
+            paths.sort(key=lambda route: len(route[0]), reverse=True)
+        self._anywhere = self._hosts.keys() <= {""}
+
+    def find(self, request: Request) -> Handler:
+        """Who answers `request`; where nobody does, a handler that answers 404."""
+        views = request.line.views
+        host = "" if self._anywhere else request.host.lower()
+        key = (self, host) if host else self
+        handler: Handler | None = views.get(key)
+        if handler is None:  # request lines repeat themselves, and are kept as long as they do
+            handler = self._search(host, request.path)
+            if len(views) < VIEWS:
+                views[key] = handler
+        return handler
+
+    def _search(self, host: str, path: str) -> Handler:
+        if path == "*":
+            return whole_server
+        for candidate in _candidates(host):
+            for prefix, handler in self._hosts.get(candidate, ()):
+                if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/"):
+                    return handler
+        return not_found
+
+
+def mount(path: str) -> str:
+    """A route's path as a prefix to cut off: "" for "/", else without the final slash (PEP 3333's SCRIPT_NAME)."""
+    return path.rstrip("/")
+
+
+def _candidates(host: str) -> list[str]:
+    """The host names to look for, most specific first: itself, "*." and each of its parents, any."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] if ":" in host else host
+    name = name.rstrip(".")
+    labels = name.split(".")
+    return [name, *("*." + ".".join(labels[at:]) for at in range(1, len(labels))), ""]

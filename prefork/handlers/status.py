@@ -1,0 +1,22 @@
+"""The status route: the scoreboard as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from prefork.http.message import Handler, Request, Response, plain
+
+
+def status(snapshot: Callable[[], Mapping[str, object]]) -> Handler:
+    """`snapshot` gives the figures of the moment, all of them JSON-able."""
+    headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+
+    async def handle(request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return plain(405, ("Allow", "GET, HEAD"))
+        text = msgspec.json.format(msgspec.json.encode(snapshot()), indent=2)
+        return Response(200, headers, text + b"\n")
+
+    return handle

@@ -1,0 +1,282 @@
+"""WSGI applications (PEP 3333), called inline in the loop.
+
+What repeats is prepared once: the part of the environ that comes from a header block, and the part that comes from a
+request line, live as long as those do (head.py); a request copies the one and adds the other.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+from prefork import __version__
+from prefork.errors import ApplicationError
+from prefork.http.grammar import DIGITS
+from prefork.http.message import Body, FileSegment, Headers, Request, RequestLine, Response
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+log = logging.getLogger("prefork")
+
+
+class Wsgi:
+    """Calls `application` for requests below `mount` ("" or "/prefix"); `handle` is the Handler."""
+
+    def __init__(self, application: Application, mount: str, *, multiprocess: bool) -> None:
+        self._application = application
+        self._mount = mount
+        self._constant: Environ = {
+            "SERVER_SOFTWARE": f"prefork/{__version__}",
+            "wsgi.version": (1, 0),
+            "wsgi.errors": ErrorStream(),
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": multiprocess,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,  # reading to the end is safe: the body is there, or there is none
+        }
+
+    async def handle(self, request: Request) -> Response:
+        """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333."""
+        line, headers, client = request.line, request.headers, request.client
+        from_headers = headers.views.get(self)
+        if from_headers is None:
+            from_headers = headers.views[self] = {**self._constant, **_fields(headers)}
+        from_line = line.views.get(self)
+        if from_line is None:
+            from_line = line.views[self] = self._line(line)
+        environ: Environ = from_headers.copy()
+        environ.update(from_line)
+        environ["REMOTE_ADDR"] = client.address
+        environ["REMOTE_PORT"] = client.port
+        environ["SERVER_NAME"] = client.server_name
+        environ["SERVER_PORT"] = client.server_port
+        environ["wsgi.url_scheme"] = client.scheme
+        if headers.has_body:
+            environ["wsgi.input"] = body = await request.body.spool()
+            if headers.chunked:  # all of it has arrived, so its length is known: Django reads no body without
+                environ["CONTENT_LENGTH"] = str(body.seek(0, os.SEEK_END))
+                body.seek(0)
+        else:
+            environ["wsgi.input"] = body = io.BytesIO()
+        call = _Call(body)
+        result = self._application(environ, call.start_response)
+        if type(result) is list and not call.written:
+            if headers.has_body:
+                body.close()
+            return call.response(result[0] if len(result) == 1 else b"".join(result))
+        return call.conclude(result)
+
+    def _line(self, line: RequestLine) -> Environ:
+        environ: Environ = {
+            "REQUEST_METHOD": line.method,
+            "SCRIPT_NAME": self._mount,
+            "PATH_INFO": line.path[len(self._mount) :],
+            "QUERY_STRING": line.query,
+            "SERVER_PROTOCOL": line.version,
+            "REQUEST_URI": line.target,
+            "RAW_URI": line.target,
+        }
+        if line.authority:
+            environ["HTTP_HOST"] = line.authority
+        return environ
+
+
+def _fields(headers: Headers) -> Environ:
+    """The request fields as CGI variables (RFC 3875 §4.1.18), without those that could pose as others: a name with
+    "_" would alias the one with "-", and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
+    """
+    environ: Environ = {}
+    for name, _ in headers.pairs:
+        if "_" not in name and name not in ("proxy", "transfer-encoding"):
+            key = name.upper().replace("-", "_")
+            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+                key = "HTTP_" + key
+            environ[key] = headers.get(name)
+    return environ
+
+
+class _Call:
+    """One call of the application: what it said by start_response, and what becomes of it."""
+
+    __slots__ = ("body", "headers", "reason", "sent", "status", "written")
+
+    def __init__(self, body: IO[bytes]) -> None:
+        self.body = body
+        self.status = 0
+        self.reason = ""
+        self.headers: list[tuple[str, str]] = []
+        self.written: list[bytes] = []  # by write(); goes out before what the application returns
+        self.sent = False
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """PEP 3333, "The start_response() Callable". With `exc_info`, re-raises it once the head is out."""
+        if exc_info:
+            try:
+                if self.sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # or the traceback's frames would keep themselves alive
+        elif self.status:
+            raise ApplicationError("start_response was called twice, without exc_info")
+        code = status[:3]
+        if not (code.isdecimal() and code.isascii() and status[3:4] in ("", " ")):
+            raise ApplicationError(f"start_response got an invalid status: {status!r}")
+        self.status = int(code)
+        self.reason = status[4:]
+        self.headers = headers
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's imperative way out. Buffered: the call is inline, and what is written leaves when it returns."""
+        self.written.append(data)
+
+    def response(self, body: Body) -> Response:
+        """Raises ApplicationError where start_response has not been called, or the body is not bytes."""
+        if not self.status:
+            raise ApplicationError("the application did not call start_response")
+        if not isinstance(body, (bytes, FileSegment, _Pieces)):
+            raise ApplicationError(f"the application returned {type(body).__name__}, not bytes")
+        self.sent = True
+        return Response(self.status, self.headers, body, self.reason)
+
+    def conclude(self, result: Iterable[bytes]) -> Response:
+        """The response for any iterable: a file to send, a body that is complete at once, or one piece by piece."""
+        if isinstance(result, FileWrapper) and not self.written:
+            segment = result.segment(self.length())
+            if segment is not None:
+                return self.response(segment)
+        pieces = _Pieces(result, self)
+        try:
+            pieces.begin()
+            if pieces.complete:
+                pieces.close()
+                return self.response(b"".join(self.written))
+            return self.response(pieces)
+        except BaseException:
+            pieces.close()
+            raise
+
+    def length(self) -> int | None:
+        """The Content-Length that the application has announced, if it is one."""
+        for name, value in self.headers:
+            if name.lower() == "content-length" and DIGITS.fullmatch(value):
+                return int(value)
+        return None
+
+
+class _Pieces:
+    """An application's iterable as Chunks. What has been taken from it but not sent stands in `call.written`."""
+
+    def __init__(self, result: Iterable[bytes], call: _Call) -> None:
+        self._result = result
+        self._iterator: Iterator[bytes] = iter(())
+        self._call = call
+        self._closed = False
+        self.complete = False
+
+    def begin(self) -> None:
+        """Take pieces until the first that is not empty, before which PEP 3333 has no head sent.
+
+        Where that one is all that Content-Length announces, look for the end too: then the whole goes out at once.
+        """
+        self._iterator = iter(self._result)
+        written = self._call.written
+        while not any(written) or self._call.length() == sum(map(len, written)):
+            piece = next(self._iterator, None)
+            if piece is None:
+                self.complete = True
+                return
+            if piece:
+                written.append(_bytes(piece))
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._call.written:
+            piece, self._call.written = b"".join(self._call.written), []
+            return piece
+        for piece in self._iterator:
+            if self._call.written:  # the iterable called write()
+                self._call.written.append(_bytes(piece))
+                return await self.__anext__()
+            return _bytes(piece)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Call the iterable's close(), once, whatever became of the response."""
+        if not self._closed:
+            self._closed = True
+            try:
+                close = getattr(self._result, "close", None)
+                if close is not None:
+                    close()
+            finally:
+                self._call.body.close()
+
+
+def _bytes(piece: Any) -> bytes:
+    if not isinstance(piece, bytes):
+        raise ApplicationError(f"the application yielded {type(piece).__name__}, not bytes")
+    return piece
+
+
+class FileWrapper:
+    """wsgi.file_wrapper: an iterable over a file, which is sent by sendfile(2) where it is one on disk."""
+
+    def __init__(self, file: Any, block_size: int = 65536) -> None:
+        self.file = file
+        self.block_size = block_size
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.file.read(self.block_size):
+            yield data
+
+    def segment(self, length: int | None) -> FileSegment | None:
+        """From the file's position on, at most `length` bytes; None for what only looks like a file (gzip, say)."""
+        if not isinstance(self.file, (io.BufferedReader, io.BufferedRandom, io.FileIO)):
+            return None
+        try:
+            descriptor, offset = self.file.fileno(), self.file.tell()
+            status = os.fstat(descriptor)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        count = max(0, status.st_size - offset)
+        return FileSegment(descriptor, offset, count if length is None else min(count, length), self.close)
+
+
+class ErrorStream:
+    """wsgi.errors: whole lines go to the error log."""
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            log.error("application: %s", line)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self._line:
+            line, self._line = self._line, ""
+            log.error("application: %s", line)

@@ -1,0 +1,204 @@
+"""Request bodies: by length or chunked (RFC 9112 §6, §7), read on demand. Owns the decoders and the spooling.
+
+The decoders are plain state machines over bytes; RequestBody pulls bytes through one of them.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import AsyncIterator
+from enum import Enum, auto
+from typing import IO, Protocol
+
+from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
+from prefork.http.grammar import CHUNK_LINE, FIELD_BLOCK
+from prefork.http.message import Headers
+from prefork.net.stream import Stream
+
+LINE_LIMIT = 1024  # bytes of a chunk's size line, extensions included: nobody sends any
+TRAILER_LIMIT = 16 * 1024
+DISCARD = 256 * 1024  # bytes of an unread body worth reading to keep its connection
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Decoder(Protocol):
+    """`feed` takes what arrived and returns what of it is body; once `done`, `rest` is what came after."""
+
+    done: bool
+    rest: bytes
+
+    def feed(self, data: bytes) -> bytes: ...
+
+
+class LengthDecoder:
+    """A body of `length` bytes, more than 0."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        piece = data[: self.left]
+        self.left -= len(piece)
+        if not self.left:
+            self.done = True
+            self.rest = data[len(piece) :]
+        return piece
+
+
+class _Part(Enum):
+    SIZE = auto()
+    DATA = auto()
+    DATA_END = auto()
+    TRAILER = auto()
+
+
+class ChunkedDecoder:
+    """A chunked body of at most `max_body` bytes (0: any). Extensions and trailers are checked, and dropped."""
+
+    def __init__(self, max_body: int) -> None:
+        self.max_body = max_body
+        self.done = False
+        self.rest = b""
+        self._part = _Part.SIZE
+        self._left = 0  # of the chunk at hand
+        self._total = 0
+        self._trailer = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises BadRequest, BodyTooLarge, HeadTooLarge (trailers)."""
+        data = self.rest + data  # at most a line of rest
+        at = 0
+        pieces = []
+        while not self.done:
+            if self._part is _Part.DATA:
+                piece = data[at : at + self._left]
+                if not piece:
+                    break
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._part = _Part.DATA_END
+                continue
+            end = data.find(b"\r\n", at)
+            if end - at > LINE_LIMIT or (end < 0 and len(data) - at > LINE_LIMIT):
+                raise BadRequest("a chunk's line beyond its bound (RFC 9112 §7.1)")
+            if end < 0:
+                break
+            self._line(data[at:end])
+            at = end + 2
+        self.rest = data[at:]
+        return b"".join(pieces)
+
+    def _line(self, line: bytes) -> None:
+        if self._part is _Part.SIZE:
+            match = CHUNK_LINE.fullmatch(line)
+            if match is None:
+                raise BadRequest("a malformed chunk size (RFC 9112 §7.1)")
+            self._left = int(match[1], 16)
+            self._total += self._left
+            if self.max_body and self._total > self.max_body:
+                raise BodyTooLarge(f"a body beyond http.max_body ({self.max_body} bytes)")
+            self._part = _Part.DATA if self._left else _Part.TRAILER
+        elif self._part is _Part.DATA_END:
+            if line:
+                raise BadRequest("a chunk that does not end where its size says (RFC 9112 §7.1)")
+            self._part = _Part.SIZE
+        elif line:
+            self._trailer += len(line)
+            if self._trailer > TRAILER_LIMIT:
+                raise HeadTooLarge("a trailer section beyond its bound")
+            if not FIELD_BLOCK.fullmatch(line + b"\r\n"):
+                raise BadRequest("a malformed trailer field (RFC 9112 §7.1.2)")
+        else:
+            self.done = True
+
+
+class Incoming:
+    """The body of one request, as it comes in from `stream` (a RequestBody)."""
+
+    __slots__ = ("_awaited", "_buffer", "_decoder", "_stream", "_timeout")
+
+    def __init__(self, stream: Stream, headers: Headers, max_body: int, buffer: int, timeout: float) -> None:
+        """Bodies above `buffer` bytes are spooled to disk; `timeout` is between two reads. Raises BodyTooLarge."""
+        if headers.length is None:
+            self._decoder: Decoder = ChunkedDecoder(max_body)
+        elif max_body and headers.length > max_body:
+            raise BodyTooLarge(f"a body of {headers.length} bytes, beyond http.max_body ({max_body} bytes)")
+        else:
+            self._decoder = LengthDecoder(headers.length)
+        self._stream = stream
+        self._buffer = buffer
+        self._timeout = timeout
+        self._awaited = headers.expects_continue  # the client holds it back until we ask (RFC 9110 §10.1.1)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The rest of the body, piece by piece. Raises ProtocolError, Disconnected."""
+        decoder, stream = self._decoder, self._stream
+        while not decoder.done:
+            data, stream.unread = stream.unread, b""
+            if not data:
+                data = await self._receive()
+            piece = decoder.feed(data)
+            if decoder.done:
+                stream.unread, decoder.rest = decoder.rest, b""
+            if piece:
+                yield piece
+
+    async def spool(self) -> IO[bytes]:
+        """The whole body as a file at position 0. Raises ProtocolError, Disconnected; OSError when the disk is full."""
+        file: IO[bytes] = io.BytesIO()
+        try:
+            async for piece in self.chunks():
+                if isinstance(file, io.BytesIO) and file.tell() + len(piece) > self._buffer:
+                    memory, file = file, tempfile.TemporaryFile(prefix="prefork-body-")
+                    file.write(memory.getbuffer())
+                file.write(piece)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    async def discard(self) -> bool:
+        """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
+        if self._awaited and not self._decoder.done:
+            return False  # it may come or not: who knows what the next bytes are?
+        left = DISCARD
+        async for piece in self.chunks():
+            left -= len(piece)
+            if left < 0:
+                return False
+        return True
+
+    async def _receive(self) -> bytes:
+        try:
+            if self._awaited:
+                self._awaited = False
+                await self._stream.write(CONTINUE, self._timeout)
+            data = await self._stream.read(self._timeout)
+        except TimedOut:
+            raise RequestTimeout(f"no more of the body within {self._timeout:g} s") from None
+        if not data:
+            raise Disconnected("the client left in mid-body")
+        return data
+
+
+class _Nothing:
+    """The body of a request without one: stateless, shared by all."""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    async def spool(self) -> IO[bytes]:
+        return io.BytesIO()
+
+    async def discard(self) -> bool:
+        return True
+
+
+NOTHING = _Nothing()

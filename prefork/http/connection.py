@@ -1,0 +1,317 @@
+"""One client connection, start to end, as one coroutine: read a request, hand it over, write the response, again.
+
+Owns the conversation's order: requests are answered one by one as they came, each body is read to its end or the
+connection closes, and a client that is refused gets to read why.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+
+from prefork.errors import ApplicationError, Disconnected, ProtocolError, RequestTimeout, TimedOut
+from prefork.http.body import NOTHING, Incoming
+from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
+from prefork.http.head import Heads
+from prefork.http.message import (
+    Body,
+    Chunks,
+    Client,
+    FileSegment,
+    Handler,
+    Request,
+    RequestLine,
+    Response,
+    plain,
+)
+from prefork.http.render import Head, Renderer
+from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
+from prefork.net.stream import READ_SIZE, Stream
+from prefork.settings.schema import Http
+
+HEAD_END = b"\r\n\r\n"
+LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
+MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: the head waits for the file's first bytes, and shares their packet
+UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what an unreadable request is answered as
+
+Find = Callable[[Request], Handler]
+Record = Callable[[Client, Request | None, int, int, float], None]
+
+log = logging.getLogger("prefork")
+
+
+class Server:
+    """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
+    `board` is the worker's scoreboard slot (see counts.py).
+    """
+
+    def __init__(self, loop: Loop, http: Http, find: Find, board: memoryview, record: Record | None) -> None:
+        self.loop = loop
+        self.http = http
+        self.find = find
+        self.board = board
+        self.record = record
+        self.heads = Heads(http.max_head, http.max_fields)
+        self.renderer = Renderer("prefork" if http.server_header else "")
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._waiting: list[Task] = []
+
+    def enter(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self.board[ACCEPTED] += 1
+        self.board[CONNECTIONS] += 1
+
+    def leave(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self.board[CONNECTIONS] -= 1
+        for task in self._waiting:
+            task.wake()
+
+    async def fewer(self, count: int) -> None:
+        """Wait until fewer than `count` connections are open."""
+        task = self.loop.current
+        self._waiting.append(task)
+        try:
+            while len(self.connections) >= count:
+                await PARKED
+        finally:
+            self._waiting.remove(task)
+
+    def drain(self) -> None:
+        """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds."""
+        self.draining = True
+        for connection in self.connections:
+            if connection.idle:
+                connection.task.deadline = min(connection.task.deadline, self.loop.now + LAME_DUCK)
+
+
+class Connection:
+    """One client's connection. `request` is what is being answered now, if anything."""
+
+    __slots__ = ("client", "request", "server", "stream", "task")
+
+    def __init__(self, server: Server, stream: Stream, client: Client) -> None:
+        self.server = server
+        self.stream = stream
+        self.client = client
+        self.request: Request | None = None
+        self.task: Task
+
+    @property
+    def idle(self) -> bool:
+        """True between two requests: nothing under way, not even the beginning of a head."""
+        return self.request is None and not self.stream.unread
+
+    async def serve(self) -> None:
+        """Converse until either side has enough, then close."""
+        server = self.server
+        self.task = server.loop.current
+        server.enter(self)
+        try:
+            await self._converse()
+        except ProtocolError as error:
+            await self._refuse(error)
+        except (Disconnected, TimedOut):
+            pass  # it left, or it had nothing more to ask
+        finally:
+            self.stream.close()
+            server.leave(self)
+
+    async def _converse(self) -> None:
+        """Answer requests until one is the last. The hot path: what happens with every request stands in here, and
+        what rarely happens does not. Raises ProtocolError, Disconnected, TimedOut (idle for too long).
+        """
+        server, stream, client, task = self.server, self.stream, self.client, self.task
+        loop, http, board, record = server.loop, server.http, server.board, server.record
+        parse, find, render = server.heads.parse, server.find, server.renderer.head
+        readable, recv, send = stream.readable, stream.recv, stream.send
+        task.deadline = loop.now + (LAME_DUCK if server.draining else http.header_timeout)
+        data = b""
+        while True:
+            if not data:
+                # no recv before the wait: on an idle connection its EAGAIN costs more than the wait
+                await readable
+                try:
+                    data = recv(READ_SIZE)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                if not data:
+                    return
+            end = data.find(HEAD_END)
+            if end < 0:
+                data, end = await self._rest_of_head(data)
+            line, headers = parse(data, end)
+            data = data[end + 4 :]
+            self.request = request = Request(line, headers, NOTHING, client)
+            if headers.has_body:
+                stream.unread = data
+                request.body = Incoming(stream, headers, http.max_body, http.body_buffer, http.body_timeout)
+            keep_alive = not server.draining and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
+            started = loop.now
+            task.deadline = inf
+            try:
+                response = await find(request)(request)
+                head = render(response, line, keep_alive, started)
+            except (ProtocolError, Disconnected):
+                raise
+            except (Exception, SystemExit) as error:
+                response = failed(request, error)
+                head = render(response, line, keep_alive, started)
+            body = response.body
+            if type(body) is bytes:
+                wire = head.wire if head.silent else head.wire + body
+                total = len(wire)
+                try:
+                    sent = send(wire)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    return
+                if sent != total:
+                    await stream.write(memoryview(wire)[sent:], http.send_timeout)
+            else:
+                total = await self._send(head, body)
+            board[REQUESTS] += 1
+            board[STATUS_CLASS + response.status // 100] += 1
+            board[SENT] += total
+            if record is not None:
+                record(client, request, response.status, total, monotonic() - started)
+            if headers.has_body:
+                data = await self._after_body(request)
+            self.request = None
+            if not head.keep_alive:
+                if data or headers.has_body or server.draining:
+                    await stream.linger()
+                return
+            task.deadline = loop.now + http.keepalive_timeout
+            if data:
+                await PAUSE  # a pipeline is served in turn with everybody else
+
+    async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
+        """Read on until the head that `data` begins is whole; where it ends. Raises RequestTimeout, BadRequest, ..."""
+        server, stream = self.server, self.stream
+        until = server.loop.now + server.http.header_timeout  # for the whole head: a drip does not prolong it
+        while True:
+            server.heads.check_partial(data)
+            stream.unread = data  # not idle
+            try:
+                piece = await stream.read(until - server.loop.now)
+            except TimedOut:
+                raise RequestTimeout(f"no whole head within {server.http.header_timeout:g} s") from None
+            if not piece:
+                raise Disconnected("the client left in mid-head")
+            searched = max(0, len(data) - 3)
+            data += piece
+            end = data.find(HEAD_END, searched)
+            if end >= 0:
+                stream.unread = b""
+                return data, end
+
+    async def _after_body(self, request: Request) -> bytes:
+        """Get past a request body that may not have been read; what follows it. Raises Disconnected where it cannot."""
+        try:
+            reusable = await request.body.discard()
+        except ProtocolError:
+            reusable = False  # it has had its answer
+        if not reusable:
+            await self.stream.linger()
+            raise Disconnected("the request body was not read to its end")
+        data, self.stream.unread = self.stream.unread, b""
+        return data
+
+    async def _send(self, head: Head, body: Body) -> int:
+        """Send a response that is not plain bytes; how many bytes that was. Raises Disconnected."""
+        if isinstance(body, FileSegment):
+            return await self._send_file(head, body)
+        assert not isinstance(body, bytes)
+        try:
+            return await self._send_chunks(head, body)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, Disconnected):
+                raise
+            # the head is out: all that is left is to make sure that the client does not take this for the whole
+            assert self.request is not None
+            failed(self.request, error)
+            if not head.chunked and head.length is None:
+                self.stream.reset()
+            raise Disconnected("the response was cut short") from None
+        finally:
+            await body.aclose()
+
+    async def _send_file(self, head: Head, segment: FileSegment) -> int:
+        stream, timeout = self.stream, self.server.http.send_timeout
+        try:
+            if head.silent:
+                await stream.write(head.wire, timeout)
+                return len(head.wire)
+            try:
+                sent = stream.send(head.wire, MSG_MORE)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise Disconnected(str(error)) from None
+            await stream.write(memoryview(head.wire)[sent:], timeout)
+            await stream.send_file(segment.file, segment.offset, segment.count, timeout)
+        except EOFError as error:
+            log.warning("%s: %s", self.request and self.request.target, error)
+            raise Disconnected("the response was cut short") from None
+        finally:
+            segment.close()
+        return len(head.wire) + segment.count
+
+    async def _send_chunks(self, head: Head, chunks: Chunks) -> int:
+        """Raises ApplicationError when there is less, or more, than the head says; whatever the application raises."""
+        stream, timeout = self.stream, self.server.http.send_timeout
+        pending, total, left = head.wire, 0, head.length
+        if not head.silent:
+            async for piece in chunks:
+                if left is not None:
+                    excess = len(piece) - left
+                    left = max(0, -excess)
+                    if excess > 0:
+                        await stream.write(pending + piece[:-excess], timeout)
+                        raise ApplicationError(f"the body is longer than its Content-Length of {head.length}")
+                if piece:
+                    pending += b"%x\r\n%b\r\n" % (len(piece), piece) if head.chunked else piece
+                    await stream.write(pending, timeout)
+                    total += len(pending)
+                    pending = b""
+                    await PAUSE  # an eager producer is one among many
+            if left:
+                raise ApplicationError(f"the body is {left} bytes shorter than its Content-Length of {head.length}")
+            if head.chunked:
+                pending += b"0\r\n\r\n"
+        if pending:
+            await stream.write(pending, timeout)
+        return total + len(pending)
+
+    async def _refuse(self, error: ProtocolError) -> None:
+        """Tell the client what is wrong with its request, and let it read that before the connection closes."""
+        server, request = self.server, self.request
+        response = plain(error.status)
+        head = server.renderer.head(response, request.line if request else UNKNOWN, False, server.loop.now)
+        assert isinstance(response.body, bytes)
+        wire = head.wire if head.silent else head.wire + response.body
+        log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
+        try:
+            await self.stream.write(wire, server.http.send_timeout)
+        except Disconnected:
+            return
+        server.board[REQUESTS] += 1
+        server.board[STATUS_CLASS + error.status // 100] += 1
+        server.board[SENT] += len(wire)
+        if server.record is not None:
+            server.record(self.client, request, error.status, len(wire), 0.0)
+        await self.stream.linger()
+
+
+def failed(request: Request, error: BaseException) -> Response:
+    """Log what an application or a handler raised, with its stack; the client's 500."""
+    log.error("%s %s failed: %r", request.method, request.target, error, exc_info=error)
+    return plain(500)

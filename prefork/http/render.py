@@ -1,0 +1,153 @@
+"""Response heads: Response -> bytes. Owns the framing of what we send, and the caches of what repeats.
+
+Applications repeat themselves as clients do: the same status and fields, often the same length. So the fields are
+validated once, and whole heads are kept for the second that their Date is true.
+"""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from time import time
+
+from prefork.errors import ApplicationError
+from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
+from prefork.http.message import Fields, FileSegment, RequestLine, Response
+
+ENTRIES = 512  # of each cache: a block or a head is worth some 500 bytes
+
+_Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
+
+
+class Block:
+    """A validated field block: `wire` is its bytes, without what the server itself says.
+
+    `length` is the Content-Length that the application gave, or None; `close`: it wishes the connection to end.
+    """
+
+    __slots__ = ("close", "has_date", "has_server", "length", "wire")
+
+    def __init__(self, fields: Fields) -> None:
+        """Raises ApplicationError for a name or value that RFC 9110 §5 does not allow: it could split the response."""
+        self.length: int | None = None
+        self.close = self.has_date = self.has_server = False
+        lines = []
+        for name, value in fields:
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise ApplicationError(f"a response field is not a pair of str: {name!r}: {value!r}")
+            if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
+                raise ApplicationError(f"an invalid response field: {name!r}: {value!r}")
+            if self._passes(name.lower(), value):
+                lines.append(f"{name}: {value}\r\n")
+        self.wire = "".join(lines).encode("latin-1")
+
+    def _passes(self, name: str, value: str) -> bool:
+        """Take note of what the field tells the server; False when the client is not to see it."""
+        if name == "content-length":
+            if not DIGITS.fullmatch(value) or self.length not in (None, int(value)):
+                raise ApplicationError(f"an invalid Content-Length: {value!r}")
+            self.length = int(value)
+            return False  # the server says it, once it knows that it is true
+        if name in HOP_BY_HOP:
+            self.close = self.close or (name == "connection" and "close" in value.lower())
+            return False
+        self.has_date = self.has_date or name == "date"
+        self.has_server = self.has_server or name == "server"
+        return True
+
+
+class Head:
+    """A response head and how its body is framed (RFC 9112 §6.3).
+
+    `length` bytes, or `chunked`, or else to the end of the connection; `silent`: no body at all, whatever there is.
+    """
+
+    __slots__ = ("chunked", "keep_alive", "length", "silent", "wire")
+
+    def __init__(self, length: int | None, chunked: bool, keep_alive: bool, silent: bool) -> None:
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        self.silent = silent
+        self.wire = b""
+
+
+class Renderer:
+    """Renders response heads. One for all connections of a worker; `server` is the Server field's value, or ""."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._blocks: dict[tuple[tuple[str, str], ...], Block] = {}
+        self._heads: dict[_Key, Head] = {}
+        self._expires = 0.0
+
+    def head(self, response: Response, line: RequestLine, keep_alive: bool, now: float) -> Head:
+        """The head of `response` to `line`; `now` is a clock in seconds that tells when a second is over.
+
+        Raises ApplicationError where the response cannot be sent: invalid fields, a length that is not true.
+        """
+        body = response.body
+        size = len(body) if type(body) is bytes else body.count if type(body) is FileSegment else None
+        fields = tuple(response.headers)
+        key = (response.status, response.reason, fields, size, line.method == "HEAD", line.minor, keep_alive)
+        if now >= self._expires:
+            self._expires = now + 1.0
+            self._heads.clear()
+        try:
+            head = self._heads.get(key)
+        except TypeError:  # unhashable, so not pairs of str
+            raise ApplicationError(f"response fields are not pairs of str: {fields!r}") from None
+        if head is None:
+            if len(self._heads) >= ENTRIES:
+                self._heads.clear()
+            head = self._heads[key] = self._render(key)
+        return head
+
+    def _render(self, key: _Key) -> Head:
+        status, reason, fields, size, head_only, minor, keep_alive = key
+        if not 200 <= status <= 999 or not FIELD_VALUE.fullmatch(reason):
+            raise ApplicationError(f"an invalid response status: {status} {reason!r}")
+        block = self._block(fields)
+        head = _frame(status, block, size, head_only, minor, keep_alive)
+        lines = [f"HTTP/1.1 {status} {reason or REASONS.get(status, '')}\r\n"]
+        if self._server and not block.has_server:
+            lines.append(f"Server: {self._server}\r\n")
+        if not block.has_date:
+            lines.append(f"Date: {formatdate(time(), usegmt=True)}\r\n")
+        lines.append(block.wire.decode("latin-1"))
+        if head.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        elif head.length is not None:
+            lines.append(f"Content-Length: {head.length}\r\n")
+        if not head.keep_alive:
+            lines.append("Connection: close\r\n")
+        elif not minor:
+            lines.append("Connection: keep-alive\r\n")
+        lines.append("\r\n")
+        head.wire = "".join(lines).encode("latin-1")
+        return head
+
+    def _block(self, fields: tuple[tuple[str, str], ...]) -> Block:
+        block = self._blocks.get(fields)
+        if block is None:
+            if len(self._blocks) >= ENTRIES:
+                del self._blocks[next(iter(self._blocks))]
+            block = self._blocks[fields] = Block(fields)
+        return block
+
+
+def _frame(status: int, block: Block, size: int | None, head_only: bool, minor: int, keep_alive: bool) -> Head:
+    """Decide on one framing. `size` is the body's, None where only its end will tell."""
+    keep_alive = keep_alive and not block.close
+    if status == 204:
+        return Head(None, False, keep_alive, True)  # no Content-Length either (RFC 9110 §8.6)
+    if status == 304:
+        return Head(block.length, False, keep_alive, True)
+    if head_only:  # an empty body to HEAD says nothing of the length that GET would see
+        return Head(size or None if block.length is None else block.length, False, keep_alive, True)
+    if size is not None:
+        if block.length not in (None, size):
+            raise ApplicationError(f"Content-Length is {block.length}, but the body has {size} bytes")
+        return Head(size, False, keep_alive, False)
+    if block.length is not None:
+        return Head(block.length, False, keep_alive, False)
+    return Head(None, bool(minor), keep_alive and bool(minor), False)

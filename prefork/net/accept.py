@@ -1,0 +1,51 @@
+"""Accepting: takes clients from a listener that several processes share."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+from prefork.kernel.loop import Loop
+
+BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+Greet = Callable[[socket.socket], None]
+
+log = logging.getLogger("prefork")
+
+
+async def accept(loop: Loop, listener: socket.socket, room: Callable[[], Awaitable[None]], greet: Greet) -> None:
+    """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE).
+
+    Before each, `room` waits until there is room for one more.
+    """
+    waiting = loop.readable(listener.fileno(), exclusive=True)
+    while True:
+        await room()
+        await waiting
+        try:
+            client, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                log.warning("not accepting for %g s: %s", BREATH, error.strerror)
+                loop.forget(listener.fileno())
+                await loop.sleep(BREATH)
+            continue  # someone else took it, or it has left already
+        if loop.poller.limit is not None and client.fileno() >= loop.poller.limit:
+            log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
+            client.close()
+            continue
+        greet(client)
+
+
+def accept_rest(listener: socket.socket, greet: Greet) -> None:
+    """Hand over whoever is in the queue now: nobody who has connected is to meet a closed door."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        greet(client)

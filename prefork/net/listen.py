@@ -1,0 +1,107 @@
+"""Listeners: the doors. Binds addresses, keeps them over reloads, and takes them down again. Owns the listening sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+
+from prefork.errors import StartError
+from prefork.settings.address import Address
+from prefork.settings.schema import Listener
+
+Sockets = dict[Address, socket.socket]
+
+
+def adopt(current: Sockets, wanted: Iterable[Listener]) -> Sockets:
+    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew.
+
+    Raises StartError, with nothing new bound and `current` as it was, when one cannot be.
+    """
+    sockets: Sockets = {}
+    try:
+        for listener in wanted:
+            address = listener.address
+            sockets[address] = current.get(address) or bind(address)
+            sockets[address].listen(listener.backlog)  # a known one too: the backlog may be another now
+    except StartError:
+        release(sockets, keep=current)
+        raise
+    return sockets
+
+
+def release(sockets: Sockets, keep: Sockets) -> None:
+    """Close those of `sockets` that are not in `keep`, and remove the files of unix sockets."""
+    for address in sockets.keys() - keep.keys():
+        sockets[address].close()
+        if address.kind == "unix":
+            _unlink(address.path)
+
+
+def bind(address: Address) -> socket.socket:
+    """A bound, non-blocking socket. Raises StartError that names the address and the way out."""
+    if address.kind == "unix":
+        return _bind_unix(address)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from None
+    family, kind, protocol, _, where = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # "[::]" leaves 0.0.0.0 to its own listener
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        bound.bind(where)
+    except OSError as error:
+        bound.close()
+        raise _refused(address, error) from None
+    bound.setblocking(False)
+    return bound
+
+
+def _bind_unix(address: Address) -> socket.socket:
+    path = address.path
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_stale(path):
+            _unlink(path)
+        bound.bind(path)
+    except OSError as error:
+        bound.close()
+        raise _refused(address, error) from None
+    bound.setblocking(False)
+    return bound
+
+
+def _is_stale(path: str) -> bool:
+    """True for a socket file that nobody listens on any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except OSError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # someone was faster, or the directory is gone
+
+
+def _refused(address: Address, error: OSError) -> StartError:
+    ways_out = {
+        errno.EADDRINUSE: "something listens there already; stop it, or choose another address in `listen`",
+        errno.EACCES: "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix socket its directory's",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+        errno.ENOENT: "its directory does not exist",
+    }
+    why = ways_out.get(error.errno or 0, os.strerror(error.errno or 0))
+    return StartError(f"cannot listen on {address}: {why}")

@@ -1,0 +1,127 @@
+"""One non-blocking connected socket: read, write, send a file, hang up. Owns the socket and what was read too far.
+
+Whatever the peer's end does to us (reset, abort, silence while we write) is Disconnected: an event, not a fault.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from math import inf
+
+from prefork.errors import Disconnected, TimedOut
+from prefork.kernel.loop import PAUSE, Loop
+
+READ_SIZE = 65536
+SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
+LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
+LINGER_BYTES = 1024 * 1024
+
+
+class Stream:
+    """`unread` is what was received and not consumed: the next message's beginning, say."""
+
+    __slots__ = ("_loop", "_socket", "fd", "readable", "recv", "send", "unread", "writable")
+
+    def __init__(self, loop: Loop, connected: socket.socket) -> None:
+        self._loop = loop
+        self._socket = connected
+        self.fd = connected.fileno()
+        self.readable = loop.readable(self.fd)
+        self.writable = loop.writable(self.fd)
+        self.recv = connected.recv  # for the hot path, which expects BlockingIOError and OSError itself
+        self.send = connected.send
+        self.unread = b""
+
+    async def read(self, timeout: float) -> bytes:
+        """Some bytes as soon as there are any, b"" at the end. Raises TimedOut after `timeout` seconds, Disconnected."""
+        task = self._loop.current
+        task.deadline = self._loop.now + timeout
+        while True:
+            await self.readable
+            try:
+                data = self.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise Disconnected(str(error)) from None
+            task.deadline = inf
+            return data
+
+    async def write(self, data: bytes | memoryview, timeout: float) -> None:
+        """Hand all of `data` to the kernel. Raises Disconnected when the peer takes none of it for `timeout` seconds."""
+        view = memoryview(data)
+        sliced = 0
+        while view:
+            try:
+                sent = self.send(view[:SLICE])
+            except BlockingIOError:
+                await self._room(timeout)
+                sliced = 0
+                continue
+            except OSError as error:
+                raise Disconnected(str(error)) from None
+            view = view[sent:]
+            sliced += sent
+            if view and sliced >= SLICE:
+                await PAUSE
+                sliced = 0
+
+    async def send_file(self, file: int, offset: int, count: int, timeout: float) -> None:
+        """Send `count` bytes of the open file from `offset` on, without their passing through here (sendfile(2)).
+
+        Raises Disconnected as `write` does, and EOFError when the file ends before `count` bytes.
+        """
+        while count:
+            try:
+                sent = os.sendfile(self.fd, file, offset, min(count, SLICE))
+            except BlockingIOError:
+                await self._room(timeout)
+                continue
+            except OSError as error:
+                raise Disconnected(str(error)) from None
+            if not sent:
+                raise EOFError("the file was cut short while it was being sent")
+            offset += sent
+            count -= sent
+            if count:
+                await PAUSE
+
+    async def _room(self, timeout: float) -> None:
+        task = self._loop.current
+        task.deadline = self._loop.now + timeout
+        try:
+            await self.writable
+        except TimedOut:
+            raise Disconnected(f"the peer took nothing for {timeout:g} s") from None
+        task.deadline = inf
+
+    async def linger(self) -> None:
+        """Say that nothing follows, and let the peer read it all before `close`.
+
+        A close with unread input would make the kernel send a reset, which takes the answer away from a peer that has
+        not read it yet (RFC 9112 §9.6). So what it still sends is read and dropped, within LINGER and LINGER_BYTES.
+        """
+        until = self._loop.now + LINGER
+        dropped = 0
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            while dropped < LINGER_BYTES and self._loop.now < until:
+                data = await self.read(until - self._loop.now)
+                if not data:
+                    return
+                dropped += len(data)
+        except (OSError, Disconnected, TimedOut):
+            return
+
+    def close(self) -> None:
+        self._loop.forget(self.fd)
+        self._socket.close()
+
+    def reset(self) -> None:
+        """Close so that the peer cannot take what it got for the whole: by a reset (SO_LINGER of 0 seconds)."""
+        self._loop.forget(self.fd)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        finally:
+            self._socket.close()

@@ -1,0 +1,101 @@
+"""The scoreboard: what every worker counts, in memory that all processes share. Owns the layout of a slot.
+
+Made by the master before it forks. Each word has one writer, so there are no locks: the worker writes the counters and
+STATE, the master PID, GENERATION and STARTED, and an aligned word of 64 bits is never seen half written. CONNECTIONS
+cannot wrap below zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+from prefork.errors import BootError
+from prefork.http.counts import CONNECTIONS, WIDTH
+
+# The words of a slot after the counters.
+PID = WIDTH
+GENERATION = WIDTH + 1
+STATE = WIDTH + 2
+STARTED = WIDTH + 3  # milliseconds of Unix time; 0 marks a free slot
+
+_CACHE_LINE = 8  # words; slots that shared one would slow each other's workers down
+_STRIDE = -(-(STARTED + 1) // _CACHE_LINE) * _CACHE_LINE
+_MODULO = 1 << 64
+
+
+class State(IntEnum):
+    """Where a worker stands, as it writes into its own STATE. EMPTY in a slot that is taken means BOOTING."""
+
+    EMPTY = 0
+    BOOTING = 1
+    SERVING = 2
+    DRAINING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A slot that is taken. `started` is Unix time in seconds; `counts` is indexed as in prefork.http.counts."""
+
+    index: int
+    pid: int
+    generation: int
+    state: State
+    started: float
+    counts: tuple[int, ...]
+
+
+class Scoreboard:
+    """Room for `slots` workers of all generations, numbered from 1. Slot 0 keeps what departed workers have counted."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._words = memoryview(mmap.mmap(-1, (slots + 1) * _STRIDE * 8)).cast("Q")
+
+    def slot(self, index: int) -> memoryview:
+        """The words of slot `index`, live."""
+        return self._words[index * _STRIDE : (index + 1) * _STRIDE]
+
+    def free(self) -> int:
+        """The first slot that is not taken; BootError if there is none."""
+        for index in range(1, self._slots + 1):
+            if not self.slot(index)[STARTED]:
+                return index
+        raise BootError(f"all {self._slots} scoreboard slots are taken: too many workers are still draining")
+
+    def occupy(self, index: int, pid: int, generation: int) -> None:
+        """Take the slot. Before the fork, with pid 0, it is a reservation; call it again once the pid is known.
+
+        Touches nothing that the worker writes, which by now may be running.
+        """
+        slot = self.slot(index)
+        slot[PID] = pid
+        slot[GENERATION] = generation
+        slot[STARTED] = time.time_ns() // 1_000_000
+
+    def vacate(self, index: int) -> None:
+        """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it."""
+        slot, departed = self.slot(index), self.slot(0)
+        for word in range(WIDTH):
+            if word != CONNECTIONS:
+                departed[word] = (departed[word] + slot[word]) % _MODULO
+        for word in range(_STRIDE):
+            slot[word] = 0
+
+    def workers(self) -> list[WorkerRow]:
+        """The slots that are taken, in order."""
+        rows = []
+        for index in range(1, self._slots + 1):
+            words = self.slot(index).tolist()
+            if words[STARTED]:
+                state = State(words[STATE] or State.BOOTING)
+                counts = tuple(words[:WIDTH])
+                rows.append(WorkerRow(index, words[PID], words[GENERATION], state, words[STARTED] / 1000, counts))
+        return rows
+
+    def totals(self) -> tuple[int, ...]:
+        """The counters summed over all slots, departed workers included."""
+        slots = [self.slot(index)[:WIDTH].tolist() for index in range(self._slots + 1)]
+        return tuple(sum(column) % _MODULO for column in zip(*slots, strict=True))

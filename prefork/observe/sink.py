@@ -1,0 +1,137 @@
+"""Where log bytes go: standard error, a file or nowhere. Owns its descriptor; never waits, never raises, counts losses.
+
+Standard error is shared with other programs, so its O_NONBLOCK is not ours to set. A pipe or a terminal is opened anew
+instead, which gives a file description of our own. Where the system does not allow that (another user's pipe, a
+socket, no /proc), polling before each short write has to do: a pipe that polls as writable takes PIPE_BUF bytes, a
+socket rather more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import stat
+
+_STDERR = 2
+_FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_PIPE_SIZE = 1 << 20  # Linux has 64 KiB, 10 ms of a busy access log: a reader waits longer than that for a processor
+_SLOW_READER = "its reader does not keep up"
+
+
+class Sink:
+    """One log target: "-" is standard error, "" is off, all else a path. Two threads must not write to it at once.
+
+    Raises OSError where the target cannot be opened; a named pipe needs a reader by then. `dropped` counts lost lines.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.dropped = 0
+        self._announced = 0  # how many of the dropped lines the log itself tells of
+        self._reason = ""
+        self._rest = b""  # what is missing of a line that was cut short
+        self._fd = _open(target)
+        self._paced = _needs_pacing(self._fd)
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines, each with its newline. What does not fit now is lost, and announced before what next does.
+
+        Only a line that was cut short waits for the next write, which completes it.
+        """
+        rest, note = self._rest, self._note()
+        text = rest + note + lines
+        sent = self._push(text)
+        if note and sent > len(rest):
+            self._announced = self.dropped
+        end = sent
+        if sent < len(rest) or (0 < sent < len(text) and text[sent - 1] != 0x0A):
+            end = text.find(b"\n", sent) + 1 or len(text)
+        self._rest = text[sent:end]
+        if end < len(text):
+            self.dropped += text.count(b"\n", max(end, len(rest) + len(note)))
+
+    def reopen(self) -> str:
+        """Open the target anew, as after a rotation. Returns "", or the reason why it still writes to the old file."""
+        if self._fd < 0:
+            return ""
+        try:
+            fresh = _open(self.target)
+        except OSError as error:
+            return f"{self.target}: {error.strerror}"
+        if self._rest and not os.path.sameopenfile(fresh, self._fd):
+            self._rest = b""
+            self.dropped += 1
+        # The number stays the same, and so a thread that is about to write to it needs no lock.
+        os.dup2(fresh, self._fd, inheritable=False)
+        os.close(fresh)
+        self._paced = _needs_pacing(self._fd)
+        return ""
+
+    def close(self) -> None:
+        """Close the descriptor; from then on the target is off."""
+        if self._fd >= 0:
+            self.write(b"")  # the last chance for an announcement
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def _note(self) -> bytes:
+        lost = self.dropped - self._announced
+        if not lost:
+            return b""
+        return f"prefork: {lost} log line{' was' if lost == 1 else 's were'} lost ({self._reason})\n".encode()
+
+    def _push(self, text: bytes) -> int:
+        """Write what goes without waiting; returns how many bytes that was, and leaves why not all in `_reason`."""
+        if self._fd < 0:
+            return len(text)
+        sent = 0
+        try:
+            while sent < len(text):
+                if self._paced and not _is_writable(self._fd):
+                    raise BlockingIOError
+                sent += os.write(self._fd, _piece(text, sent) if self._paced else text[sent:])
+        except BlockingIOError:
+            self._reason = _SLOW_READER
+        except OSError as error:
+            self._reason = error.strerror or str(error)
+        return sent
+
+
+def _open(target: str) -> int:
+    if not target:
+        return -1
+    fd = _open_stderr() if target == "-" else os.open(target, _FLAGS | os.O_APPEND | os.O_CREAT, 0o644)
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError, AttributeError):  # beyond the user's quota; not Linux
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    return fd
+
+
+def _open_stderr() -> int:
+    mode = os.fstat(_STDERR).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with contextlib.suppress(OSError):
+            return os.open(f"/proc/self/fd/{_STDERR}", _FLAGS)
+    return os.dup(_STDERR)
+
+
+def _needs_pacing(fd: int) -> bool:
+    """Whether a write could wait for a reader: everything but a regular file."""
+    return fd >= 0 and not stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _is_writable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+def _piece(text: bytes, start: int) -> bytes:
+    """At most PIPE_BUF bytes, if possible of whole lines: a pipe takes all or none, unmixed with what others write."""
+    end = start + select.PIPE_BUF
+    if end >= len(text):
+        return text[start:]
+    return text[start : text.rfind(b"\n", start, end) + 1 or end]

@@ -1,0 +1,7 @@
+"""Settings: what the operator wrote, checked before anything is bound or forked.
+
+`schema.py` has the Structs, with every default; `load.py` fills them from a TOML file and the command line, and raises
+one ConfigError with every problem it can find, a line each: `config/server.toml: workers.count: expected ..., got ...`.
+`kinds.py` says how single values are written, `tables.py` walks the file along the Structs, `checks.py` looks at what
+one value alone does not show, `json_schema.py` describes the file to editors.
+"""

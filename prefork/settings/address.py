@@ -1,0 +1,68 @@
+"""Addresses: where the server listens. Owns their written form; binds nothing and resolves no name."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from prefork.settings.wording import quoted
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123 §2.1, and the underscore that container networks use
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}")
+_FORMS = 'an address such as "127.0.0.1:8000", "[::1]:8000", ":8000" or "unix:run/app.sock"'
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP `host` and `port` (0: the kernel chooses one), or the `path` of a unix socket, relative to the cwd."""
+
+    kind: Literal["tcp", "unix"]
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read "HOST:PORT", "[IPv6]:PORT", ":PORT" (all of IPv4) or "unix:PATH"; ValueError says what is wrong."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path or "\0" in path:
+                raise ValueError(f'expected a path after "unix:", got {quoted(text)}')
+            return cls("unix", path=path)
+        host, colon, port = text.rpartition(":")
+        if not colon or not port:
+            raise ValueError(f"expected {_FORMS}, got {quoted(text)}: the port is missing")
+        if not _PORT.fullmatch(port) or int(port) > 65535:
+            raise ValueError(f"expected a port from 0 to 65535, got {quoted(text)}")
+        return cls("tcp", _host(host, text), int(port))
+
+    @property
+    def url(self) -> str:
+        """What a person types into a browser; a unix socket has no URL and stays as it is written."""
+        return str(self) if self.kind == "unix" else f"http://{self}/"
+
+    def __str__(self) -> str:
+        if self.kind == "unix":
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _host(host: str, text: str) -> str:
+    """`host` in the one form that makes equal addresses compare equal; `text` is the whole address, for the message."""
+    if not host:
+        return "0.0.0.0"
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        if re.fullmatch(r"[0-9.]+", host):
+            return str(ipaddress.IPv4Address(host))
+    except ValueError:
+        raise ValueError(f"expected an IP address before the port, got {quoted(text)}") from None
+    if ":" in host and "/" not in host:
+        raise ValueError(f'expected an IPv6 address in brackets, as in "[::1]:8000", got {quoted(text)}')
+    if not _NAME.fullmatch(host.lower()):
+        raise ValueError(f"expected {_FORMS}, got {quoted(text)}")
+    return host.lower()

@@ -1,0 +1,179 @@
+"""Kinds of values: how each is written in TOML, in words, as a type and as a reader. Owns no key and no default.
+
+Paths are held against the file system here, so that a missing directory is a line among the other problems.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from prefork.settings.address import Address
+from prefork.settings.wording import found, quoted
+
+T = TypeVar("T")
+
+LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 104 on BSD and macOS, 108 on Linux
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"^([0-9]{1,9}) ?(B|KiB|MiB|GiB)$")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123 §2.1
+_HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_FIELD_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5; beyond \xff it is not latin-1
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# The server frames messages itself (RFC 9112 §6), and `type` already is the content type.
+_OWN_FIELDS = frozenset({"connection", "content-length", "content-type", "keep-alive", "transfer-encoding", "upgrade"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one kind of value is written: in words, and as the type that msgspec checks before `read` makes the value.
+
+    `read` raises ValueError: with a message of its own, or an empty one for "expected {expected}, got ...".
+    """
+
+    expected: str
+    written: Any
+    read: Callable[[Any], Any] = lambda value: value
+
+    def convert(self, raw: object) -> Any:
+        """What the Struct holds for `raw`; ValueError says what was expected and what was found."""
+        try:
+            return self.read(msgspec.convert(raw, self.written))
+        except (msgspec.ValidationError, ValueError) as error:
+            own = "" if isinstance(error, msgspec.ValidationError) else str(error)
+            raise ValueError(own or f"expected {self.expected}, got {found(raw)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """A table whose keys the operator chooses: the kinds of its names and of its values."""
+
+    name: Kind
+    value: Kind
+
+
+def choice(*names: str) -> Kind:
+    return Kind("one of " + ", ".join(f'"{name}"' for name in names), Literal[names])
+
+
+def integer(least: int, most: int) -> Kind:
+    return Kind(f"an integer from {least} to {most}", Annotated[int, Meta(ge=least, le=most)])
+
+
+def size(least: int) -> Kind:
+    """Bytes as an integer, or text with a binary unit; below `least` is an error."""
+
+    def read(value: int | str) -> int:
+        if isinstance(value, str):
+            match = _SIZE.fullmatch(value)
+            value = int(match[1]) * _UNITS[match[2]] if match else -1
+        return _when(value >= least, value)
+
+    words = 'a size: bytes as an integer, or text such as "64KiB", "16MiB" or "1GiB"'
+    written = Annotated[int, Meta(ge=least)] | Annotated[str, Meta(pattern=_SIZE.pattern)]
+    return Kind(words if least == 0 else f"{words}, at least {least}", written, read)
+
+
+def _when(condition: object, value: T) -> T:
+    """`value` where the condition holds; ValueError, in the kind's own words, where it does not."""
+    if not condition:
+        raise ValueError
+    return value
+
+
+def _path(text: str) -> str:
+    wrong = not text.startswith("/") or "//" in text or "?" in text or "#" in text or _CONTROL.search(text)
+    return _when(not wrong and not {".", ".."} & set(text.split("/")), text)
+
+
+def _host(text: str) -> str:
+    return _when(text == "" or _HOST.fullmatch(text.lower()), text.lower())
+
+
+def _target(text: str) -> str:
+    module, _, attribute = text.partition(":")
+    names = [*module.split("."), *attribute.split(".")]
+    return _when(all(name.isidentifier() and not keyword.iskeyword(name) for name in names), text)
+
+
+def _field_name(text: str) -> str:
+    if text.lower() in _OWN_FIELDS:
+        hint = 'write "type" beside "headers"' if text.lower() == "content-type" else "the server sets it itself"
+        raise ValueError(f"expected no {text} header: {hint}")
+    return _when(_TOKEN.fullmatch(text), text)
+
+
+def _file_name(text: str) -> str:
+    return _when("\0" not in text, text)
+
+
+def _log_file(text: str) -> str:
+    folder = os.path.dirname(_file_name(text))
+    if folder and not os.path.isdir(folder):
+        raise ValueError(f"expected a file in an existing directory, got {quoted(text)}: no directory {quoted(folder)}")
+    return text
+
+
+def _socket_path(text: str) -> str:
+    try:
+        length = len(os.fsencode(os.path.abspath(_file_name(text))))
+    except OSError:
+        raise ValueError(
+            f"expected an absolute path, since the current directory is gone, got {quoted(text)}"
+        ) from None
+    if length > LONGEST_SOCKET_PATH:
+        limit = f"at most {LONGEST_SOCKET_PATH} bytes when absolute, as a unix socket needs"
+        raise ValueError(f"expected a path of {limit}, got {length} bytes: {quoted(text)}")
+    return text
+
+
+def _address(text: str) -> Address:
+    address = Address.parse(text)
+    if address.kind == "unix":
+        _socket_path(address.path)
+    return address
+
+
+def _field_text(text: str) -> str:
+    return _when(_FIELD_TEXT.fullmatch(text), text)
+
+
+_NON_EMPTY = Annotated[str, Meta(min_length=1)]
+
+FLAG = Kind("true or false", bool)
+ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})], lambda flag: _when(flag, flag))
+TEXT = Kind("a text", str)
+SECONDS = Kind("a number of seconds above 0", Annotated[float, Meta(gt=0)], lambda s: _when(math.isfinite(s), s))
+WORKERS = Kind('an integer from 1 to 1024 or "auto"', Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"])
+ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
+FILE = Kind("a file name", _NON_EMPTY, _file_name)
+SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)
+INDEX = Kind('a file name without "/", or "" for none', str, lambda text: _when(not {"/", "\0"} & set(text), text))
+DIRECTORY = Kind("an existing directory", _NON_EMPTY, lambda text: _when(os.path.isdir(text), text))
+ERROR_LOG = Kind('"-" for stderr, or a file name', _NON_EMPTY, _log_file)
+ACCESS_LOG = Kind('"-" for stderr, "" for none, or a file name', str, _log_file)
+LOG_FORMAT = Kind(
+    'one of "common", "combined", "json", or a template with "$" variables',
+    Annotated[str, Meta(pattern=r"^(common|combined|json)$|\$")],
+    lambda text: _when(text in ("common", "combined", "json") or "$" in text, text),
+)
+HOST = Kind('a host name such as "example.com" or "*.example.com", without a port', str, _host)
+PATH = Kind(
+    'a path that starts with "/" and has no "?", "#", "//", no "." or ".." segments and no control characters',
+    Annotated[str, Meta(pattern=r"^/[^?#]*$")],
+    _path,
+)
+TARGET = Kind('"module:attribute", such as "myproject.wsgi:application"', Annotated[str, Meta(pattern=":")], _target)
+FIELD_NAME = Kind("a header name of letters, digits and dashes", str, _field_name)
+FIELD_TEXT = Kind("latin-1 text without control characters", str, _field_text)
+LOCATION = Kind("a path or URL in latin-1, without control characters", _NON_EMPTY, _field_text)
+REDIRECT_STATUS = Kind("one of 301, 302, 303, 307, 308", Literal[301, 302, 303, 307, 308])

@@ -1,0 +1,130 @@
+"""Loading: a TOML file and the command line become Settings, or a ConfigError with every problem that there is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec import structs
+
+from prefork.errors import ConfigError
+from prefork.settings.json_schema import json_schema
+from prefork.settings.kinds import ADDRESS, SOCKET, TARGET, WORKERS
+from prefork.settings.schema import KINDS, Listener, Master, Route, Settings, Workers
+from prefork.settings.tables import Walk, keys
+
+__all__ = ["json_schema", "load"]
+
+
+def load(path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "") -> Settings:
+    """Settings from the file `path`, if any, and what the command line puts in their place.
+
+    `app` ("module:attribute") takes the route "/" of every host, `listen` replaces the addresses, `workers` ("auto" or
+    a number) their count. Raises ConfigError, and nothing else.
+    """
+    walk = Walk(path or "")
+    document = _read(path) if path is not None else {}
+    fields = walk.fields(Settings, document)
+    walk.single(SOCKET, fields.get("master", Master()).control, "master.control")  # the default can be too long as well
+    _check_listen(fields.get("listen"), walk)
+    _check_kinds(document.get("route"), walk)
+    _check_routes(fields.get("routes", ()), walk)
+    if not app and document.get("route", []) == []:
+        walk.problem("route", "expected at least one [[route]], or an application on the command line")
+    problems = [*walk.problems, *_override(fields, app, listen, workers)]
+    if problems:
+        raise ConfigError(*problems)
+    return Settings(**fields, source=path or "")
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The TOML document in `path`; a ConfigError of one line where it is none."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        return tomllib.loads(data.decode())
+    except FileNotFoundError:
+        problem = "no such file; name another with -c, or an application such as myapp:app"
+    except OSError as error:
+        problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        problem = f"line {line}: expected UTF-8, got the byte {data[error.start]:#04x}"
+    except tomllib.TOMLDecodeError as error:
+        problem = _syntax(str(error), data.decode())
+    except ValueError:  # int() refuses more than 4300 digits; see sys.set_int_max_str_digits
+        problem = "a number has too many digits"
+    except RecursionError:
+        problem = "lists or tables are nested too deeply"
+    raise ConfigError(f"{path}: {problem}")
+
+
+def _syntax(message: str, text: str) -> str:
+    """tomllib's "What (at line 3, column 5)" or "What (at end of document)" with the line in front."""
+    match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
+    if not match:
+        return message
+    what, line, column = match.groups()
+    place = f"column {column}" if column else "end of the file"
+    return f"line {line or len(text.splitlines()) or 1}: {what[:1].lower()}{what[1:]} ({place})"
+
+
+def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> None:
+    if listeners == ():
+        walk.problem("listen", "expected at least one address, got an empty list")
+    for index, first in _twice(listener and listener.address for listener in listeners or ()):
+        walk.problem(f"listen[{index}]", f"the same address as listen[{first}]")
+
+
+def _check_kinds(raw: object, walk: Walk) -> None:
+    """A route is exactly one of KINDS; an unknown key may be a misspelt one, and that is said already."""
+    for index, route in enumerate(raw if isinstance(raw, list) else ()):
+        if isinstance(route, dict):
+            present = [kind for kind in KINDS if kind in route]
+            if len(present) > 1 or (not present and route.keys() <= keys(Route).keys()):
+                stands = " and ".join(present) or "none"
+                walk.problem(f"route[{index}]", f"expected exactly one of {', '.join(KINDS)}; found {stands}")
+
+
+def _check_routes(routes: tuple[Route | None, ...], walk: Walk) -> None:
+    """No two routes for the same requests; "/app" and "/app/" are the same prefix."""
+    for index, first in _twice(route and (route.host, route.path.rstrip("/")) for route in routes):
+        walk.problem(f"route[{index}]", f"the same host and path as route[{first}]")
+
+
+def _twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """The index of each item that stood before, with the index of the first; None is no item."""
+    seen: dict[object, int] = {}
+    for index, item in enumerate(items):
+        if item is not None and seen.setdefault(item, index) != index:
+            yield index, seen[item]
+
+
+def _override(fields: dict[str, Any], app: str, listen: Sequence[str], workers: str) -> Iterator[str]:
+    """Put the command line's word into `fields`; yields a problem for each option that is wrong."""
+    if listen:
+        listeners: list[Listener] = []
+        for text in listen:
+            try:
+                listeners.append(Listener(address=ADDRESS.convert(text)))
+            except ValueError as error:
+                yield f"--listen: {error}"
+        for index, _ in _twice(listener.address for listener in listeners):
+            yield f"--listen: {listeners[index].address} is given twice"
+        fields["listen"] = tuple(listeners)
+    if workers:
+        try:
+            count = WORKERS.convert(int(workers) if re.fullmatch(r"[0-9]{1,9}", workers) else workers)
+            fields["workers"] = structs.replace(fields.get("workers") or Workers(), count=count)
+        except ValueError as error:
+            yield f"--workers: {error}"
+    if app:
+        try:
+            route = Route(wsgi=TARGET.convert(app))
+        except ValueError as error:
+            yield f"APP: {error}"
+            return
+        others = (r for r in fields.get("routes", ()) if r is None or (r.host, r.path) != ("", "/"))
+        fields["routes"] = (*others, route)

@@ -1,0 +1,181 @@
+"""The schema: one Struct a table of the config file. The only place where defaults stand.
+
+A field with a description is a key. `short_form` names the field that a plain text fills where a table could stand:
+`files = "public"` is `files = { root = "public" }`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct, field
+
+from prefork.settings import kinds
+from prefork.settings.address import Address
+
+LONGEST_AGE = 1 << 31  # seconds; the most that a cache must understand (RFC 9111 §1.2.2)
+MOST_CONNECTIONS = 1 << 20  # Linux's default fs.nr_open: no process has more descriptors
+EventLoop = Literal["auto", "select", "poll", "epoll", "kqueue"]
+Level = Literal["debug", "info", "warning", "error"]
+KINDS = ("files", "wsgi", "respond", "redirect", "status")  # what a route can be: exactly one of these
+
+
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every table of the file has in common."""
+
+    short_form: ClassVar[str] = ""
+
+
+class Listener(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One listening socket."""
+
+    short_form: ClassVar[str] = "address"
+    address: Annotated[Address, kinds.ADDRESS, Meta(description='Where to listen: "HOST:PORT" or "unix:PATH".')]
+    backlog: Annotated[int, kinds.integer(1, 65535), Meta(description="How many clients may wait to be accepted.")] = (
+        2048
+    )
+
+
+class Master(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The files by which the master is found. Relative paths are relative to the directory it was started in."""
+
+    pid_file: Annotated[str, kinds.FILE, Meta(description="The file that holds the master's process id.")] = (
+        "run/prefork.pid"
+    )
+    control: Annotated[
+        str, kinds.SOCKET, Meta(description="The unix socket through which the commands reach the master.")
+    ] = "run/prefork.sock"
+
+
+class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The worker processes. Durations are in seconds."""
+
+    count: Annotated[
+        int | Literal["auto"], kinds.WORKERS, Meta(description='How many workers; "auto" is one per CPU core.')
+    ] = "auto"
+    event_loop: Annotated[
+        EventLoop,
+        kinds.choice("auto", "select", "poll", "epoll", "kqueue"),
+        Meta(description='The system call to wait with; "auto" is the best that the platform has.'),
+    ] = "auto"
+    graceful_timeout: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds that a leaving worker has to finish its requests.")
+    ] = 30
+    boot_timeout: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds that a new worker has to import the application.")
+    ] = 30
+    connections: Annotated[
+        int,
+        kinds.integer(1, MOST_CONNECTIONS),
+        Meta(description="Connections per worker; beyond it clients wait in the backlog."),
+    ] = 4096
+
+
+class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client may send and how long it may take. Durations are in seconds, sizes in bytes."""
+
+    keepalive_timeout: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds that a connection may idle between two requests.")
+    ] = 65
+    header_timeout: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds within which a request head must be complete.")
+    ] = 10
+    body_timeout: Annotated[float, kinds.SECONDS, Meta(description="Seconds between two reads of a request body.")] = 30
+    send_timeout: Annotated[float, kinds.SECONDS, Meta(description="Seconds between two writes of a response.")] = 30
+    max_head: Annotated[int, kinds.size(1), Meta(description="The largest request head; 431 beyond it.")] = 32 << 10
+    max_fields: Annotated[
+        int, kinds.integer(1, 65535), Meta(description="How many header fields a request may have; 431 beyond it.")
+    ] = 100
+    max_body: Annotated[
+        int, kinds.size(0), Meta(description="The largest request body; 413 beyond it; 0 switches the check off.")
+    ] = 16 << 20
+    body_buffer: Annotated[
+        int, kinds.size(0), Meta(description="Request bodies above this size are spooled to a temporary file.")
+    ] = 64 << 10
+    server_header: Annotated[bool, kinds.FLAG, Meta(description="Whether responses carry a Server header.")] = True
+
+
+class Log(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written where. Files are reopened on SIGUSR1."""
+
+    error: Annotated[str, kinds.ERROR_LOG, Meta(description='The error log: "-" is stderr, or a file.')] = "-"
+    level: Annotated[
+        Level,
+        kinds.choice("debug", "info", "warning", "error"),
+        Meta(description="The least severe message that the error log shows."),
+    ] = "info"
+    access: Annotated[
+        str, kinds.ACCESS_LOG, Meta(description='The access log: "-" is stderr, "" switches it off, or a file.')
+    ] = "-"
+    format: Annotated[
+        str,
+        kinds.LOG_FORMAT,
+        Meta(description='A line of the access log: "common", "combined", "json" or a template with "$" variables.'),
+    ] = "combined"
+
+
+class Files(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route that serves the files of a directory."""
+
+    short_form: ClassVar[str] = "root"
+    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory whose files are served.")]
+    index: Annotated[str, kinds.INDEX, Meta(description='The file that answers for a directory; "" is none.')] = (
+        "index.html"
+    )
+    max_age: Annotated[
+        int | None,
+        kinds.integer(0, LONGEST_AGE),
+        Meta(description="Seconds that clients may cache a file; unsaid by default."),
+    ] = None
+
+
+class Respond(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route with one fixed answer."""
+
+    status: Annotated[int, kinds.integer(200, 599), Meta(description="The status code.")] = 200
+    body: Annotated[str, kinds.TEXT, Meta(description="The body, sent as UTF-8.")] = ""
+    type: Annotated[str, kinds.FIELD_TEXT, Meta(description="The Content-Type.")] = "text/plain; charset=utf-8"
+    headers: Annotated[
+        dict[str, str],
+        kinds.Entries(kinds.FIELD_NAME, kinds.FIELD_TEXT),
+        Meta(description="Further header fields, by name."),
+    ] = {}
+
+
+class Redirect(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route that sends its clients elsewhere."""
+
+    short_form: ClassVar[str] = "to"
+    to: Annotated[str, kinds.LOCATION, Meta(description="The Location: a path or a URL, sent as it is.")]
+    status: Annotated[int, kinds.REDIRECT_STATUS, Meta(description="The status code.")] = 308
+
+
+class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which requests go where; the longest matching path prefix wins. Exactly one of KINDS is set.
+
+    `host` is lower-case, or "" for any; `path` is what the decoded path of a request is held against.
+    """
+
+    host: Annotated[str, kinds.HOST, Meta(description='The host, exact or as "*.example.com"; "" is every host.')] = ""
+    path: Annotated[str, kinds.PATH, Meta(description="The path prefix, as decoded.")] = "/"
+    files: Annotated[Files | None, Meta(description="Serve files: a directory, or a table.")] = None
+    wsgi: Annotated[str | None, kinds.TARGET, Meta(description='Call a WSGI application: "module:attribute".')] = None
+    respond: Annotated[Respond | None, Meta(description="Give a fixed answer.")] = None
+    redirect: Annotated[Redirect | None, Meta(description="Redirect: a location, or a table.")] = None
+    status: Annotated[bool, kinds.ONLY_TRUE, Meta(description="Show the status page.")] = False
+
+
+class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file. `source` is its name as errors and status show it, "" where there is none."""
+
+    listen: Annotated[
+        tuple[Listener, ...], Meta(description="The addresses to listen on: a text, or a list of texts and tables.")
+    ] = (Listener(address=Address("tcp", "127.0.0.1", 8000)),)
+    master: Annotated[Master, Meta(description="The master process.")] = Master()
+    workers: Annotated[Workers, Meta(description="The worker processes.")] = Workers()
+    http: Annotated[Http, Meta(description="HTTP limits and time-outs.")] = Http()
+    log: Annotated[Log, Meta(description="The logs.")] = Log()
+    routes: Annotated[tuple[Route, ...], Meta(description="What answers which requests; at least one.")] = field(
+        name="route", default=()
+    )
+    source: str = ""

@@ -1,0 +1,43 @@
+"""Wording: how a problem shows keys and values, always on one line. Owns no rule of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date, datetime, time
+
+LONGEST = 60  # characters of a value that are worth repeating to its author
+
+
+def quoted(text: str) -> str:
+    """`text` in double quotes, cut to LONGEST characters, and with nothing that a terminal would act upon."""
+    cut = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    printable = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut.replace("\\", "\\\\")
+    )
+    return '"' + printable.replace('"', '\\"') + '"'
+
+
+def found(value: object) -> str:
+    """What stands in the file, as its author would name it."""
+    match value:
+        case str():
+            return quoted(value)
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value) if value.bit_length() <= 64 else "an integer beyond 64 bits"
+        case dict():
+            return "a table"
+        case list():
+            return "a list"
+        case datetime() | date() | time():
+            return f"the date or time {value.isoformat()}"
+        case _:
+            return str(value)
+
+
+def dotted(where: str, key: str) -> str:
+    """The path of `key` within the table `where`, which is "" for the whole file."""
+    shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+    return f"{where}.{shown}" if where else shown

@@ -1,0 +1,58 @@
+"""What every test may use: `eventually`, `needs`, and the check that the run leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+
+import psutil
+import pytest
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], within: float = 5.0, what: str | Callable[[], str] = "the condition") -> T:
+    """The first true value of `condition()`; fails, naming `what`, when there is none within so many seconds.
+
+    The one place where a test sleeps.
+    """
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(0.005)
+    return value
+
+
+def needs(*tools: str) -> None:
+    """Skip this test where one of the programs is not installed; with PREFORK_REQUIRE_TOOLS=1 (CI) fail instead."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            if os.environ.get("PREFORK_REQUIRE_TOOLS") == "1":
+                pytest.fail(f"{tool} is not installed")
+            pytest.skip(f"{tool} is not installed")
+
+
+def describe(processes: list[psutil.Process]) -> str:
+    """Pid, state and command line of each that is still there, for a failure's message."""
+    lines = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            lines.append(f"{process.pid} ({process.status()}): {' '.join(process.cmdline()) or process.name()}")
+    return "; ".join(lines)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Children of the test process that are there when the run ends, zombies included, fail its last test."""
+    yield
+    here = psutil.Process()
+    eventually(
+        lambda: not here.children(recursive=True),
+        within=1,
+        what=lambda: f"the end of all processes that the tests started: {describe(here.children(recursive=True))}",
+    )

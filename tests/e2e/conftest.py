@@ -1,0 +1,43 @@
+"""The fixture `serve`, by which every end-to-end test gets its servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Server
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """`serve(config, files={path: content}, args=[...], wait=True)`: a running Server, closed when the test ends.
+
+    The first server of a test runs in `tmp_path`, further ones in directories below it. `files` are made there before
+    the start. With `wait=False` it comes back at once, for a start that is meant to fail, say.
+    """
+    with ExitStack() as stack:
+        servers: list[Server] = []
+
+        def start(
+            config: str, files: Mapping[str, str | bytes] | None = None, args: Sequence[str] = (), wait: bool = True
+        ) -> Server:
+            directory = tmp_path / f"server{len(servers) + 1}" if servers else tmp_path
+            for name, content in (files or {}).items():
+                path = directory / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+            server = Server(directory, config, args)
+            servers.append(server)
+            # Once it is closed; pytest shows what is printed here only where the test fails.
+            stack.callback(lambda: print(f"--- stderr of the server in {directory}\n{server.stderr}"))
+            stack.callback(server.close)
+            if wait:
+                server.wait_ready()
+            return server
+
+        yield start

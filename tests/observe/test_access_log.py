@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefork.http.message import Client, Headers, Request, RequestBody, RequestLine
+from prefork.observe.access_log import AccessLog, compile_format
+from prefork.observe.sink import Sink
+
+CLIENT = Client("192.0.2.7", 50000, "http", "localhost", "8000")
+ALL_VARIABLES = (
+    "$remote_addr $time_local $time_iso8601 $request $request_method $request_uri $uri $args $server_protocol"
+    " $status $bytes_sent $request_time $host $http_user_agent $http_x_forwarded_for $pid $remote_user"
+)
+latin1 = st.text(st.characters(max_codepoint=0xFF))
+
+
+def make_request(target: str = "/a%20b?q=1", path: str = "/a b", query: str = "q=1", **fields: str) -> Request:
+    headers = Headers(tuple((name.replace("_", "-"), value) for name, value in fields.items()))
+    headers.host = fields.get("host", "")
+    return Request(RequestLine("GET", target, path, query, "", 1), headers, cast(RequestBody, None), CLIENT)
+
+
+def logged(format: str, request: Request | None, client: Client = CLIENT) -> str:
+    """What a file holds once one request has been logged."""
+    with tempfile.NamedTemporaryFile() as file:
+        sink = Sink(file.name)
+        log = AccessLog(format, sink)
+        log.record(client, request, 200, 1234, 0.0125)
+        log.flush()
+        sink.close()
+        return file.read().decode()
+
+
+@pytest.fixture
+def _october(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is 13:55:36.5 on 10 October 2000, seven hours west of Greenwich."""
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: 971211336_500_000_000)
+        patch.setenv("TZ", "MST+7")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_october")
+def test_common_is_the_common_log_format() -> None:
+    line = logged("common", make_request())
+    assert line == '192.0.2.7 - - [10/Oct/2000:13:55:36 -0700] "GET /a%20b?q=1 HTTP/1.1" 200 1234\n'
+
+
+@pytest.mark.usefixtures("_october")
+def test_combined_adds_referer_and_user_agent() -> None:
+    line = logged("combined", make_request("/", "/", "", referer="http://here/", user_agent="curl/8"))
+    common = '192.0.2.7 - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 1234'
+    assert line == f'{common} "http://here/" "curl/8"\n'
+
+
+@pytest.mark.usefixtures("_october")
+def test_json_is_one_object_with_numbers_and_iso_time() -> None:
+    line = logged("json", make_request(host="localhost", referer="http://here/", user_agent='a"b\xe9'))
+    assert json.loads(line) == {
+        "time": "2000-10-10T13:55:36.500-07:00",
+        "address": "192.0.2.7",
+        "method": "GET",
+        "target": "/a%20b?q=1",
+        "version": "HTTP/1.1",
+        "status": 200,
+        "sent": 1234,
+        "seconds": 0.0125,
+        "referer": "http://here/",
+        "user_agent": 'a"b\xe9',
+        "host": "localhost",
+    }
+
+
+def test_what_is_absent_is_a_dash() -> None:
+    line = logged("combined", make_request("/", "/", ""))
+    assert line.endswith('"GET / HTTP/1.1" 200 1234 "-" "-"\n')
+    assert logged("$args $host $remote_user", make_request("/", "/", "")) == "- - -\n"
+
+
+def test_a_client_on_a_unix_socket_is_a_dash() -> None:
+    assert logged("$remote_addr", make_request(), Client("", 0, "http", "localhost", "")) == "-\n"
+
+
+def test_a_head_that_could_not_be_parsed_is_a_dash() -> None:
+    assert '] "-" 200 1234 "-" "-"\n' in logged("combined", None)
+    assert logged("$request_method $uri $server_protocol", None) == "- - -\n"
+    record = json.loads(logged("json", None))
+    assert (record["method"], record["target"], record["version"], record["status"]) == ("", "", "", 200)
+
+
+def test_a_template_shows_its_variables() -> None:
+    request = make_request(host="localhost", x_forwarded_for="10.0.0.1")
+    template = "$request_method|$uri|$args|$status|$bytes_sent|$request_time|$host|$http_x_forwarded_for|$pid"
+    assert logged(template, request) == f"GET|/a b|q=1|200|1234|0.012500|localhost|10.0.0.1|{os.getpid()}\n"
+
+
+def test_dollar_percent_and_braces_are_literal_where_meant_so() -> None:
+    assert logged("100%s $$ {x} ${status}s\t→", make_request()) == "100%s $ {x} 200s\t→\n"
+
+
+def test_two_formats_do_not_mix_up_what_they_derive_from_one_request() -> None:
+    request = make_request(host="localhost", referer="http://here/")
+    assert logged("$uri $host", request) == "/a b localhost\n"
+    assert logged("$args $http_referer", request) == "q=1 http://here/\n"
+    assert logged("$uri $host", request) == "/a b localhost\n"
+
+
+@pytest.mark.parametrize(
+    ("format", "problem"),
+    [
+        ("combind", "unknown format 'combind'; did you mean combined?"),
+        ("", "unknown format ''"),
+        ("$http_user_agent $stauts", "unknown variable $stauts; did you mean $status?"),
+        ("$user_agent", "unknown variable $user_agent; did you mean $http_user_agent?"),
+        ("$body_bytes_sent", "did you mean $bytes_sent?"),
+        ("$http_", "unknown variable $http_"),
+        ("costs 5 $ $status", "$ $status: a variable is $name or ${name}, a dollar sign is $$"),
+        ("${status", "a dollar sign is $$"),
+        ("$status\n$status", "control characters"),
+    ],
+)
+def test_a_format_that_cannot_be_is_refused_with_the_way_out(format: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        compile_format(format)
+
+
+def test_quotes_backslashes_and_bytes_beyond_ascii_are_escaped_as_nginx_does() -> None:
+    line = logged("$http_user_agent", make_request(user_agent='a"b\\c\xe9\x7f'))
+    assert line == "a\\x22b\\x5Cc\\xE9\\x7F\n"
+
+
+@given(latin1, latin1, latin1, latin1)
+def test_no_text_of_a_client_breaks_a_line(target: str, path: str, agent: str, address: str) -> None:
+    request = make_request(target, path, target, user_agent=agent, x_forwarded_for=agent, referer=path, host=agent)
+    client = Client(address, 0, "http", "", "")
+    for format in ("common", "combined", "json", ALL_VARIABLES):
+        line = logged(format, request, client)
+        assert line.endswith("\n")
+        assert line[:-1].isascii()
+        assert line[:-1].isprintable()
+
+
+@given(latin1, latin1, latin1)
+def test_no_text_of_a_client_leaves_its_quotes(target: str, referer: str, agent: str) -> None:
+    line = logged("combined", make_request(target, user_agent=agent, referer=referer))
+    quoted = r'"[^"\\]*(?:\\x[0-9A-F]{2}[^"\\]*)*"'
+    assert re.fullmatch(rf"192\.0\.2\.7 - - \[[^]]*\] {quoted} 200 1234 {quoted} {quoted}\n", line)
+
+
+@given(latin1, latin1)
+def test_json_gives_back_what_the_client_sent(target: str, agent: str) -> None:
+    record = json.loads(logged("json", make_request(target, user_agent=agent, referer=target, host=agent)))
+    assert (record["target"], record["user_agent"], record["referer"], record["host"]) == (target, agent, target, agent)
+
+
+def test_lines_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    sink = Sink(str(path))
+    log = AccessLog("$status", sink)
+    log.flush()
+    log.record(CLIENT, make_request(), 200, 0, 0.0)
+    log.record(CLIENT, make_request(), 404, 0, 0.0)
+    assert path.read_text() == ""
+    log.flush()
+    log.flush()
+    assert path.read_text() == "200\n404\n"
+    sink.close()
+
+
+def test_64_kib_do_not_wait(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    sink = Sink(str(path))
+    log = AccessLog("$http_user_agent", sink)
+    request = make_request(user_agent="x" * 1023)
+    for _ in range(65):
+        log.record(CLIENT, request, 200, 0, 0.0)
+    assert path.stat().st_size == 64 * 1024
+    log.flush()
+    assert path.stat().st_size == 65 * 1024
+    sink.close()
+
+
+def test_the_time_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    render = compile_format("$time_local $time_iso8601")
+    request = make_request()
+    seen = []
+    for now in (971211336_000, 971211336_900, 971211337_000, 971211335_999):  # clocks are also set back
+        monkeypatch.setattr(time, "time_ns", lambda now=now: now * 1_000_000 + 999_999)
+        seen.append(render(CLIENT, request.line, request.headers, 200, 0, 0.0))
+    assert [re.findall(r":(\d\d(?:\.\d+)?)[ +-]", line) for line in seen] == [
+        ["36", "36.000"],
+        ["36", "36.900"],
+        ["37", "37.000"],
+        ["35", "35.999"],
+    ]

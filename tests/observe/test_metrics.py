@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
+from prefork.observe.metrics import snapshot
+from prefork.observe.scoreboard import STARTED, STATE, Scoreboard, State
+
+
+def make_board() -> Scoreboard:
+    board = Scoreboard(4)
+    board.occupy(1, 11, 1)
+    board.slot(1)[REQUESTS] = 100
+    board.vacate(1)
+    board.occupy(2, 12, 2)
+    slot = board.slot(2)
+    slot[STATE] = State.SERVING
+    slot[ACCEPTED], slot[CONNECTIONS], slot[REQUESTS], slot[SENT] = 3, 2, 5, 4096
+    slot[STATUS_CLASS + 2], slot[STATUS_CLASS + 4] = 4, 1
+    slot[STARTED] -= 60_000
+    return board
+
+
+def test_a_snapshot_shows_each_worker_alive() -> None:
+    (worker,) = json.loads(msgspec.json.encode(snapshot(make_board())))["workers"]
+    assert 60 <= worker.pop("age") < 70
+    assert worker.pop("started") > 1_700_000_000
+    assert worker == {
+        "slot": 2,
+        "pid": 12,
+        "generation": 2,
+        "state": "serving",
+        "accepted": 3,
+        "connections": 2,
+        "requests": 5,
+        "responses": {"1xx": 0, "2xx": 4, "3xx": 0, "4xx": 1, "5xx": 0},
+        "sent": 4096,
+    }
+
+
+def test_totals_include_departed_workers() -> None:
+    totals = json.loads(json.dumps(snapshot(make_board())))["totals"]
+    assert (totals["requests"], totals["connections"], totals["sent"]) == (105, 2, 4096)
+
+
+def test_a_clock_set_back_makes_no_negative_age() -> None:
+    board = make_board()
+    board.slot(2)[STARTED] += 3_600_000
+    (worker,) = json.loads(json.dumps(snapshot(board)))["workers"]
+    assert worker["age"] == 0

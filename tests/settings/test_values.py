@@ -1,0 +1,212 @@
+"""Values: what each key takes and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+from prefork.errors import ConfigError
+from prefork.settings.load import load
+from prefork.settings.schema import Settings
+
+Load = Callable[..., Settings]
+Problems = Callable[..., list[str]]
+
+COUNT = 'an integer from 1 to 1024 or "auto"'
+SECONDS = "a number of seconds above 0"
+SIZE = 'a size: bytes as an integer, or text such as "64KiB", "16MiB" or "1GiB"'
+FORMAT = 'one of "common", "combined", "json", or a template with "$" variables'
+HOST = 'a host name such as "example.com" or "*.example.com", without a port'
+PATH = 'a path that starts with "/" and has no "?", "#", "//", no "." or ".." segments and no control characters'
+TARGET = '"module:attribute", such as "myproject.wsgi:application"'
+HEADER = "latin-1 text without control characters"
+LOCATION = "a path or URL in latin-1, without control characters"
+LEVELS = 'one of "debug", "info", "warning", "error"'
+
+
+def document(key: str, value: str) -> str:
+    """A config with `key` set to the TOML `value`; a key of a route makes that route, status where it has no kind."""
+    if key.startswith("route."):
+        extra = "status = true\n" if key in ("route.path", "route.host") else ""
+        return f"[[route]]\n{extra}{key.removeprefix('route.')} = {value}"
+    return f"{key} = {value}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "held"),
+    [
+        ("workers.count", "1", 1),
+        ("workers.count", "1024", 1024),
+        ("workers.count", '"auto"', "auto"),
+        ("workers.event_loop", '"select"', "select"),
+        ("workers.boot_timeout", "0.5", 0.5),
+        ("workers.boot_timeout", "2", 2.0),
+        ("http.max_head", "1", 1),
+        ("http.max_body", "0", 0),
+        ("http.max_body", '"0B"', 0),
+        ("http.max_body", '"10B"', 10),
+        ("http.max_body", '"64KiB"', 65536),
+        ("http.max_body", '"16 MiB"', 16 << 20),
+        ("http.max_body", '"2GiB"', 2 << 30),
+        ("http.server_header", "false", False),
+        ("log.level", '"warning"', "warning"),
+        ("log.error", '"error.log"', "error.log"),
+        ("log.access", '"public/access.log"', "public/access.log"),
+        ("log.access", '""', ""),
+        ("log.format", '"json"', "json"),
+        ("log.format", '"$status"', "$status"),
+    ],
+)
+def test_a_value_is_taken(settings: Load, key: str, value: str, held: object) -> None:
+    assert reduce(getattr, key.split("."), settings(document(key, value))) == held
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "held"),
+    [
+        ("route.path", '"/"', "/"),
+        ("route.path", '"/a/.b/c..d/é"', "/a/.b/c..d/é"),
+        ("route.host", '""', ""),
+        ("route.host", '"WWW.Example.com"', "www.example.com"),
+        ("route.host", '"*.example.com"', "*.example.com"),
+        ("route.host", '"127.0.0.1"', "127.0.0.1"),
+        ("route.wsgi", '"a.b:c.d"', "a.b:c.d"),
+        ("route.respond.type", '"text/é"', "text/é"),
+        ("route.respond.status", "599", 599),
+        ("route.redirect.to", '"https://example.com/é"', "https://example.com/é"),
+        ("route.files.max_age", "0", 0),
+    ],
+)
+def test_a_value_of_a_route_is_taken(settings: Load, key: str, value: str, held: object) -> None:
+    extra = {"route.redirect.to": "", "route.files.max_age": "\nfiles.root = 'public'"}.get(key, "")
+    loaded = settings(document(key, value) + extra)
+    assert reduce(getattr, key.split(".")[1:], loaded.routes[0]) == held
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected", "found"),
+    [
+        ("workers.count", "true", COUNT, "true"),
+        ("workers.count", "1025", COUNT, "1025"),
+        ("workers.count", "2.0", COUNT, "2.0"),
+        ("workers.count", '"many"', COUNT, '"many"'),
+        ("workers.count", "[2]", COUNT, "a list"),
+        ("workers.connections", "0", "an integer from 1 to 1048576", "0"),
+        ("workers.boot_timeout", "0", SECONDS, "0"),
+        ("workers.boot_timeout", "inf", SECONDS, "inf"),
+        ("workers.boot_timeout", "nan", SECONDS, "nan"),
+        ("workers.boot_timeout", "true", SECONDS, "true"),
+        ("workers.boot_timeout", '"30s"', SECONDS, '"30s"'),
+        ("workers.boot_timeout", f"0x{'f' * 9000}", SECONDS, "an integer beyond 64 bits"),
+        ("http.max_fields", "65536", "an integer from 1 to 65535", "65536"),
+        ("http.max_fields", f"0x{'f' * 9000}", "an integer from 1 to 65535", "an integer beyond 64 bits"),
+        ("http.max_head", "0", f"{SIZE}, at least 1", "0"),
+        ("http.max_head", '"0KiB"', f"{SIZE}, at least 1", '"0KiB"'),
+        ("http.max_body", "-1", SIZE, "-1"),
+        ("http.max_body", '"16MB"', SIZE, '"16MB"'),
+        ("http.max_body", '"16"', SIZE, '"16"'),
+        ("http.max_body", '"16MiB\\n"', SIZE, '"16MiB\\n"'),
+        ("http.max_body", "1.5", SIZE, "1.5"),
+        ("http.server_header", "1", "true or false", "1"),
+        ("log.level", '"warn"', LEVELS, '"warn"'),
+        ("log.error", '""', '"-" for stderr, or a file name', '""'),
+        ("log.error", '"a\\u0000b"', '"-" for stderr, or a file name', '"a\\x00b"'),
+        ("log.format", '"combind"', FORMAT, '"combind"'),
+        ("log.format", '"json\\n"', FORMAT, '"json\\n"'),
+        ("master.pid_file", '""', "a file name", '""'),
+        ("master.control", '""', "a file name", '""'),
+        ("route.path", '"a"', PATH, '"a"'),
+        ("route.path", '""', PATH, '""'),
+        ("route.path", '"/a?b"', PATH, '"/a?b"'),
+        ("route.path", '"/a#b"', PATH, '"/a#b"'),
+        ("route.path", '"/a//b"', PATH, '"/a//b"'),
+        ("route.path", '"/a/../b"', PATH, '"/a/../b"'),
+        ("route.path", '"/."', PATH, '"/."'),
+        ("route.path", '"/a\\n"', PATH, '"/a\\n"'),
+        ("route.host", '"example.com:80"', HOST, '"example.com:80"'),
+        ("route.host", '"*"', HOST, '"*"'),
+        ("route.host", '"a.*.com"', HOST, '"a.*.com"'),
+        ("route.host", '"-a"', HOST, '"-a"'),
+        ("route.host", '"bücher.example"', HOST, '"bücher.example"'),
+        ("route.host", f'"{"a." * 126}aa"', HOST, f'"{"a." * 28}a..."'),
+        ("route.wsgi", '"app"', TARGET, '"app"'),
+        ("route.wsgi", '":app"', TARGET, '":app"'),
+        ("route.wsgi", '"a:b()"', TARGET, '"a:b()"'),
+        ("route.wsgi", '"a-b:c"', TARGET, '"a-b:c"'),
+        ("route.wsgi", '"a.class:b"', TARGET, '"a.class:b"'),
+        ("route.wsgi", '"a:b:c"', TARGET, '"a:b:c"'),
+        ("route.files", '"publc"', "an existing directory", '"publc"'),
+        ("route.files.root", '"server.toml"', "an existing directory", '"server.toml"'),
+        ("route.files.index", '"../x"', 'a file name without "/", or "" for none', '"../x"'),
+        ("route.status", "false", "true", "false"),
+        ("route.respond.status", "199", "an integer from 200 to 599", "199"),
+        ("route.respond.body", "3", "a text", "3"),
+        ("route.respond.type", '"a\\r\\nb"', HEADER, '"a\\r\\nb"'),
+        ("route.respond.type", '"€"', HEADER, '"€"'),
+        ("route.respond.headers.A", '"a\\nb"', HEADER, '"a\\nb"'),
+        ("route.respond.headers.A", '"\\u0000"', HEADER, '"\\x00"'),
+        ("route.respond.headers.A", "3", HEADER, "3"),
+        ("route.redirect", '"/a\\r\\nSet-Cookie: b"', LOCATION, '"/a\\r\\nSet-Cookie: b"'),
+        ("route.redirect", '""', LOCATION, '""'),
+        ("route.redirect", '"/€"', LOCATION, '"/€"'),
+    ],
+)
+def test_a_wrong_value_is_told_as_expected_and_found(
+    problems: Problems, key: str, value: str, expected: str, found: str
+) -> None:
+    path = key.replace("route.", "route[0].")
+    extra = "\nfiles.root = 'public'" if key == "route.files.index" else ""
+    assert problems(document(key, value) + extra) == [f"{path}: expected {expected}, got {found}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("Content-Length", "Content-Length: expected no Content-Length header: the server sets it itself"),
+        ("connection", "connection: expected no connection header: the server sets it itself"),
+        ("Content-Type", 'Content-Type: expected no Content-Type header: write "type" beside "headers"'),
+        ('"A B"', '"A B": expected a header name of letters, digits and dashes, got "A B"'),
+        ('"A\\n"', '"A\\n": expected a header name of letters, digits and dashes, got "A\\n"'),
+    ],
+)
+def test_a_header_that_must_not_be_sent_is_refused(problems: Problems, name: str, problem: str) -> None:
+    assert problems(f"[[route]]\nrespond.headers.{name} = 'x'") == [f"route[0].respond.headers.{problem}"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_has_a_status_that_redirects(settings: Load, problems: Problems, status: int) -> None:
+    route = settings(f"[[route]]\nredirect = {{ to = '/', status = {status} }}").routes[0]
+    assert route.redirect is not None
+    assert route.redirect.status == status
+    assert problems(f"[[route]]\nredirect = {{ to = '/', status = {status - 100} }}") == [
+        f"route[0].redirect.status: expected one of 301, 302, 303, 307, 308, got {status - 100}"
+    ]
+
+
+@pytest.mark.parametrize("key", ["error", "access"])
+def test_the_directory_of_a_log_file_must_exist(problems: Problems, key: str) -> None:
+    assert problems(f"log.{key} = 'logs/a.log'") == [
+        f'log.{key}: expected a file in an existing directory, got "logs/a.log": no directory "logs"'
+    ]
+
+
+def test_a_relative_path_needs_a_current_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = here / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the current directory is gone"):
+        load(None, app="a:b")
+
+
+def test_a_long_text_is_repeated_in_part(problems: Problems) -> None:
+    (problem,) = problems(f"log.level = '{'x' * 1000}'")
+    assert problem.endswith(f'got "{"x" * 57}..."')
+
+
+def test_a_wsgi_module_is_not_imported(here: Path, settings: Load) -> None:
+    (here / "trap.py").write_text("raise RuntimeError")
+    assert settings("[[route]]\nwsgi = 'trap:app'").routes[0].wsgi == "trap:app"
