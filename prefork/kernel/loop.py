@@ -44,8 +44,9 @@ class Wait:
 class Readiness(Wait):
     """`fd` is ready for `event`: READ or WRITE, with EXCLUSIVE for a listener that processes share. One task at a time.
 
-    It stays registered while its task does something else, as most tasks come back for more. Being told of readiness is
-    a hint: the descriptor may have been another's a moment ago, so whoever reads or writes still expects EAGAIN.
+    It stays registered while its task does something else, as most tasks come back for more; but not an EXCLUSIVE one,
+    or this process would be woken in the place of one that does want to accept. Being told of readiness is a hint: the
+    descriptor may have been another's a moment ago, so whoever reads or writes still expects EAGAIN.
     """
 
     __slots__ = ("event", "fd", "loop", "task")
@@ -57,15 +58,13 @@ class Readiness(Wait):
         self.task: Task | None = None
 
     def arm(self, task: Task) -> None:
-        assert self.task is None, f"two tasks wait for descriptor {self.fd}"
+        self.loop.enlist(self)
         self.task = task
-        try:
-            self.loop.enlist(self)
-        except (OSError, ValueError) as error:  # beyond the poller's limit, or not open: the task's own trouble
-            task.throw(error)
 
     def disarm(self, task: Task) -> None:
         self.task = None
+        if self.event & EXCLUSIVE:
+            self.loop.delist(self)
 
 
 class Sleep(Wait):
@@ -104,6 +103,9 @@ class Pause(Wait):
 
     __slots__ = ()
 
+    def __await__(self) -> Generator[Wait, None, None]:
+        yield Pause()  # one for each time: what would have ended an earlier one does not end this
+
     def arm(self, task: Task) -> None:
         task.resume()
 
@@ -139,18 +141,23 @@ class Task:
                 self.resume()
 
     def resume(self) -> None:
-        """Go on in the loop's next turn, unless something else made it go on before."""
+        """Go on in the loop's next turn, unless something else makes it go on before."""
         self.loop.ready.append((self, self.wait, None))
 
     def throw(self, error: BaseException) -> None:
-        """Raise `error` where the task waits, in the loop's next turn."""
+        """Raise `error` where the task waits, in the loop's next turn, unless something else makes it go on before."""
         self.loop.ready.append((self, self.wait, error))
 
     def cancel(self) -> None:
         """End the task where it waits, by GeneratorExit: its finally blocks run now. Not for a task to call on itself."""
+        if self not in self.loop.tasks:
+            return  # and what it waited for last may be another's now
         self.loop.tasks.discard(self)
         self.wait.disarm(self)
-        self.coroutine.close()
+        try:
+            self.coroutine.close()
+        except Exception as error:
+            log.error("%s crashed", self.name, exc_info=error)
 
 
 class Event:
@@ -219,14 +226,14 @@ class Loop:
         return Readiness(self, fd, WRITE)
 
     def sleep(self, seconds: float) -> Sleep:
-        return Sleep(self, monotonic() + seconds)
+        return Sleep(self, monotonic() + max(seconds, 0.0))  # never in the past: others are to have their turn
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
         """A deadline for the current task over a block: TimedOut in it. The earlier of nested ones counts."""
         task = self.current
         outer = task.deadline
-        task.deadline = min(outer, self.now + seconds)
+        task.deadline = min(outer, monotonic() + seconds)  # this turn may have begun long ago
         try:
             yield
         finally:
@@ -244,9 +251,8 @@ class Loop:
 
     def close(self) -> None:
         """End every task where it waits, by GeneratorExit, and release the poller."""
-        tasks, self.tasks = self.tasks, set()
-        for task in tasks:
-            task.coroutine.close()
+        while self.tasks:
+            next(iter(self.tasks)).cancel()
         self.poller.close()
 
     # ---- for Waits
@@ -254,8 +260,20 @@ class Loop:
     def enlist(self, wait: Readiness) -> None:
         """Hear of `wait` from now on. Raises what the poller raises."""
         table = self._writers if wait.event == WRITE else self._readers
-        if table.get(wait.fd) is not wait:
+        known = table.get(wait.fd)
+        assert known is None or known.task is None, f"two tasks wait for descriptor {wait.fd}"
+        if known is not wait:
             table[wait.fd] = wait
+            try:
+                self._register(wait.fd)
+            except BaseException:
+                del table[wait.fd]
+                raise
+
+    def delist(self, wait: Readiness) -> None:
+        """Hear of a reader's `wait` no more. Its descriptor may be another's by now."""
+        if self._readers.get(wait.fd) is wait:
+            del self._readers[wait.fd]
             self._register(wait.fd)
 
     def schedule(self, sleep: Sleep) -> None:
@@ -312,8 +330,7 @@ class Loop:
         else:
             if wanted is not wait:  # mostly it is, and nothing is left to do
                 wait.disarm(task)
-                task.wait = wanted
-                wanted.arm(task)
+                self._suspend(task, wanted)
 
     def _step(self, task: Task, error: BaseException | None = None) -> None:
         """Let `task` go on, with `error` raised in it if there is one."""
@@ -324,8 +341,15 @@ class Loop:
         except BaseException as failure:
             self._ended(task, failure)
         else:
-            task.wait = wanted
+            self._suspend(task, wanted)
+
+    def _suspend(self, task: Task, wanted: Wait) -> None:
+        task.wait = wanted
+        try:
             wanted.arm(task)
+        except Exception as error:  # refused by the poller, another's already, or no Wait: the task's own trouble
+            task.wait = Pause()
+            task.throw(error)
 
     def _ended(self, task: Task, error: BaseException) -> None:
         task.wait.disarm(task)
@@ -356,8 +380,9 @@ class Loop:
     def _sweep(self) -> None:
         """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""
         now = self.now
-        for task in [task for task in self.tasks if task.deadline <= now]:
-            task.deadline = inf
-            self._step(task, TimedOut())
+        for task in tuple(self.tasks):
+            if task.deadline <= now:
+                task.deadline = inf
+                self._step(task, TimedOut())
         due = min((task.deadline for task in self.tasks), default=inf)
         self._next_sweep = max(due, now + SWEEP)

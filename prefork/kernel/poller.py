@@ -6,13 +6,14 @@
     close()
 
 Every poller is level-triggered: what is not dealt with is reported again. An error or a hang-up is reported whatever
-was watched, as ERROR, and means that reading and writing will tell.
+was watched, as that or as ERROR, and means that reading and writing will tell.
 """
 
 from __future__ import annotations
 
 import errno
 import math
+import os
 import select
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -49,6 +50,7 @@ class SelectPoller:
         """Raises OSError (EMFILE) for a descriptor beyond FD_SETSIZE, where select(2) would write out of bounds."""
         if fd >= 1024:
             raise OSError(errno.EMFILE, f"select cannot watch descriptor {fd}: its limit is 1023; use poll or epoll")
+        os.fstat(fd)  # EBADF now, to who asks: later it would be select's answer about everybody's descriptors
         (self._readers.add if events & READ else self._readers.discard)(fd)
         (self._writers.add if events & WRITE else self._writers.discard)(fd)
 

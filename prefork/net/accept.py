@@ -6,13 +6,14 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from prefork.kernel.loop import Loop
 
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-Greet = Callable[[socket.socket], None]
+Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
 
 log = logging.getLogger("prefork")
 
@@ -27,7 +28,7 @@ async def accept(loop: Loop, listener: socket.socket, room: Callable[[], Awaitab
         await room()
         await waiting
         try:
-            client, _ = listener.accept()
+            client, address = listener.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
@@ -38,14 +39,16 @@ async def accept(loop: Loop, listener: socket.socket, room: Callable[[], Awaitab
             log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
             client.close()
             continue
-        greet(client)
+        greet(client, address)
+        # to the end of the kernel's queue of waiting processes, whose first is woken: so they take turns
+        loop.forget(listener.fileno())
 
 
 def accept_rest(listener: socket.socket, greet: Greet) -> None:
     """Hand over whoever is in the queue now: nobody who has connected is to meet a closed door."""
     while True:
         try:
-            client, _ = listener.accept()
+            client, address = listener.accept()
         except OSError:
             return
-        greet(client)
+        greet(client, address)

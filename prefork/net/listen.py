@@ -37,7 +37,7 @@ def release(sockets: Sockets, keep: Sockets) -> None:
     for address in sockets.keys() - keep.keys():
         sockets[address].close()
         if address.kind == "unix":
-            _unlink(address.path)
+            unlink(address.path)
 
 
 def bind(address: Address) -> socket.socket:
@@ -68,7 +68,7 @@ def _bind_unix(address: Address) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_stale(path):
-            _unlink(path)
+            unlink(path)
         bound.bind(path)
     except OSError as error:
         bound.close()
@@ -89,7 +89,8 @@ def _is_stale(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
-def _unlink(path: str) -> None:
+def unlink(path: str) -> None:
+    """Remove a socket file, if it is there."""
     try:
         os.unlink(path)
     except OSError:

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefork.handlers import tree
 from prefork.handlers.files import SMALL, Files
-from prefork.handlers.tree import open_file
 from prefork.http.message import Client, FileSegment, Headers, Request, RequestLine, Response
 
 SECRET = b"SECRET: outside the root"
@@ -431,7 +431,7 @@ def test_the_walk_refuses_dot_dot_by_itself(root: Path) -> None:
     (root / "sub").mkdir()
     for names in ([b"..", b"outside", b"secret"], [b"sub", b"..", b"..", b"outside", b"secret"], [b".."]):
         with pytest.raises(FileNotFoundError):
-            open_file(os.fsencode(root), names)
+            tree.open_file(os.fsencode(root), names)
 
 
 def test_a_file_is_no_directory(root: Path, files: Files) -> None:
@@ -930,6 +930,11 @@ def test_no_path_reaches_what_is_outside(maze: Path, segments: list[str], method
     assert descriptors() == before
 
 
-def test_the_maze_can_be_walked(maze: Path) -> None:
+@pytest.mark.parametrize("without_o_path", [False, True])
+def test_the_maze_can_be_walked(maze: Path, monkeypatch: pytest.MonkeyPatch, without_o_path: bool) -> None:
+    if without_o_path:  # as on macOS
+        monkeypatch.setattr(tree, "_DIRECTORY", os.O_RDONLY | os.O_DIRECTORY)
+    for path in ("/out/secret", "/a/b", "/link/out/secret", "/top/etc/passwd", "/index.html/b"):
+        assert got(serve(maze), path) == (404, b""), path
     for path in ("/", "/link/", "/link/a/b", "/here/a/up/link/a/b", "/out/root/a/a/b", "/%2e%2e"):
         assert got(serve(maze), path) == (200, b"inside"), path

@@ -7,13 +7,14 @@ import os
 import resource
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Generator
 from types import coroutine
 
 import pytest
 
 from prefork.kernel.loop import PAUSE, Loop
-from prefork.kernel.poller import EXCLUSIVE, READ, WRITE
+from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller
 from tests.kernel.conftest import Noted, Pair
 
 Pairs = Callable[[], Pair]
@@ -481,21 +482,14 @@ def test_forget_says_no_more(loop: Loop, pair: Pairs, poller: Noted) -> None:
     assert len(poller.timeouts) < 10
 
 
-def test_a_listener_is_watched_exclusively_and_can_be_left_for_a_while(loop: Loop, poller: Noted) -> None:
-    served = 0
+def test_a_listener_is_watched_exclusively_and_stays_registered(loop: Loop, poller: Noted) -> None:
     clients: list[socket.socket] = []
 
     async def accept(listener: socket.socket) -> None:
-        nonlocal served
         ready = loop.readable(listener.fileno(), exclusive=True)
-        while served < 4:
+        for _ in range(4):
             await ready
             listener.accept()[0].close()
-            served += 1
-            if served == 2:
-                loop.forget(listener.fileno())
-                await loop.sleep(0.05)
-                assert len(poller.timeouts) - len(clients) < 10
 
     async def connect(address: tuple[str, int]) -> None:
         for _ in range(4):
@@ -503,14 +497,96 @@ def test_a_listener_is_watched_exclusively_and_can_be_left_for_a_while(loop: Loo
             await PAUSE
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
         loop.spawn(accept(listener), "listener")
         loop.spawn(connect(listener.getsockname()), "clients")
         loop.run()
-        assert served == 4
-        assert poller.watched == [(listener.fileno(), READ | EXCLUSIVE)] * 2
+        assert poller.watched == [(listener.fileno(), READ | EXCLUSIVE)]
     for client in clients:
         client.close()
+
+
+def test_who_stops_waiting_for_a_listener_leaves_the_clients_to_others(
+    new_poller: Callable[[], Poller], crashes: Crashes
+) -> None:
+    # EPOLLEXCLUSIVE wakes one of those that are registered, and nobody else if that one does not want to accept
+    full, free = Loop(new_poller()), Loop(new_poller())
+    accepted: list[str] = []
+
+    async def accept(loop: Loop, name: str, listener: socket.socket, room: int) -> None:
+        ready = loop.readable(listener.fileno(), exclusive=True)
+        for _ in range(room):
+            await ready
+            listener.accept()[0].close()
+            accepted.append(name)
+        await loop.sleep(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        full.spawn(accept(full, "full", listener, 1), "full")
+        full.turn()
+        with socket.create_connection(listener.getsockname()):
+            full.turn()
+        free.spawn(accept(free, "free", listener, 1), "free")
+        free.turn()
+        threads = [threading.Thread(target=loop.turn) for loop in (full, free)]
+        for thread in threads:
+            thread.start()
+        threads[1].join(0.1)  # both sleep in their pollers by then, most likely
+        with socket.create_connection(listener.getsockname()):
+            threads[1].join(0.3)
+            assert accepted == ["full", "free"]
+        for thread in threads:
+            thread.join()
+    full.close()
+    free.close()
+    assert crashes == []
+
+
+def test_a_listener_that_was_left_is_waited_for_again(loop: Loop, poller: Noted) -> None:
+    async def accept(listener: socket.socket) -> None:
+        ready = loop.readable(listener.fileno(), exclusive=True)
+        for _ in range(3):
+            await ready
+            listener.accept()[0].close()
+            await loop.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        clients = [socket.create_connection(address) for _ in range(3)]
+        loop.spawn(accept(listener), "listener")
+        loop.run()
+        assert len(poller.timeouts) < 20
+    for client in clients:
+        client.close()
+
+
+def test_leaving_a_listener_spares_who_has_its_number_now(loop: Loop, pair: Pairs) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    number = listener.fileno()
+    seen: list[str] = []
+
+    async def accept() -> None:
+        try:
+            await loop.readable(number, exclusive=True)
+        except ConnectionError:
+            seen.append("left")
+
+    async def read(sock: socket.socket) -> None:
+        await loop.readable(sock.fileno())
+        seen.append("read")
+
+    accepting = loop.spawn(accept(), "listener")
+    loop.turn()
+    loop.forget(number)
+    listener.close()
+    fresh, peer = sorted(pair(), key=lambda one: one.fileno() != number)
+    assert fresh.fileno() == number
+    loop.spawn(read(fresh), "reader")
+    loop.turn()
+    accepting.throw(ConnectionError())
+    loop.turn()
+    peer.send(b"x")
+    loop.run()
+    assert seen == ["left", "read"]
 
 
 def test_ready_tasks_cannot_starve_descriptors(loop: Loop, pair: Pairs) -> None:

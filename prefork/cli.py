@@ -1,0 +1,154 @@
+"""The commands. Each exits 0 only when what it asked for has happened, and otherwise says why in a line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from prefork import __version__
+from prefork.errors import ConfigError, StartError
+from prefork.process import control
+from prefork.process.control import Message
+from prefork.process.master import Master
+from prefork.process.status import table
+from prefork.settings.load import json_schema, load
+from prefork.settings.schema import Master as MasterSettings
+from prefork.settings.schema import Settings
+
+CONFIG = "config/server.toml"
+
+FAILED = 1
+MISTAKEN = 2  # a config error or a usage error, as argparse has it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except ConfigError as error:
+        _complain(str(error))
+        return MISTAKEN
+    except StartError as error:
+        _complain(f"prefork: {error}")
+        return FAILED
+    except BrokenPipeError:  # `prefork status | head`
+        sys.stderr.close()
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("prefork", description="The nginx process model for Python.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    def add_config(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command.add_argument("-c", "--config", metavar="FILE", help=f"the configuration file, {CONFIG} by default")
+        return command
+
+    start = add_config(add("start", _start, "run the server in the foreground"))
+    start.add_argument("app", metavar="APP", nargs="?", default="", help='a WSGI application such as "myapp:app"')
+    start.add_argument("--listen", metavar="ADDRESS", action="append", default=[], help="where to listen; repeatable")
+    start.add_argument("--workers", metavar="N", default="", help='how many workers, or "auto": one per CPU core')
+    add_config(add("check", _check, "validate the configuration"))
+    add("schema", _schema, "print the JSON Schema of the configuration")
+    add_config(add("reload", _reload, "replace the workers by ones with the configuration and code of now"))
+    stop = add_config(add("stop", _stop, "finish what is under way, then stop"))
+    stop.add_argument("--now", action="store_true", help="stop without finishing")
+    add_config(add("reopen", _reopen, "reopen the log files, after they have been moved away"))
+    status = add_config(add("status", _status, "show the master and its workers"))
+    status.add_argument("--json", action="store_true", help="as JSON")
+    add("version", _version, "print the version")
+    return parser
+
+
+def _start(options: argparse.Namespace) -> int:
+    # an APP is a whole configuration; a file beside it counts only when it is named
+    path = options.config or (None if options.app else CONFIG)
+
+    def read() -> Settings:
+        return load(path, app=options.app, listen=options.listen, workers=options.workers)
+
+    return Master(read(), read).run()
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = load(options.config or CONFIG)
+    print(f"{settings.source}: good; {len(settings.routes)} routes, {len(settings.listen)} addresses")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    print(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
+    return 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    reply = _ask(options, {"command": "reload"})
+    if not reply["ok"]:
+        _complain(f"{reply.get('report', '')}reload failed, so all stays as it was: {reply['message']}")
+        return FAILED
+    print(f"reloaded: {reply['message']}")
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    reply, connection = control.ask(_control_path(options), {"command": "stop", "now": options.now})
+    with connection:
+        connection.recv(1)  # ends when the master does
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(reply["pid"]).wait(5.0)
+    print(f"stopped: master {reply['pid']} is gone")
+    return 0
+
+
+def _reopen(options: argparse.Namespace) -> int:
+    print(_ask(options, {"command": "reopen"})["message"])
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    reply = _ask(options, {"command": "status"})
+    print(msgspec.json.format(msgspec.json.encode(reply), indent=2).decode() if options.json else table(reply))
+    return 0
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(f"prefork {__version__}")
+    return 0
+
+
+def _ask(options: argparse.Namespace, request: Message) -> Message:
+    reply, connection = control.ask(_control_path(options), request)
+    connection.close()
+    return reply
+
+
+def _control_path(options: argparse.Namespace) -> str:
+    """Where the master that runs with this configuration is asked: also when the file has been broken meanwhile."""
+    path = options.config or CONFIG
+    try:
+        told = tomllib.loads(Path(path).read_text())["master"]["control"]
+    except FileNotFoundError:
+        if options.config:
+            raise ConfigError(f"{path}: no such file") from None
+        return MasterSettings().control
+    except (OSError, ValueError, KeyError, TypeError):
+        return MasterSettings().control
+    return told if isinstance(told, str) else MasterSettings().control
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)

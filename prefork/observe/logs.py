@@ -1,0 +1,48 @@
+"""The logs of one configuration: where errors go, and where requests are written down."""
+
+from __future__ import annotations
+
+import logging
+
+from prefork.errors import StartError
+from prefork.observe import error_log
+from prefork.observe.access_log import AccessLog
+from prefork.observe.sink import Sink
+from prefork.settings.schema import Log
+
+log = logging.getLogger("prefork")
+
+
+class Logs:
+    """Both sinks, opened by the master and inherited by its workers; `access` is None when it is off."""
+
+    def __init__(self, settings: Log) -> None:
+        """Raises StartError where a file cannot be opened."""
+        self._settings = settings
+        self._sinks: list[Sink] = []
+        self._errors = self._open(settings.error)
+        self.access = AccessLog(settings.format, self._open(settings.access)) if settings.access else None
+
+    def _open(self, target: str) -> Sink:
+        try:
+            sink = Sink(target)
+        except OSError as error:
+            self.close()
+            raise StartError(f"cannot open the log file {target}: {error.strerror}") from None
+        self._sinks.append(sink)
+        return sink
+
+    def apply(self) -> None:
+        """Make these the logs of this process. Again after importing an application: it may have set up its own logging."""
+        error_log.configure(self._errors, self._settings.level)
+
+    def reopen(self) -> None:
+        """Open the files anew, after they have been moved away."""
+        for sink in self._sinks:
+            problem = sink.reopen()
+            if problem:
+                log.error("cannot reopen the log %s, so the old one stays: %s", sink.target, problem)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()

@@ -1,0 +1,12 @@
+"""Who lives and who dies: the master, its workers, and the signals between them.
+
+    signal      master                                                  worker
+    HUP         reload; what does not boot is rolled back               ignored
+    QUIT, TERM  finish what is under way, then stop; a second is fast   drain
+    INT         stop at once                                            stop at once
+    USR1        reopen the log files                                    reopen the log files
+    CHLD        reap, and replace who died                              -
+
+A signal's way is one straight line: wakeup descriptor -> signals.MASTER[number] -> master.obey(command). The master
+imports no application code; a worker that sees the master gone drains by itself.
+"""

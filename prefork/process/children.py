@@ -1,0 +1,200 @@
+"""Children: forks processes, learns whether they got ready, and reaps them. Owns the master's child processes.
+
+A child reports through a pipe, once: that it is ready, or why it is not, with its traceback. A pipe that closes without
+a word tells of its death.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import NoReturn
+
+import msgspec
+
+from prefork.errors import BootError, TargetError, TimedOut
+from prefork.kernel.loop import Event, Loop
+
+log = logging.getLogger("prefork")
+
+
+class Report(msgspec.Struct):
+    """What a child says of its boot; `problem` is "" when it is ready."""
+
+    problem: str = ""
+    traceback: str = ""
+
+
+Main = Callable[[Callable[[Report], None]], int]
+
+
+class Child:
+    """One child process, as its parent sees it."""
+
+    def __init__(self, loop: Loop, pid: int, report: int) -> None:
+        self.pid = pid
+        self.started = monotonic()
+        self.exited = Event(loop)
+        self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
+        self._loop = loop
+        self._report = report
+
+    async def ready(self, timeout: float) -> None:
+        """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or says that it cannot."""
+        text = b""
+        readable = self._loop.readable(self._report)
+        try:
+            with self._loop.within(timeout):
+                while True:
+                    await readable
+                    piece = os.read(self._report, 65536)
+                    if not piece:
+                        break
+                    text += piece
+                if not text:
+                    await self.exited.wait()
+        except TimedOut:
+            raise BootError(f"worker {self.pid} was not ready within {timeout:g} s") from None
+        finally:
+            self._loop.forget(self._report)
+            os.close(self._report)
+        if not text:
+            raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
+        report = msgspec.json.decode(text, type=Report)
+        if report.problem:
+            raise BootError(f"worker {self.pid} cannot boot: {report.problem}", report.traceback)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was forked."""
+        return monotonic() - self.started
+
+    @property
+    def ending(self) -> str:
+        """How it ended: "SIGKILL", "exit status 3"."""
+        if self.status >= 0:
+            return f"exit status {self.status}"
+        try:
+            return signal.Signals(-self.status).name
+        except ValueError:
+            return f"signal {-self.status}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it lives: its pid is its own until it has been reaped."""
+        if not self.exited.is_set():
+            os.kill(self.pid, number)
+
+
+class Children:
+    """The master's children. What registers in `private` is called in every child first: to close what is not its."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self._living: dict[int, Child] = {}
+        self.private: list[Callable[[], None]] = []
+        # while the master lives it holds the writing end of this pipe, and it alone: reading ends when it dies
+        self.lifeline, self._life = os.pipe()
+
+    def fork(self, main: Main) -> Child:
+        """Fork a child that runs `main(tell)` and exits with the status that it returns. Raises BootError."""
+        reading, writing = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # signals wait until the child has handlers of its own: the parent's would write to the parent's descriptor
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if not pid:
+                os.close(reading)
+                self._become_child(main, writing)
+        except OSError as error:
+            os.close(reading)
+            raise BootError(f"cannot fork a worker: {error.strerror}") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.close(writing)
+        child = self._living[pid] = Child(self.loop, pid, reading)
+        return child
+
+    def _become_child(self, main: Main, writing: int) -> NoReturn:
+        """In the child: never return, never unwind into the parent's frames, whose finally blocks are the parent's.
+
+        All signals are blocked still; Signals lets them in.
+        """
+        status = os.EX_SOFTWARE
+        told = False
+
+        def tell(report: Report) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                _write(writing, report)
+
+        try:
+            os.close(self._life)
+            for close in self.private:
+                close()
+            status = main(tell)
+        except BaseException as error:
+            tell(describe(error))
+            log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def reap(self) -> None:
+        """Take note of who has died. To be called on SIGCHLD."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = self._living.pop(pid, None)
+            if child is not None:
+                child.status = os.waitstatus_to_exitcode(status)
+                child.exited.set()
+
+    @property
+    def living(self) -> list[Child]:
+        return list(self._living.values())
+
+    async def dismiss(self, children: Iterable[Child], number: signal.Signals, timeout: float) -> None:
+        """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed."""
+        leaving = list(children)
+        for child in leaving:
+            child.signal(number)
+        try:
+            with self.loop.within(timeout):
+                for child in leaving:
+                    await child.exited.wait()
+        except TimedOut:
+            for child in leaving:
+                if not child.exited.is_set():
+                    log.warning("worker %d is not gone %g s after %s; killing it", child.pid, timeout, number.name)
+                    child.signal(signal.SIGKILL)
+            for child in leaving:
+                await child.exited.wait()
+
+
+def describe(error: BaseException) -> Report:
+    """An error as a report: what is known to be clear stands alone, the rest comes with its traceback."""
+    if isinstance(error, TargetError):
+        return Report(str(error))
+    problem = traceback.format_exception_only(error)[-1].strip()
+    return Report(problem, "".join(traceback.format_exception(error)))
+
+
+def _write(pipe: int, report: Report) -> None:
+    try:
+        with open(pipe, "wb") as file:
+            file.write(msgspec.json.encode(report))
+    except OSError:
+        pass  # the parent is gone: nobody is left to be told

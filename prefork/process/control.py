@@ -1,0 +1,103 @@
+"""The control socket: a JSON object in, a JSON object out, a line each. `serve` is the master's end, `ask` a command's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from prefork.errors import Disconnected, StartError, TimedOut
+from prefork.kernel.loop import Loop
+from prefork.net import accept, listen
+from prefork.net.stream import Stream
+from prefork.settings.address import Address
+
+Message = dict[str, Any]
+Answer = Callable[[Message], Awaitable[Message]]
+
+PATIENCE = 10.0  # seconds that a client has to say what it wants, and to read the answer
+LONGEST = 65536  # bytes of a request
+
+
+class ControlSocket:
+    """The master's control socket at `path`, mode 0600. Raises StartError."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        mask = os.umask(0o177)
+        try:
+            self._listener = listen.bind(Address("unix", path=self._path))
+        finally:
+            os.umask(mask)
+        self._listener.listen(16)
+
+    async def serve(self, loop: Loop, answer: Answer) -> None:
+        """Answer whoever asks, for ever."""
+
+        async def room() -> None:
+            pass
+
+        def greet(client: socket.socket, address: object) -> None:
+            client.setblocking(False)
+            loop.spawn(_converse(Stream(loop, client), answer), "a control connection")
+
+        await accept.accept(loop, self._listener, room, greet)
+
+    def remove(self) -> None:
+        self._listener.close()
+        listen.unlink(self._path)
+
+    def close_in_child(self) -> None:
+        self._listener.close()
+
+
+async def _converse(stream: Stream, answer: Answer) -> None:
+    try:
+        text = b""
+        while not text.endswith(b"\n"):
+            piece = await stream.read(PATIENCE)
+            text += piece
+            if not piece or len(text) > LONGEST:
+                return
+        try:
+            request = msgspec.json.decode(text, type=Message)
+        except msgspec.DecodeError as error:
+            reply: Message = {"ok": False, "message": f"not a JSON object: {error}"}
+        else:
+            reply = await answer(request)
+        await stream.write(msgspec.json.encode(reply) + b"\n", PATIENCE)
+        await stream.read(86400.0)  # until the client leaves, or we do: whoever waits for a stop waits for that
+    except (Disconnected, TimedOut):
+        pass
+    finally:
+        stream.close()
+
+
+def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
+    """Send `request` to the master behind `path`; its answer, and the connection, which ends when the master does.
+
+    Raises StartError where nobody answers.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+        connection.sendall(msgspec.json.encode(request) + b"\n")
+        text = b""
+        while not text.endswith(b"\n"):
+            piece = connection.recv(65536)
+            if not piece:
+                raise ConnectionResetError("it closed the connection")
+            text += piece
+    except PermissionError:
+        connection.close()
+        raise StartError(f"{path}: no permission; the control socket is its owner's alone") from None
+    except OSError:
+        connection.close()
+        raise StartError(
+            f"no prefork answers at {path}: is it running, was it started in this directory, with this config?"
+        ) from None
+    reply: Message = msgspec.json.decode(text)
+    return reply, connection

@@ -1,0 +1,149 @@
+"""A generation: the workers of one configuration. Spawns them, knows when all are ready, replaces who dies, drains."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from enum import Enum, auto
+from functools import partial
+
+from prefork.errors import BootError, TimedOut
+from prefork.http.counts import REQUESTS
+from prefork.kernel.loop import Event
+from prefork.net.listen import Sockets
+from prefork.observe.logs import Logs
+from prefork.observe.scoreboard import Scoreboard
+from prefork.process import worker
+from prefork.process.children import Child, Children
+from prefork.process.identity import cores
+from prefork.settings.schema import Settings
+
+YOUNG = 5.0  # seconds: who dies before has not made it
+LONGEST_PAUSE = 30.0  # seconds between two attempts to replace a worker that keeps dying young
+GRACE = 1.0  # seconds beyond graceful_timeout until a worker that ought to have left by itself is killed
+
+log = logging.getLogger("prefork")
+
+
+class Phase(Enum):
+    BOOTING = auto()
+    SERVING = auto()
+    LEAVING = auto()
+
+
+class Generation:
+    """Generation `number`: one supervising task a worker. `start` once, then `drain` or `kill` once."""
+
+    def __init__(
+        self, number: int, settings: Settings, sockets: Sockets, logs: Logs, children: Children, scoreboard: Scoreboard
+    ) -> None:
+        count = settings.workers.count
+        self.number = number
+        self.settings = settings
+        self.sockets = sockets
+        self.logs = logs
+        self.size = cores() if count == "auto" else count
+        self.phase = Phase.BOOTING
+        self.ready: set[Child] = set()
+        self._children = children
+        self._scoreboard = scoreboard
+        self._members: set[Child] = set()
+        self._settled = Event(children.loop)  # all are ready, or one has failed
+        self._failure: BootError | None = None
+        self._leaving = Event(children.loop)
+
+    async def start(self) -> None:
+        """Fork the workers, and wait until each is ready. Raises BootError when one is not: then `kill` is due."""
+        for position in range(self.size):
+            self._children.loop.spawn(self._supervise(), f"supervising worker {position}")
+        await self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+        self.phase = Phase.SERVING
+
+    async def drain(self) -> None:
+        """Ask the workers to finish, and wait until they are gone: they are killed GRACE after graceful_timeout."""
+        self.leave()
+        for child in self._members - self.ready:
+            child.signal(signal.SIGKILL)  # it has nothing to finish
+        await self._children.dismiss(self._members, signal.SIGTERM, self.settings.workers.graceful_timeout + GRACE)
+
+    def kill(self) -> None:
+        """End the workers at once; the last of them may still be dying when this returns."""
+        self.leave()
+        for child in self._members:
+            child.signal(signal.SIGKILL)
+
+    def leave(self) -> None:
+        """Replace nobody from now on."""
+        self.phase = Phase.LEAVING
+        self._leaving.set()
+
+    async def _supervise(self) -> None:
+        """Keep one worker alive until the generation leaves; give up only while it boots."""
+        early = 0  # deaths in a row at a young age
+        while True:
+            try:
+                lived = await self._one_life()
+            except BootError as error:
+                if self.phase is Phase.BOOTING:
+                    self._failure = self._failure or error
+                    self._settled.set()
+                    return
+                if self.phase is Phase.SERVING:
+                    log.error("%s", error, extra={"report": error.report})
+                lived = 0.0
+            if self.phase is Phase.LEAVING:
+                return
+            early = early + 1 if lived < YOUNG else 0
+            if early > 1:
+                await self._pause(min(LONGEST_PAUSE, 2.0 ** (early - 2)))
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next attempt, but no longer than the generation stays."""
+        log.warning("the next attempt to replace it in %g s", seconds)
+        try:
+            with self._children.loop.within(seconds):
+                await self._leaving.wait()
+        except TimedOut:
+            pass
+
+    async def _one_life(self) -> float:
+        """Fork a worker and wait until it is gone; how many seconds it lived. Raises BootError if it never got ready."""
+        slot = self._scoreboard.free()
+        self._scoreboard.occupy(slot, 0, self.number)
+        try:
+            assignment = worker.Assignment(
+                self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline
+            )
+            child = self._children.fork(partial(worker.run, assignment))
+            self._scoreboard.occupy(slot, child.pid, self.number)
+            self._members.add(child)
+            try:
+                await self._until_gone(child, slot)
+            finally:
+                self._members.discard(child)
+                self.ready.discard(child)
+            return child.age
+        finally:
+            self._scoreboard.vacate(slot)
+
+    async def _until_gone(self, child: Child, slot: int) -> None:
+        try:
+            await child.ready(self.settings.workers.boot_timeout)
+        except BootError:
+            child.signal(signal.SIGKILL)
+            await child.exited.wait()
+            raise
+        self.ready.add(child)
+        if len(self.ready) == self.size:
+            self._settled.set()
+        log.debug("worker %d is ready", child.pid)
+        await child.exited.wait()
+        if self.phase is Phase.LEAVING:
+            log.debug("worker %d has left: %s", child.pid, child.ending)
+            return
+        served = self._scoreboard.slot(slot)[REQUESTS]
+        log.error(
+            "worker %d died: %s (after %.0f s, %d requests); replacing it", child.pid, child.ending, child.age, served
+        )

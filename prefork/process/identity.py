@@ -1,0 +1,129 @@
+"""Who we are on this machine: the pid file, and how many cores are ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import psutil
+
+from prefork.errors import StartError
+
+
+class PidFile:
+    """A locked pid file. The lock, not the number in it, says whether its master lives: it cannot go stale."""
+
+    def __init__(self, path: str) -> None:
+        """Take the lock. Raises StartError where another master holds it, or the file cannot be made."""
+        self.path = os.path.abspath(path)
+        self._made_directory = False
+        try:
+            self._file = self._lock()
+        except BlockingIOError:
+            raise StartError(f"{path}: {_holder(path)} runs with this pid file; `prefork stop` stops it") from None
+        except OSError as error:
+            raise StartError(f"{path}: cannot make this pid file: {error.strerror}") from None
+
+    def _lock(self) -> int:
+        directory = os.path.dirname(self.path)
+        while True:
+            if not os.path.isdir(directory):
+                os.makedirs(directory)
+                self._made_directory = True
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file), os.stat(self.path)):
+                    return file
+            except FileNotFoundError:
+                pass  # its last holder removed it after we had opened it
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)
+
+    def write(self, pid: int) -> None:
+        """Make `pid` known. Raises StartError."""
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{pid}\n".encode(), 0)
+        except OSError as error:
+            raise StartError(f"{self.path}: cannot write this pid file: {error.strerror}") from None
+
+    def remove(self) -> None:
+        """Remove the file, its directory if we made it and it is empty, and let the lock go."""
+        try:
+            os.unlink(self.path)
+            if self._made_directory:
+                os.rmdir(os.path.dirname(self.path))
+        except OSError:
+            pass  # somebody tidied up, or keeps something there
+        os.close(self._file)
+
+    def close_in_child(self) -> None:
+        """A child must not hold the lock: it would outlive the master's death."""
+        os.close(self._file)
+
+
+def _holder(path: str) -> str:
+    try:
+        return f"a master with pid {int(Path(path).read_text())}"
+    except (OSError, ValueError):
+        return "another master"
+
+
+def cores() -> int:
+    """How many cores this process may use: psutil's count, within the affinity mask and the cgroup's CPU quota."""
+    count = psutil.cpu_count() or 1
+    if hasattr(psutil.Process, "cpu_affinity"):
+        count = min(count, len(psutil.Process().cpu_affinity() or range(count)))
+    quota = _cgroup_quota()
+    return count if quota is None else max(1, min(count, int(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs' worth of time that the cgroup grants (cgroup v2's cpu.max, v1's cfs_quota_us); None is no limit.
+
+    The nearest limit counts, so the ancestors' are looked at too. In a container the hierarchy begins at its own root.
+    """
+    quotas = [*_quotas_v2(), *_quotas_v1()]
+    return min(quotas, default=None)
+
+
+def _quotas_v2() -> list[float]:
+    quotas = []
+    for directory in _cgroup_directories("0", "", Path("/sys/fs/cgroup")):
+        try:
+            quota, period = (directory / "cpu.max").read_text().split()
+            quotas.append(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue  # no such file at the root; "max" is no number
+    return quotas
+
+
+def _quotas_v1() -> list[float]:
+    quotas = []
+    for directory in _cgroup_directories("", "cpu", Path("/sys/fs/cgroup/cpu")):
+        try:
+            quota = int((directory / "cpu.cfs_quota_us").read_text())
+            period = int((directory / "cpu.cfs_period_us").read_text())
+        except (OSError, ValueError):
+            continue
+        if quota > 0 and period > 0:
+            quotas.append(quota / period)
+    return quotas
+
+
+def _cgroup_directories(hierarchy: str, controller: str, root: Path) -> list[Path]:
+    """This process's directory below `root` and all above it (cgroups(7), /proc/self/cgroup: "ID:CONTROLLERS:PATH")."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == hierarchy or (controller and controller in controllers.split(",")):
+            own = root / path.lstrip("/")
+            return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+    return [root]

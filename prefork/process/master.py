@@ -1,0 +1,267 @@
+"""The master: binds, boots the first generation, then waits for a command, obeys it, and waits again.
+
+It owns what outlives a configuration: the pid file, the control socket, the listening sockets, the scoreboard and the
+children. It never imports application code, and no command of its own ever sleeps or polls.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from prefork import __version__
+from prefork.errors import BootError, PreforkError
+from prefork.kernel.loop import PARKED, Event, Loop, Task
+from prefork.kernel.poller import make_poller
+from prefork.net import listen
+from prefork.observe.logs import Logs
+from prefork.observe.scoreboard import Scoreboard
+from prefork.process.children import Children
+from prefork.process.control import ControlSocket, Message
+from prefork.process.generation import Generation
+from prefork.process.identity import PidFile
+from prefork.process.signals import MASTER, Command, Signals
+from prefork.process.status import describe
+from prefork.settings.schema import Settings
+
+SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; half a MiB
+FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
+
+log = logging.getLogger("prefork")
+
+
+class Reload:
+    """One wish for a reload, and what became of it. Wishes that arrive during a reload share the next one."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.done = Event(loop)
+        self.error: PreforkError | None = None
+
+
+class Master:
+    """One server. `load` reads the configuration anew for a reload, and raises ConfigError."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+        """Binds everything. Raises StartError, with nothing left behind."""
+        self._load = load
+        self._loop = Loop(make_poller())
+        self._scoreboard = Scoreboard(SLOTS)
+        self._children = Children(self._loop)
+        self._exit_status = os.EX_OK
+        self._stopping = False
+        self._reloads: list[Reload] = []
+        self._reloader: Task | None = None
+        self._last_reload: Message | None = None
+        self._started = time.time()
+        undo: list[Callable[[], None]] = []
+        try:
+            self._pid_file = PidFile(settings.master.pid_file)
+            undo.append(self._pid_file.remove)
+            logs = Logs(settings.log)
+            logs.apply()
+            sockets = listen.adopt({}, settings.listen)
+            undo.append(lambda: listen.release(sockets, keep={}))
+            self._control = ControlSocket(settings.master.control)
+            undo.append(self._control.remove)
+            self._pid_file.write(os.getpid())
+        except BaseException:
+            for call in reversed(undo):
+                call()
+            raise
+        self.generation = self._generation(1, settings, sockets, logs)
+
+    def run(self) -> int:
+        """Serve until stopped; the exit status, 1 when the first generation could not boot."""
+        loop, children = self._loop, self._children
+        self._signals = Signals(loop, MASTER)
+        children.private += [
+            loop.poller.close,
+            self._signals.close_in_child,
+            self._pid_file.close_in_child,
+            self._control.close_in_child,
+        ]
+        loop.spawn(self._obey_signals(), "obeying signals")
+        loop.spawn(self._control.serve(loop, self._answer), "serving the control socket")
+        loop.spawn(self._boot(), "booting")
+        try:
+            loop.run()
+        finally:
+            listen.release(self.generation.sockets, keep={})
+            self._control.remove()
+            self._pid_file.remove()
+            log.info("stopped")
+            loop.close()
+        return self._exit_status
+
+    # ---- signals and commands
+
+    async def _obey_signals(self) -> None:
+        while True:
+            self._obey(await self._signals.next())
+
+    def _obey(self, command: Command) -> None:
+        if command is Command.REAP:
+            self._children.reap()
+        elif command is Command.RELOAD:
+            self._wish_reload()
+        elif command is Command.REOPEN:
+            self._reopen()
+        elif command is Command.STOP:
+            self._stop(fast=self._stopping)
+        elif command is Command.STOP_NOW:
+            self._stop(fast=True)
+
+    async def _answer(self, request: Message) -> Message:
+        """Obey a command that came through the control socket."""
+        command = request.get("command")
+        if command == "status":
+            return {"ok": True, **describe(self.generation, self._started, self._last_reload, self._scoreboard)}
+        if command == "reload":
+            return await self._answer_reload()
+        if command == "reopen":
+            self._reopen()
+            return {"ok": True, "message": "log files reopened"}
+        if command == "stop":
+            self._stop(fast=bool(request.get("now")) or self._stopping)
+            return {"ok": True, "pid": os.getpid()}
+        return {"ok": False, "message": f"unknown command: {command!r}"}
+
+    async def _answer_reload(self) -> Message:
+        wish = self._wish_reload()
+        await wish.done.wait()
+        if wish.error is None:
+            return {"ok": True, "message": f"generation {self.generation.number} serves"}
+        return {"ok": False, "message": str(wish.error), "report": getattr(wish.error, "report", "")}
+
+    # ---- boot, reload, stop
+
+    def _generation(self, number: int, settings: Settings, sockets: listen.Sockets, logs: Logs) -> Generation:
+        return Generation(number, settings, sockets, logs, self._children, self._scoreboard)
+
+    async def _boot(self) -> None:
+        """Start the first generation; without one there is nothing to keep, and the server ends."""
+        try:
+            await self.generation.start()
+        except BootError as error:
+            if not self._stopping:
+                log.critical("cannot start: %s", error, extra={"report": error.report})
+                self._exit_status = 1
+                self._stop(fast=True)
+            return
+        self._reloader = self._loop.spawn(self._reload_on_wish(), "reloading")
+        self._announce()
+
+    def _announce(self) -> None:
+        settings, workers = self.generation.settings, self.generation.size
+        urls = ", ".join(
+            address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
+            for address, bound in self.generation.sockets.items()
+        )
+        line = (
+            f"prefork {__version__} serving {urls} with {workers} worker{'s' * (workers > 1)} "
+            f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
+            "stop with Ctrl-C or `prefork stop`"
+        )
+        try:
+            print(line, flush=True)
+        except OSError:
+            log.info("%s", line)  # nobody reads our stdout
+
+    def _wish_reload(self) -> Reload:
+        wish = Reload(self._loop)
+        if self._stopping:
+            wish.error = BootError("the server is stopping")
+            wish.done.set()
+        else:
+            self._reloads.append(wish)
+            if self._reloader is not None:
+                self._reloader.wake()
+        return wish
+
+    async def _reload_on_wish(self) -> None:
+        """Reload as often as it is wished; wishes that gather meanwhile are granted by one reload."""
+        while True:
+            wishes, self._reloads = self._reloads, []
+            if not wishes:
+                await PARKED
+                continue
+            error: PreforkError | None = None
+            try:
+                await self._reload()
+            except PreforkError as failure:
+                error = failure
+                log.error("reload failed, so all stays as it was: %s", failure, extra={"report": _report(failure)})
+            self._last_reload = {"at": time.time(), "ok": error is None, "message": str(error or "")}
+            for wish in wishes:
+                wish.error = error
+                wish.done.set()
+
+    async def _reload(self) -> None:
+        """A new generation in the place of the old: wholly, or not at all. Raises PreforkError when not at all."""
+        current = self.generation
+        settings = self._load()
+        if settings.master != current.settings.master:
+            log.warning("[master] has changed: that takes effect with the next start")
+        logs = Logs(settings.log)
+        try:
+            sockets = listen.adopt(current.sockets, settings.listen)
+        except BaseException:
+            logs.close()
+            raise
+        fresh = self._generation(current.number + 1, settings, sockets, logs)
+        try:
+            await fresh.start()
+        except BaseException:
+            fresh.kill()
+            listen.release(sockets, keep=current.sockets)
+            logs.close()
+            raise
+        self.generation = fresh
+        logs.apply()
+        log.info("reloaded: generation %d serves with %d workers", fresh.number, fresh.size)
+        listen.release(current.sockets, keep=sockets)
+        self._loop.spawn(self._retire(current), f"draining generation {current.number}")
+
+    async def _retire(self, generation: Generation) -> None:
+        await generation.drain()
+        generation.logs.close()
+        log.info("generation %d has left", generation.number)
+
+    def _reopen(self) -> None:
+        self.generation.logs.reopen()
+        for child in self._children.living:
+            child.signal(signal.SIGUSR1)
+
+    def _stop(self, fast: bool) -> None:
+        self._stopping = True
+        if self._reloader is not None:
+            self._reloader.cancel()
+            self._reloader = None
+        if fast:
+            self._loop.spawn(self._stop_now(), "stopping at once")
+        else:
+            log.info("stopping: the workers finish what is under way")
+            self._loop.spawn(self._stop_gracefully(), "stopping")
+
+    async def _stop_gracefully(self) -> None:
+        await self.generation.drain()
+        for child in self._children.living:  # of earlier generations: each has its own end set
+            await child.exited.wait()
+        self._loop.stop()
+
+    async def _stop_now(self) -> None:
+        self.generation.leave()
+        await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
+        self._loop.stop()
+
+
+def _report(error: PreforkError) -> str:
+    return error.report if isinstance(error, BootError) else ""
+
+
+def _actual_url(where: tuple[str, int]) -> str:
+    host = f"[{where[0]}]" if ":" in where[0] else where[0]
+    return f"http://{host}:{where[1]}/"

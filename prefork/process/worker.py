@@ -1,0 +1,148 @@
+"""A worker: assembles the server, serves until it is told to leave, drains. Lives in a forked child of the master."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefork.errors import TimedOut
+from prefork.handlers.build import build
+from prefork.http.connection import Connection, Server
+from prefork.http.message import Client
+from prefork.kernel.loop import Loop, Task
+from prefork.kernel.poller import make_poller
+from prefork.net import accept
+from prefork.net.listen import Sockets
+from prefork.net.stream import Stream
+from prefork.observe.logs import Logs
+from prefork.observe.metrics import snapshot
+from prefork.observe.scoreboard import STATE, Scoreboard, State
+from prefork.process.children import Report
+from prefork.process.signals import WORKER, Command, Signals
+from prefork.settings.schema import Settings
+
+log = logging.getLogger("prefork")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, and
+    the descriptor that ends when the master does.
+    """
+
+    settings: Settings
+    sockets: Sockets
+    logs: Logs
+    scoreboard: Scoreboard
+    slot: int
+    lifeline: int
+
+
+def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
+    """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
+    worker = Worker(assignment)
+    tell(Report())
+    worker.serve()
+    atexit._run_exitfuncs()  # the application's; the child itself ends by _exit, past its parent's frames
+    return os.EX_OK
+
+
+class Worker:
+    """Serves the sockets of its assignment."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        settings = assignment.settings
+        self._assignment = assignment
+        self._board = assignment.scoreboard.slot(assignment.slot)
+        self._loop = Loop(make_poller(settings.workers.event_loop))
+        self._signals = Signals(self._loop, WORKER)  # before the application is imported: HUP must not kill us meanwhile
+        assignment.logs.apply()
+        if sys.path[0] != os.getcwd():
+            sys.path.insert(0, os.getcwd())  # where people keep the application that they name
+        router = build(settings.routes, lambda: snapshot(assignment.scoreboard), multiprocess=True)
+        assignment.logs.apply()
+        access = assignment.logs.access
+        if access is not None:
+            self._loop.after_turn.append(access.flush)
+        record = None if access is None else access.record
+        self._server = Server(self._loop, settings.http, router.find, self._board, record)
+        self._accepting: list[Task] = []
+        self._draining = False
+
+    def serve(self) -> None:
+        """Serve until told to leave, and what was under way is done."""
+        for listener in self._assignment.sockets.values():
+            accepting = accept.accept(self._loop, listener, self._room, self._greeter(listener))
+            self._accepting.append(self._loop.spawn(accepting, "accepting"))
+        self._loop.spawn(self._obey(), "obeying signals")
+        self._loop.spawn(self._outlive_master(), "watching the master")
+        self._board[STATE] = State.SERVING
+        self._loop.run()
+        for call in self._loop.after_turn:
+            call()
+
+    async def _room(self) -> None:
+        await self._server.fewer(self._assignment.settings.workers.connections)
+
+    def _greeter(self, listener: socket.socket) -> accept.Greet:
+        """What to do with clients of `listener`: a connection each, as a task of its own."""
+        loop, server = self._loop, self._server
+        where = listener.getsockname()
+        is_unix = listener.family == socket.AF_UNIX
+        name, port = ("localhost", "0") if is_unix else (where[0], str(where[1]))
+
+        def greet(socket: socket.socket, address: Any) -> None:
+            socket.setblocking(False)
+            host, from_port = ("", 0) if is_unix else address[:2]
+            client = Client(host, from_port, "http", name, port)
+            loop.spawn(Connection(server, Stream(loop, socket), client).serve(), "a connection")
+
+        return greet
+
+    async def _obey(self) -> None:
+        while True:
+            command = await self._signals.next()
+            if command is Command.STOP:
+                self._leave()
+            elif command is Command.STOP_NOW:
+                self._loop.stop()
+            elif command is Command.REOPEN:
+                self._assignment.logs.reopen()
+
+    async def _outlive_master(self) -> None:
+        await self._loop.readable(self._assignment.lifeline)
+        log.error("the master is gone; draining")
+        self._loop.forget(self._assignment.lifeline)
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._loop.spawn(self._drain(), "draining")
+
+    async def _drain(self) -> None:
+        """Accept whoever is in the queue, answer what is under way, then stop."""
+        self._board[STATE] = State.DRAINING
+        for task, listener in zip(self._accepting, self._assignment.sockets.values(), strict=True):
+            task.cancel()
+            accept.accept_rest(listener, self._greeter(listener))
+            self._loop.forget(listener.fileno())
+            listener.close()
+        self._server.drain()
+        timeout = self._assignment.settings.workers.graceful_timeout
+        try:
+            with self._loop.within(timeout):
+                await self._loop.sleep(0)  # the clients just accepted enter first
+                await self._server.fewer(1)
+        except TimedOut:
+            for connection in self._server.connections:
+                request = connection.request
+                if request is not None:
+                    log.warning("not done within %g s: %s %s", timeout, request.method, request.target)
+        self._loop.stop()
