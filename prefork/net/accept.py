@@ -23,16 +23,16 @@ async def accept(loop: Loop, listener: socket.socket, room: Callable[[], Awaitab
 
     Before each, `room` waits until there is room for one more.
     """
-    waiting = loop.readable(listener.fileno(), exclusive=True)
     while True:
         await room()
-        await waiting
+        # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that idle
+        # processes take turns instead of one taking every client
+        await loop.readable(listener.fileno(), exclusive=True)
         try:
             client, address = listener.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
-                loop.forget(listener.fileno())
                 await loop.sleep(BREATH)
             continue  # someone else took it, or it has left already
         if loop.poller.limit is not None and client.fileno() >= loop.poller.limit:
@@ -40,8 +40,6 @@ async def accept(loop: Loop, listener: socket.socket, room: Callable[[], Awaitab
             client.close()
             continue
         greet(client, address)
-        # to the end of the kernel's queue of waiting processes, whose first is woken: so they take turns
-        loop.forget(listener.fileno())
 
 
 def accept_rest(listener: socket.socket, greet: Greet) -> None:

@@ -89,11 +89,11 @@ class Master:
         try:
             loop.run()
         finally:
+            loop.close()
             listen.release(self.generation.sockets, keep={})
             self._control.remove()
             self._pid_file.remove()
             log.info("stopped")
-            loop.close()
         return self._exit_status
 
     # ---- signals and commands
