@@ -192,6 +192,7 @@ class Server:
         if self.closed:
             return
         self.closed = True
+        was_running = self.process.poll() is None
         left = self.stop()
         for process in left:
             with suppress(psutil.NoSuchProcess):
@@ -199,6 +200,7 @@ class Server:
         code = self.process.wait(10)
         eventually(lambda: not self.family(), what="the end of the processes killed")
         assert not left, f"the server did not stop by itself: {describe(left)}\n{self.stderr}"
+        assert code == 0 or not was_running, f"exit code {code} after SIGTERM\n{self.stderr}"
         with pytest.raises(ConnectionRefusedError):
             self.connect().close()
         if code == 0:
