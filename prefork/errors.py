@@ -16,7 +16,7 @@ class ConfigError(PreforkError):
 
 
 class StartError(PreforkError):
-    """The server cannot start here: a port in use, a pid file that is held, no permission. One line, with the way out."""
+    """The server cannot start here: a port in use, a pid file that is held. One line, with the way out."""
 
 
 class BootError(PreforkError):

@@ -1,1 +1,1 @@
-"""Handlers: Request -> Response, one file a kind. What answers which request is the router's; building both is build's."""
+"""Handlers: Request -> Response, one file a kind. The router says which answers what; build makes them all."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from prefork.http.message import Handler, Request, Response, plain
 
-
 VIEWS = 8  # hosts remembered per request line: a client that makes up host names fills no memory
 
 

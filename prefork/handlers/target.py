@@ -8,7 +8,6 @@ import importlib.util
 from functools import reduce
 from typing import Any
 
-
 from prefork.errors import TargetError
 
 

@@ -154,7 +154,7 @@ class Incoming:
         try:
             async for piece in self.chunks():
                 if isinstance(file, io.BytesIO) and file.tell() + len(piece) > self._buffer:
-                    memory, file = file, tempfile.TemporaryFile(prefix="prefork-body-")
+                    memory, file = file, tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
                     file.write(memory.getbuffer())
                 file.write(piece)
             file.seek(0)

@@ -46,6 +46,19 @@ class Heads:
         self._lines: _Cache[RequestLine] = _Cache()
         self._blocks: _Cache[Headers] = _Cache()
 
+    def known(self, data: bytes) -> tuple[RequestLine, Headers] | None:
+        """The head that all of `data` is, where both its parts have been seen before; None where it must be parsed.
+
+        A known block has no empty line in it, so no search for one is needed: 0.4 us against 1.0 (tests/bench/head.py).
+        """
+        line_end = data.find(b"\r\n")
+        line = self._lines.get(data[:line_end])
+        headers = self._blocks.get(data[line_end + 2 : -2])
+        if line is None or headers is None or data[-2:] != b"\r\n" or len(data) - 4 > self.max_head:
+            return None
+        _check_pair(line, headers)
+        return line, headers
+
     def parse(self, data: bytes, end: int) -> tuple[RequestLine, Headers]:
         """The head in `data[:end]`, `end` being where its empty line begins. Raises ProtocolError."""
         if end > self.max_head:
@@ -61,11 +74,7 @@ class Heads:
         headers = self._blocks.get(raw_block)
         if headers is None:
             headers = self._blocks.keep(raw_block, parse_block(raw_block, self.max_fields))
-        if line.minor:
-            if not headers.host:
-                raise BadRequest("an HTTP/1.1 request without Host (RFC 9112 §3.2)")
-        elif headers.chunked:
-            raise BadRequest("an HTTP/1.0 request with Transfer-Encoding (RFC 9112 §6.1)")
+        _check_pair(line, headers)
         return line, headers
 
     def check_partial(self, data: bytes) -> None:
@@ -82,6 +91,15 @@ class Heads:
         if data.find(b"\r\n", 0, self.max_head) < 0:
             return TargetTooLong(f"a request line beyond http.max_head ({self.max_head} bytes)")
         return HeadTooLarge(f"a head beyond http.max_head ({self.max_head} bytes)")
+
+
+def _check_pair(line: RequestLine, headers: Headers) -> None:
+    """What depends on both the version and the fields."""
+    if line.minor:
+        if not headers.host:
+            raise BadRequest("an HTTP/1.1 request without Host (RFC 9112 §3.2)")
+    elif headers.chunked:
+        raise BadRequest("an HTTP/1.0 request with Transfer-Encoding (RFC 9112 §6.1)")
 
 
 def parse_line(raw: bytes) -> RequestLine:

@@ -16,9 +16,10 @@ Fields = Sequence[tuple[str, str]]
 class Headers:
     """One validated header block, immutable and shared by every request that repeats it.
 
-    `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out once, when the block is
-    parsed: `length` (Content-Length or None), `chunked`, `keep_alive` (None: the version's default), `expects_continue`,
-    `host`. `views` holds what a handler derives from the block, under a key of its own (the WSGI environ, say).
+    `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out
+    once, when the block is parsed: `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the
+    version's default), `expects_continue`, `host`. `views` holds what others derive from the block, each under a key of
+    its own (the WSGI environ, say).
     """
 
     __slots__ = ("_first", "chunked", "expects_continue", "has_body", "host", "keep_alive", "length", "pairs", "views")
@@ -39,7 +40,7 @@ class Headers:
         self.views: dict[Any, Any] = {}
 
     def get(self, name: str, default: str = "") -> str:
-        """The value of field `name` (lower case); repeated fields are joined by a comma (RFC 9110 §5.3), cookies by a semicolon."""
+        """The value of field `name` (lower case); repeated ones joined by comma (RFC 9110 §5.3), cookies by ";"."""
         return self._first.get(name, default)
 
     def __contains__(self, name: str) -> bool:
@@ -125,12 +126,12 @@ class Request:
 
     @property
     def host(self) -> str:
-        """Whom the client means to talk to, port included: an absolute target's authority, else Host (RFC 9112 §3.3)."""
+        """Whom the client means, port included: an absolute target's authority, else Host (RFC 9112 §3.3)."""
         return self.line.authority or self.headers.host
 
 
 class FileSegment:
-    """A response body: `count` bytes of an open regular file from `offset` on, sent by sendfile. `close` is called when done."""
+    """A response body: `count` bytes of an open regular file from `offset` on; `close` is called when done."""
 
     __slots__ = ("close", "count", "file", "offset")
 
@@ -153,7 +154,7 @@ Body = bytes | FileSegment | Chunks
 
 
 class Response:
-    """One response. `reason` is "" for the standard phrase; `headers` say nothing of framing save, perhaps, Content-Length."""
+    """One response. `reason` is "" for the standard phrase; of framing, `headers` may say Content-Length only."""
 
     __slots__ = ("body", "headers", "reason", "status")
 

@@ -1,4 +1,4 @@
-"""Listeners: the doors. Binds addresses, keeps them over reloads, and takes them down again. Owns the listening sockets."""
+"""Listeners: binds addresses, keeps them over reloads, takes them down again. Owns the listening sockets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 
 from prefork.errors import StartError
 from prefork.settings.address import Address
@@ -91,16 +92,14 @@ def _is_stale(path: str) -> bool:
 
 def unlink(path: str) -> None:
     """Remove a socket file, if it is there."""
-    try:
+    with suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass  # someone was faster, or the directory is gone
 
 
 def _refused(address: Address, error: OSError) -> StartError:
     ways_out = {
         errno.EADDRINUSE: "something listens there already; stop it, or choose another address in `listen`",
-        errno.EACCES: "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix socket its directory's",
+        errno.EACCES: "no permission; a port below 1024 needs root or CAP_NET_BIND_SERVICE",
         errno.EADDRNOTAVAIL: "this machine has no such address",
         errno.ENOENT: "its directory does not exist",
     }

@@ -34,7 +34,7 @@ class Stream:
         self.unread = b""
 
     async def read(self, timeout: float) -> bytes:
-        """Some bytes as soon as there are any, b"" at the end. Raises TimedOut after `timeout` seconds, Disconnected."""
+        """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected."""
         task = self._loop.current
         task.deadline = self._loop.now + timeout
         while True:
@@ -49,7 +49,7 @@ class Stream:
             return data
 
     async def write(self, data: bytes | memoryview, timeout: float) -> None:
-        """Hand all of `data` to the kernel. Raises Disconnected when the peer takes none of it for `timeout` seconds."""
+        """Hand all of `data` to the kernel. Raises Disconnected when the peer takes nothing for `timeout` seconds."""
         view = memoryview(data)
         sliced = 0
         while view:

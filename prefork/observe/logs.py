@@ -33,7 +33,7 @@ class Logs:
         return sink
 
     def apply(self) -> None:
-        """Make these the logs of this process. Again after importing an application: it may have set up its own logging."""
+        """Make these the logs of this process; again after importing an application, which may set up logging too."""
         error_log.configure(self._errors, self._settings.level)
 
     def reopen(self) -> None:

@@ -45,7 +45,7 @@ class Child:
         self._report = report
 
     async def ready(self, timeout: float) -> None:
-        """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or says that it cannot."""
+        """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
         text = b""
         readable = self._loop.readable(self._report)
         try:

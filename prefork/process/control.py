@@ -1,4 +1,4 @@
-"""The control socket: a JSON object in, a JSON object out, a line each. `serve` is the master's end, `ask` a command's."""
+"""The control socket: a JSON object in, a JSON object out, a line each. The master serves it, commands `ask`."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Generation:
             pass
 
     async def _one_life(self) -> float:
-        """Fork a worker and wait until it is gone; how many seconds it lived. Raises BootError if it never got ready."""
+        """Fork a worker and wait until it is gone; the seconds it lived. Raises BootError if it never got ready."""
         slot = self._scoreboard.free()
         self._scoreboard.occupy(slot, 0, self.number)
         try:

@@ -57,7 +57,9 @@ def table(status: Figures) -> str:
         lines.append(f"  last reload {'done' if reload['ok'] else 'FAILED: ' + reload['message']}")
     lines.append(f"  requests    {totals['requests']} on {totals['accepted']} connections, {totals['sent']} bytes sent")
     lines.append("")
-    lines.append(f"  {'pid':>8} {'gen':>4} {'state':<9} {'age s':>7} {'open':>6} {'requests':>10} {'cpu s':>8} {'MiB':>6}")
+    lines.append(
+        f"  {'pid':>8} {'gen':>4} {'state':<9} {'age s':>7} {'open':>6} {'requests':>10} {'cpu s':>8} {'MiB':>6}"
+    )
     lines += [
         f"  {worker['pid']:>8} {worker['generation']:>4} {worker['state']:<9} {worker['age']:>7.0f} "
         f"{worker['connections']:>6} {worker['requests']:>10} {worker['cpu']:>8.2f} {worker['memory'] / 2**20:>6.1f}"

@@ -61,7 +61,9 @@ class Worker:
         self._assignment = assignment
         self._board = assignment.scoreboard.slot(assignment.slot)
         self._loop = Loop(make_poller(settings.workers.event_loop))
-        self._signals = Signals(self._loop, WORKER)  # before the application is imported: HUP must not kill us meanwhile
+        self._signals = Signals(
+            self._loop, WORKER
+        )  # before the application is imported: HUP must not kill us meanwhile
         assignment.logs.apply()
         if sys.path[0] != os.getcwd():
             sys.path.insert(0, os.getcwd())  # where people keep the application that they name
