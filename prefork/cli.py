@@ -15,10 +15,11 @@ import psutil
 from prefork import __version__
 from prefork.errors import ConfigError, StartError
 from prefork.process import control
+from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
 from prefork.process.status import table
-from prefork.settings.load import json_schema, load
+from prefork.settings.load import json_schema
 from prefork.settings.schema import Master as MasterSettings
 from prefork.settings.schema import Settings
 
@@ -78,14 +79,14 @@ def _start(options: argparse.Namespace) -> int:
     # an APP is a whole configuration; a file beside it counts only when it is named
     path = options.config or (None if options.app else CONFIG)
 
-    def read() -> Settings:
-        return load(path, app=options.app, listen=options.listen, workers=options.workers)
+    def load() -> Settings:
+        return read(path, app=options.app, listen=options.listen, workers=options.workers)
 
-    return Master(read(), read).run()
+    return Master(load(), load).run()
 
 
 def _check(options: argparse.Namespace) -> int:
-    settings = load(options.config or CONFIG)
+    settings = read(options.config or CONFIG)
     print(f"{settings.source}: good; {len(settings.routes)} routes, {len(settings.listen)} addresses")
     return 0
 

@@ -1,0 +1,30 @@
+"""The configuration, read whole: what the settings layer finds, and what only the layers above it can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prefork.errors import ConfigError
+from prefork.kernel.poller import POLLERS
+from prefork.observe.access_log import compile_format
+from prefork.settings.load import load
+from prefork.settings.schema import Settings
+
+
+def read(path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "") -> Settings:
+    """Settings that this platform can serve; arguments as of settings.load. Raises ConfigError."""
+    settings = load(path, app=app, listen=listen, workers=workers)
+    problems = [f"{settings.source}: {problem}" for problem in _judge(settings)]
+    if problems:
+        raise ConfigError(*problems)
+    return settings
+
+
+def _judge(settings: Settings) -> Iterator[str]:
+    event_loop = settings.workers.event_loop
+    if event_loop != "auto" and event_loop not in POLLERS:
+        yield f"workers.event_loop: this platform has no {event_loop}; it has {', '.join(POLLERS)}"
+    try:
+        compile_format(settings.log.format)
+    except ValueError as error:
+        yield f"log.format: {error}"
