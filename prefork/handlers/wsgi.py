@@ -9,14 +9,17 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 from prefork import __version__
 from prefork.errors import ApplicationError
 from prefork.http.grammar import DIGITS, REASONS
 from prefork.http.message import Body, Fields, FileSegment, Headers, Request, RequestLine, Response
+from prefork.kernel.loop import PAUSE
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -65,12 +68,16 @@ class Wsgi:
         else:
             environ["wsgi.input"] = body = io.BytesIO()
         call = _Call()
-        result = self._application(environ, call.start_response)
+        try:
+            result = self._application(environ, call.start_response)
+        except BaseException:
+            body.close()
+            raise
         if type(result) is list and not call.written and call.status:
             body.close()
-            content = result[0] if len(result) == 1 else b"".join(result)
-            return Response(call.status, call.headers, _bytes(content), call.reason)
-        return call.conclude(result, body)
+            content = _bytes(result[0]) if len(result) == 1 else b"".join(map(_bytes, result))
+            return Response(call.status, call.headers, content, call.reason)
+        return await call.conclude(result, body)
 
     def _line(self, line: RequestLine) -> Environ:
         environ: Environ = {
@@ -108,7 +115,7 @@ class _Call:
     status = 0
     reason = ""
     headers: Fields = ()
-    written: Sequence[bytes] = ()  # by write(); goes out before what the application returns
+    written: list[bytes] | None = None  # what is to go out first: what the application gave to write(), say
     sent = False
 
     def start_response(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
@@ -119,6 +126,7 @@ class _Call:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # or the traceback's frames would keep themselves alive
+            self.written = None
         elif self.status:
             raise ApplicationError("start_response was called twice, without exc_info")
         self.status, self.reason = _STATUSES.get(status) or _parse_status(status)
@@ -127,7 +135,10 @@ class _Call:
 
     def write(self, data: bytes) -> None:
         """PEP 3333's imperative way out. Buffered: the call is inline, and what is written leaves when it returns."""
-        self.written = [*self.written, data]
+        if _bytes(data):
+            if self.written is None:
+                self.written = []
+            self.written.append(data)
 
     def response(self, body: Body) -> Response:
         """Raises ApplicationError where start_response has not been called."""
@@ -136,27 +147,27 @@ class _Call:
         self.sent = True
         return Response(self.status, self.headers, body, self.reason)
 
-    def conclude(self, result: Iterable[bytes], input: IO[bytes]) -> Response:
+    async def conclude(self, result: Iterable[bytes], input: IO[bytes]) -> Response:
         """The response for any iterable: a file to send, a body that is complete at once, or one piece by piece."""
-        if isinstance(result, FileWrapper) and not self.written:
-            segment = result.segment(self.length())
-            if segment is not None:
-                return self.response(segment)
         pieces = _Pieces(result, self, input)
         try:
-            pieces.begin()
-            if pieces.complete:
-                pieces.close()
-                return self.response(b"".join(self.written))
-            return self.response(pieces)
+            if isinstance(result, FileWrapper) and not self.written:
+                segment = result.segment(self.length(), pieces.close)
+                if segment is not None:
+                    return self.response(segment)
+            await pieces.begin()
+            if not pieces.complete:
+                return self.response(pieces)
         except BaseException:
             pieces.close()
             raise
+        pieces.close()
+        return self.response(b"".join(self.written or ()))
 
     def length(self) -> int | None:
         """The Content-Length that the application has announced, if it is one."""
         for name, value in self.headers:
-            if name.lower() == "content-length" and DIGITS.fullmatch(value):
+            if str(name).lower() == "content-length" and DIGITS.fullmatch(str(value)):
                 return int(value)
         return None
 
@@ -172,59 +183,66 @@ class _Pieces:
         self._closed = False
         self.complete = False
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """Take pieces until the first that is not empty, before which PEP 3333 has no head sent.
 
         Where that one is all that Content-Length announces, look for the end too: then the whole goes out at once.
         """
         self._iterator = iter(self._result)
         call = self._call
-        while not any(call.written) or call.length() == sum(map(len, call.written)):
-            piece = next(self._iterator, None)
-            if piece is None:
+        while not call.written or call.length() == sum(map(len, call.written)):
+            piece = next(self._iterator, _END)
+            if piece is _END:
                 self.complete = True
                 return
-            if piece:
-                call.write(_bytes(piece))
+            call.write(piece)
+            if not piece:
+                await PAUSE  # it has nothing yet: others may
 
     def __aiter__(self) -> _Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._call.written:
-            piece, self._call.written = b"".join(self._call.written), ()
-            return piece
-        for piece in self._iterator:
-            if self._call.written:  # the iterable called write()
-                self._call.write(_bytes(piece))
-                return await self.__anext__()
-            return _bytes(piece)
-        raise StopAsyncIteration
+        call = self._call
+        if not call.written:
+            piece = next(self._iterator, _END)
+            if not call.written:
+                if piece is _END:
+                    raise StopAsyncIteration
+                return _bytes(piece)
+            if piece is not _END:  # it comes after what the iterable has just written
+                call.write(piece)
+        written, call.written = call.written, None
+        return b"".join(written or ())
 
     async def aclose(self) -> None:
         self.close()
 
     def close(self) -> None:
-        """Call the iterable's close(), once, whatever became of the response."""
-        if not self._closed:
-            self._closed = True
+        """Call the iterable's close(), once, whatever became of the response; where that fails, it is only logged."""
+        if self._closed:
+            return
+        self._closed = True
+        self._input.close()
+        close = getattr(self._result, "close", None)
+        if close is not None:
             try:
-                close = getattr(self._result, "close", None)
-                if close is not None:
-                    close()
-            finally:
-                self._input.close()
+                close()
+            except (Exception, SystemExit) as error:
+                log.error("close() of a response failed: %r", error, exc_info=error)
 
 
+_END: Any = object()
+
+_STATUS = re.compile(r"[2-5][0-9]{2}(?: |\Z)")
 _STATUSES = {f"{code} {reason}": (code, reason) for code, reason in REASONS.items()}
 
 
 def _parse_status(status: str) -> tuple[int, str]:
     """ "404 Nothing here" -> its code and reason. Raises ApplicationError."""
-    code = status[:3]
-    if not (code.isdecimal() and code.isascii() and status[3:4] in ("", " ")):
+    if not isinstance(status, str) or not _STATUS.match(status):
         raise ApplicationError(f"start_response got an invalid status: {status!r}")
-    return int(code), status[4:]
+    return int(status[:3]), status[4:]
 
 
 def _bytes(piece: Any) -> bytes:
@@ -234,31 +252,39 @@ def _bytes(piece: Any) -> bytes:
 
 
 class FileWrapper:
-    """wsgi.file_wrapper: an iterable over a file, which is sent by sendfile(2) where it is one on disk."""
+    """wsgi.file_wrapper: an iterable over a file, which is sent by sendfile(2) where it is one on disk.
+
+    It ends where the file does or, once `segment` knows it, with the response's Content-Length (PEP 3333).
+    """
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
         self.file = file
         self.block_size = block_size
+        self._left = sys.maxsize
         if hasattr(file, "close"):
             self.close = file.close
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self.file.read(self.block_size):
+        while data := self.file.read(min(self.block_size, self._left)):
+            self._left -= len(data)
             yield data
 
-    def segment(self, length: int | None) -> FileSegment | None:
+    def segment(self, length: int | None, close: Callable[[], None]) -> FileSegment | None:
         """From the file's position on, at most `length` bytes; None for what only looks like a file (gzip, say)."""
-        if not isinstance(self.file, (io.BufferedReader, io.BufferedRandom, io.FileIO)):
-            return None
+        if length is not None:
+            self._left = length
         try:
-            descriptor, offset = self.file.fileno(), self.file.tell()
-            status = os.fstat(descriptor)
+            # a reader may stand on top of something else, which has the descriptor of a file with other contents
+            raw = self.file.raw if type(self.file) in (io.BufferedReader, io.BufferedRandom) else self.file
+            if type(raw) is not io.FileIO:
+                return None
+            offset, status = self.file.tell(), os.fstat(raw.fileno())
         except (OSError, ValueError):
             return None
-        if not stat.S_ISREG(status.st_mode):
+        count = min(status.st_size - offset, self._left)
+        if not stat.S_ISREG(status.st_mode) or count <= 0:  # files of /proc say that they are empty
             return None
-        count = max(0, status.st_size - offset)
-        return FileSegment(descriptor, offset, count if length is None else min(count, length), self.close)
+        return FileSegment(raw.fileno(), offset, count, close)
 
 
 class ErrorStream:

@@ -84,7 +84,7 @@ class ChunkedDecoder:
                     self._part = _Part.DATA_END
                 continue
             end = data.find(b"\r\n", at)
-            if end - at > LINE_LIMIT or (end < 0 and len(data) - at > LINE_LIMIT):
+            if (end if end >= 0 else len(data) - 1) - at > LINE_LIMIT:  # the last byte may be the CR
                 raise BadRequest("a chunk's line beyond its bound (RFC 9112 §7.1)")
             if end < 0:
                 break

@@ -86,12 +86,15 @@ class Server:
         """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds."""
         self.draining = True
         for connection in self.connections:
-            if connection.idle:
-                connection.task.deadline = min(connection.task.deadline, self.loop.now + LAME_DUCK)
+            task = connection.task
+            if task is not None and connection.idle:
+                task.deadline = min(task.deadline, self.loop.now + LAME_DUCK)
 
 
 class Connection:
-    """One client's connection. `request` is what is being answered now, if anything."""
+    """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
+    anything; `task` is None until `serve` begins.
+    """
 
     __slots__ = ("client", "request", "server", "stream", "task")
 
@@ -100,7 +103,8 @@ class Connection:
         self.stream = stream
         self.client = client
         self.request: Request | None = None
-        self.task: Task
+        self.task: Task | None = None
+        server.enter(self)
 
     @property
     def idle(self) -> bool:
@@ -111,7 +115,6 @@ class Connection:
         """Converse until either side has enough, then close."""
         server = self.server
         self.task = server.loop.current
-        server.enter(self)
         try:
             await self._converse()
         except ProtocolError as error:
@@ -126,10 +129,11 @@ class Connection:
         """Answer requests until one is the last. The hot path: what happens with every request stands in here, and
         what rarely happens does not. Raises ProtocolError, Disconnected, TimedOut (idle for too long).
         """
-        server, stream, client, task = self.server, self.stream, self.client, self.task
+        server, stream, client = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
         known, parse, find, render = server.heads.known, server.heads.parse, server.find, server.renderer.head
         readable, recv, send = stream.readable, stream.recv, stream.send
+        task = loop.current
         task.deadline = loop.now + (LAME_DUCK if server.draining else http.header_timeout)
         data = b""
         while True:
@@ -163,7 +167,11 @@ class Connection:
             task.deadline = inf
             try:
                 response = await find(request)(request)
-                outgoing = render(response, line, keep_alive, started)
+                try:
+                    outgoing = render(response, line, keep_alive, started)
+                except BaseException:
+                    await _release(response.body)
+                    raise
             except (ProtocolError, Disconnected):
                 raise
             except (Exception, SystemExit) as error:
@@ -203,8 +211,10 @@ class Connection:
         """Read on until the head that `data` begins is whole; where it ends. Raises RequestTimeout, BadRequest, ..."""
         server, stream = self.server, self.stream
         until = server.loop.now + server.http.header_timeout  # for the whole head: a drip does not prolong it
+        known = 0
         while True:
-            server.heads.check_partial(data)
+            server.heads.check_partial(data, known)
+            known = len(data)
             stream.unread = data  # not idle
             try:
                 piece = await stream.read(until - server.loop.now)
@@ -212,9 +222,8 @@ class Connection:
                 raise RequestTimeout(f"no whole head within {server.http.header_timeout:g} s") from None
             if not piece:
                 raise Disconnected("the client left in mid-head")
-            searched = max(0, len(data) - 3)
             data += piece
-            end = data.find(HEAD_END, searched)
+            end = data.find(HEAD_END, max(0, known - 3))
             if end >= 0:
                 stream.unread = b""
                 return data, end
@@ -288,7 +297,7 @@ class Connection:
                     await stream.write(pending, timeout)
                     total += len(pending)
                     pending = b""
-                    await PAUSE  # an eager producer is one among many
+                await PAUSE  # an eager producer is one among many
             if left:
                 raise ApplicationError(f"the body is {left} bytes shorter than its Content-Length of {head.length}")
             if head.chunked:
@@ -315,6 +324,14 @@ class Connection:
         if server.record is not None:
             server.record(self.client, request, error.status, len(wire), 0.0)
         await self.stream.linger()
+
+
+async def _release(body: Body) -> None:
+    """Close a body that is not going to be sent."""
+    if isinstance(body, FileSegment):
+        body.close()
+    elif not isinstance(body, bytes):
+        await body.aclose()
 
 
 def failed(request: Request, error: BaseException) -> Response:

@@ -16,7 +16,6 @@ TOKEN = re.compile(rf"[{_TCHAR}]++")
 # RFC 9112 §3, with the one space between parts that it asks for; a method has at most 32 characters here
 REQUEST_LINE = re.compile(rf"([{_TCHAR}]{{1,32}}) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])".encode())
 LINE_START = re.compile(rf"[{_TCHAR}]{{1,32}}(?: |\Z)".encode())  # what an unfinished request line must look like
-BARE_LF = re.compile(rb"(?<!\r)\n")
 
 # RFC 9112 §5: a whole block of field lines; no space before the colon (§5.1), no line folding (§5.2)
 FIELD_BLOCK = re.compile(rf"(?:[{_TCHAR}]++:[{_VALUE}]*+\r\n)*+".encode())

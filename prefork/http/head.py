@@ -54,7 +54,7 @@ class Heads:
         line_end = data.find(b"\r\n")
         line = self._lines.get(data[:line_end])
         headers = self._blocks.get(data[line_end + 2 : -2])
-        if line is None or headers is None or data[-2:] != b"\r\n" or len(data) - 4 > self.max_head:
+        if line is None or headers is None or data[-4:] != b"\r\n\r\n" or len(data) - 4 > self.max_head:
             return None
         _check_pair(line, headers)
         return line, headers
@@ -77,18 +77,21 @@ class Heads:
         _check_pair(line, headers)
         return line, headers
 
-    def check_partial(self, data: bytes) -> None:
-        """Raise ProtocolError as soon as `data`, a head without its end, cannot become a valid one."""
-        if len(data) > self.max_head:
+    def check_partial(self, data: bytes, known: int) -> None:
+        """Raise ProtocolError as soon as `data`, a head without its end, cannot become a valid one.
+
+        Its first `known` bytes have passed before, so that a head which drips in is not looked through each time.
+        """
+        if len(data) > self.max_head + 3:  # three bytes of its end may be there
             raise self._too_large(data)
-        data = data.removeprefix(b"\r\n")
-        if data not in (b"", b"\r") and not grammar.LINE_START.match(data):
+        start = data.removeprefix(b"\r\n")[:33]
+        if start not in (b"", b"\r") and not grammar.LINE_START.match(start):
             raise BadRequest("not an HTTP request")
-        if grammar.BARE_LF.search(data):
+        if data.count(b"\n", known) != data.count(b"\r\n", max(0, known - 1)):
             raise BadRequest("a line that ends in a bare LF (RFC 9112 §2.2)")
 
     def _too_large(self, data: bytes) -> HeadTooLarge | TargetTooLong:
-        if data.find(b"\r\n", 0, self.max_head) < 0:
+        if data.find(b"\r\n", 2, self.max_head) < 0:  # from 2 on: an empty line may have come first
             return TargetTooLong(f"a request line beyond http.max_head ({self.max_head} bytes)")
         return HeadTooLarge(f"a head beyond http.max_head ({self.max_head} bytes)")
 

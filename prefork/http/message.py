@@ -68,13 +68,13 @@ class RequestLine:
 
 
 class Client:
-    """Who asks, and at which door: one a connection. `address` is "" on a unix socket."""
+    """Who asks, and at which door: one a connection. On a unix socket `address` is "", and a port "0"."""
 
     __slots__ = ("address", "port", "scheme", "server_name", "server_port")
 
     def __init__(self, address: str, port: int, scheme: str, server_name: str, server_port: str) -> None:
         self.address = address
-        self.port = port
+        self.port = str(port)  # as CGI and PEP 3333 have it
         self.scheme = scheme
         self.server_name = server_name
         self.server_port = server_port

@@ -104,7 +104,7 @@ class Renderer:
 
     def _render(self, key: _Key) -> Head:
         status, reason, fields, size, head_only, minor, keep_alive = key
-        if not 200 <= status <= 999 or not FIELD_VALUE.fullmatch(reason):
+        if not 200 <= status <= 599 or not FIELD_VALUE.fullmatch(reason):
             raise ApplicationError(f"an invalid response status: {status} {reason!r}")
         block = self._block(fields)
         head = _frame(status, block, size, head_only, minor, keep_alive)

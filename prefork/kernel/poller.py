@@ -159,8 +159,6 @@ class KqueuePoller:
         ready: dict[int, int] = {}
         for event in self._kqueue.control(None, max(1, 2 * len(self._watched)), timeout):
             flag = WRITE if event.filter == self._api.KQ_FILTER_WRITE else READ
-            if event.flags & self._api.KQ_EV_EOF and flag == WRITE:
-                flag |= ERROR  # nobody reads what we write; a reader's end of file is plain READ, as elsewhere
             ready[event.ident] = ready.get(event.ident, 0) | flag
         return list(ready.items())
 

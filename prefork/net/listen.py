@@ -34,9 +34,9 @@ def adopt(current: Sockets, wanted: Iterable[Listener]) -> Sockets:
 
 
 def release(sockets: Sockets, keep: Sockets) -> None:
-    """Close those of `sockets` that are not in `keep`, and remove the files of unix sockets."""
+    """Close and drop those of `sockets` that are not in `keep`, and remove the files of unix sockets."""
     for address in sockets.keys() - keep.keys():
-        sockets[address].close()
+        sockets.pop(address).close()
         if address.kind == "unix":
             unlink(address.path)
 

@@ -15,7 +15,7 @@ from prefork.kernel.loop import PAUSE, Loop
 READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
 LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
-LINGER_BYTES = 1024 * 1024
+LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: who uploads too much finishes, and then learns that it was
 
 
 class Stream:

@@ -1,7 +1,7 @@
 """Children: forks processes, learns whether they got ready, and reaps them. Owns the master's child processes.
 
-A child reports through a pipe, once: that it is ready, or why it is not, with its traceback. A pipe that closes without
-a word tells of its death.
+A child reports through a pipe, once, in a line: that it is ready, or why it is not, with its traceback. A pipe that
+closes before tells of its death.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import NoReturn
 
@@ -50,24 +51,27 @@ class Child:
         readable = self._loop.readable(self._report)
         try:
             with self._loop.within(timeout):
-                while True:
+                while not text.endswith(b"\n"):  # its own child may hold the pipe open, so the end is no sign
                     await readable
                     piece = os.read(self._report, 65536)
                     if not piece:
-                        break
+                        await self.exited.wait()
+                        raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
                     text += piece
-                if not text:
-                    await self.exited.wait()
         except TimedOut:
             raise BootError(f"worker {self.pid} was not ready within {timeout:g} s") from None
         finally:
             self._loop.forget(self._report)
-            os.close(self._report)
-        if not text:
-            raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
+            self.hang_up()
         report = msgspec.json.decode(text, type=Report)
         if report.problem:
             raise BootError(f"worker {self.pid} cannot boot: {report.problem}", report.traceback)
+
+    def hang_up(self) -> None:
+        """Listen to its report no more."""
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
 
     @property
     def age(self) -> float:
@@ -102,26 +106,27 @@ class Children:
 
     def fork(self, main: Main) -> Child:
         """Fork a child that runs `main(tell)` and exits with the status that it returns. Raises BootError."""
-        reading, writing = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
+        pipe: tuple[int, ...] = ()
         # signals wait until the child has handlers of its own: the parent's would write to the parent's descriptor
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            pipe = os.pipe()
             pid = os.fork()
             if not pid:
-                os.close(reading)
-                self._become_child(main, writing)
+                self._become_child(main, *pipe)
         except OSError as error:
-            os.close(reading)
+            for end in pipe:
+                os.close(end)
             raise BootError(f"cannot fork a worker: {error.strerror}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(writing)
+        reading, writing = pipe
+        os.close(writing)
         child = self._living[pid] = Child(self.loop, pid, reading)
         return child
 
-    def _become_child(self, main: Main, writing: int) -> NoReturn:
+    def _become_child(self, main: Main, reading: int, writing: int) -> NoReturn:
         """In the child: never return, never unwind into the parent's frames, whose finally blocks are the parent's.
 
         All signals are blocked still; Signals lets them in.
@@ -136,17 +141,22 @@ class Children:
                 _write(writing, report)
 
         try:
+            os.close(reading)
             os.close(self._life)
+            for child in self._living.values():
+                child.hang_up()
             for close in self.private:
                 close()
             status = main(tell)
         except BaseException as error:
+            if told:
+                log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             tell(describe(error))
-            log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            try:
+                _flush()
+            finally:
+                os._exit(status)
 
     def reap(self) -> None:
         """Take note of who has died. To be called on SIGCHLD."""
@@ -189,12 +199,21 @@ def describe(error: BaseException) -> Report:
     if isinstance(error, TargetError):
         return Report(str(error))
     problem = traceback.format_exception_only(error)[-1].strip()
-    return Report(problem, "".join(traceback.format_exception(error)))
+    return Report(_encodable(problem), _encodable("".join(traceback.format_exception(error))))
+
+
+def _encodable(text: str) -> str:
+    """`text` with lone surrogates, which stand for the bytes of a file name that is not UTF-8, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _write(pipe: int, report: Report) -> None:
-    try:
-        with open(pipe, "wb") as file:
-            file.write(msgspec.json.encode(report))
-    except OSError:
-        pass  # the parent is gone: nobody is left to be told
+    with suppress(OSError), open(pipe, "wb") as file:  # where the parent is gone, nobody is left to be told
+        file.write(msgspec.json.encode(report) + b"\n")
+
+
+def _flush() -> None:
+    """Flush what print has buffered, lest it leaves twice, or never. Nobody may be reading it any more."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()

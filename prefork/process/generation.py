@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
 
@@ -14,7 +15,7 @@ from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process import worker
-from prefork.process.children import Child, Children
+from prefork.process.children import Child, Children, Report
 from prefork.process.identity import cores
 from prefork.settings.schema import Settings
 
@@ -35,8 +36,16 @@ class Generation:
     """Generation `number`: one supervising task a worker. `start` once, then `drain` or `kill` once."""
 
     def __init__(
-        self, number: int, settings: Settings, sockets: Sockets, logs: Logs, children: Children, scoreboard: Scoreboard
+        self,
+        number: int,
+        settings: Settings,
+        sockets: Sockets,
+        logs: Logs,
+        children: Children,
+        scoreboard: Scoreboard,
+        living: list[Generation],
     ) -> None:
+        """`living` is every generation that has workers or may fork some; a worker closes what is the others'."""
         count = settings.workers.count
         self.number = number
         self.settings = settings
@@ -47,19 +56,19 @@ class Generation:
         self.ready: set[Child] = set()
         self._children = children
         self._scoreboard = scoreboard
+        self._living = living
         self._members: set[Child] = set()
         self._settled = Event(children.loop)  # all are ready, or one has failed
         self._failure: BootError | None = None
         self._leaving = Event(children.loop)
 
     async def start(self) -> None:
-        """Fork the workers, and wait until each is ready. Raises BootError when one is not: then `kill` is due."""
+        """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then `kill` is due."""
         for position in range(self.size):
             self._children.loop.spawn(self._supervise(), f"supervising worker {position}")
         await self._settled.wait()
         if self._failure is not None:
             raise self._failure
-        self.phase = Phase.SERVING
 
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone: they are killed GRACE after graceful_timeout."""
@@ -82,7 +91,7 @@ class Generation:
     async def _supervise(self) -> None:
         """Keep one worker alive until the generation leaves; give up only while it boots."""
         early = 0  # deaths in a row at a young age
-        while True:
+        while self.phase is not Phase.LEAVING:
             try:
                 lived = await self._one_life()
             except BootError as error:
@@ -93,10 +102,8 @@ class Generation:
                 if self.phase is Phase.SERVING:
                     log.error("%s", error, extra={"report": error.report})
                 lived = 0.0
-            if self.phase is Phase.LEAVING:
-                return
             early = early + 1 if lived < YOUNG else 0
-            if early > 1:
+            if early > 1 and self.phase is not Phase.LEAVING:
                 await self._pause(min(LONGEST_PAUSE, 2.0 ** (early - 2)))
 
     async def _pause(self, seconds: float) -> None:
@@ -116,7 +123,7 @@ class Generation:
             assignment = worker.Assignment(
                 self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline
             )
-            child = self._children.fork(partial(worker.run, assignment))
+            child = self._children.fork(partial(self._become_worker, assignment))
             self._scoreboard.occupy(slot, child.pid, self.number)
             self._members.add(child)
             try:
@@ -128,6 +135,15 @@ class Generation:
         finally:
             self._scoreboard.vacate(slot)
 
+    def _become_worker(self, assignment: worker.Assignment, tell: Callable[[Report], None]) -> int:
+        """In the child: a removed address must close with its generation, though we were forked before."""
+        for other in self._living:
+            if other is not self:
+                for address in other.sockets.keys() - self.sockets.keys():
+                    other.sockets[address].close()
+                other.logs.close()
+        return worker.run(assignment, tell)
+
     async def _until_gone(self, child: Child, slot: int) -> None:
         try:
             await child.ready(self.settings.workers.boot_timeout)
@@ -136,7 +152,8 @@ class Generation:
             await child.exited.wait()
             raise
         self.ready.add(child)
-        if len(self.ready) == self.size:
+        if self.phase is Phase.BOOTING and len(self.ready) == self.size:
+            self.phase = Phase.SERVING
             self._settled.set()
         log.debug("worker %d is ready", child.pid)
         await child.exited.wait()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
 from collections.abc import Mapping
 from enum import Enum, auto
 
@@ -41,11 +41,12 @@ class Signals:
         self._loop = loop
         self._table = table
         self._received = b""
-        self._reading, self._writing = socket.socketpair()
-        self._reading.setblocking(False)
-        self._writing.setblocking(False)
-        self._readable = loop.readable(self._reading.fileno())
-        signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        # a pipe holds 65536 of them while an application call keeps us from reading; a socket pair, 278
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        self._readable = loop.readable(self._reading)
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a child forgets what its parent listened to
         for number in table:
             signal.signal(number, _noted)
@@ -57,7 +58,7 @@ class Signals:
         while not self._received:
             await self._readable
             try:
-                self._received = self._reading.recv(1024)
+                self._received = os.read(self._reading, 65536)
             except BlockingIOError:
                 continue
         number, self._received = self._received[0], self._received[1:]
@@ -66,8 +67,8 @@ class Signals:
     def close_in_child(self) -> None:
         """Stop listening in a forked child: it must not write its own signals into its parent's descriptor."""
         signal.set_wakeup_fd(-1)
-        self._reading.close()
-        self._writing.close()
+        os.close(self._reading)
+        os.close(self._writing)
 
 
 def _noted(number: int, frame: object) -> None:

@@ -15,7 +15,7 @@ from prefork.errors import TimedOut
 from prefork.handlers.build import build
 from prefork.http.connection import Connection, Server
 from prefork.http.message import Client
-from prefork.kernel.loop import Loop, Task
+from prefork.kernel.loop import PAUSE, Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net import accept
 from prefork.net.listen import Sockets
@@ -61,9 +61,8 @@ class Worker:
         self._assignment = assignment
         self._board = assignment.scoreboard.slot(assignment.slot)
         self._loop = Loop(make_poller(settings.workers.event_loop))
-        self._signals = Signals(
-            self._loop, WORKER
-        )  # before the application is imported: HUP must not kill us meanwhile
+        # before the application is imported: HUP must not kill us meanwhile
+        self._signals = Signals(self._loop, WORKER)
         assignment.logs.apply()
         if sys.path[0] != os.getcwd():
             sys.path.insert(0, os.getcwd())  # where people keep the application that they name
@@ -140,7 +139,7 @@ class Worker:
         timeout = self._assignment.settings.workers.graceful_timeout
         try:
             with self._loop.within(timeout):
-                await self._loop.sleep(0)  # the clients just accepted enter first
+                await PAUSE  # the clients just accepted enter first
                 await self._server.fewer(1)
         except TimedOut:
             for connection in self._server.connections:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -10,12 +12,40 @@ from contextlib import ExitStack
 
 import pytest
 
-from prefork.kernel.loop import Loop
+from prefork.kernel.loop import PAUSE, Loop
 from prefork.kernel.poller import POLLERS, Events, KqueuePoller, Poller
 from tests.kernel import fake_kqueue
 
 Pair = tuple[socket.socket, socket.socket]
+Pairs = Callable[[], Pair]
+Crashes = list[logging.LogRecord]
+
+SLACK = 1.0  # seconds that a busy machine may be late
+BRISK = 0.05  # seconds: SWEEP in tests that run in real time
 EVERY = {**POLLERS, "kqueue": KqueuePoller}  # where the platform has no kqueue, on a stand-in
+
+
+def fill(sock: socket.socket) -> None:
+    """Write until the kernel takes no more."""
+    try:
+        while True:
+            sock.send(b"x" * 65536)
+    except BlockingIOError:
+        pass
+
+
+def drain(sock: socket.socket) -> None:
+    """Read all that is there."""
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except BlockingIOError:
+        pass
+
+
+async def pause() -> None:
+    """A task that is soon over."""
+    await PAUSE
 
 
 class Noted:
@@ -64,11 +94,15 @@ def poller(new_poller: Callable[[], Poller]) -> Noted:
 
 
 @pytest.fixture
-def crashes() -> Iterator[list[logging.LogRecord]]:
+def crashes() -> Iterator[Crashes]:
     """What the loop has logged: a test that expects a crash looks at it, and clears the list."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = records.append  # type: ignore[method-assign]
+    records: Crashes = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Handler(logging.ERROR)
     logger = logging.getLogger("prefork")
     logger.addHandler(handler)
     yield records
@@ -76,7 +110,8 @@ def crashes() -> Iterator[list[logging.LogRecord]]:
 
 
 @pytest.fixture
-def loop(poller: Noted, crashes: list[logging.LogRecord]) -> Iterator[Loop]:
+def loop(poller: Noted, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    monkeypatch.setattr("prefork.kernel.loop.SWEEP", BRISK)
     loop = Loop(poller)
     yield loop
     loop.close()
@@ -86,7 +121,7 @@ def loop(poller: Noted, crashes: list[logging.LogRecord]) -> Iterator[Loop]:
 
 
 @pytest.fixture
-def pair() -> Iterator[Callable[[], Pair]]:
+def pair() -> Iterator[Pairs]:
     """A maker of connected, non-blocking sockets."""
     with ExitStack() as stack:
 
@@ -109,3 +144,16 @@ def tcp_pair() -> Iterator[Pair]:
             client.setblocking(False)
             server.setblocking(False)
             yield client, server
+
+
+@pytest.fixture
+def high_descriptor(pair: Pairs) -> Iterator[int]:
+    """A socket with bytes to read whose number is above what select(2) can watch."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    left, right = pair()
+    right.send(b"x")
+    high = os.dup2(left.fileno(), 1024)
+    yield high
+    os.close(high)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

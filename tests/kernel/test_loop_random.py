@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from prefork.errors import TimedOut
 from prefork.kernel.loop import PARKED, PAUSE, Loop, Task, Wait
 from prefork.kernel.poller import Poller
 
-HASTY = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=25)
+HASTY = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=50)
 
 
 class Jolt(Exception):
@@ -23,10 +23,8 @@ class Jolt(Exception):
 
 async def patiently(wait: Callable[[], Wait]) -> None:
     """Await it whatever is thrown meanwhile; who looks again at what he waits for may go on too early."""
-    try:
+    with suppress(Jolt, TimedOut):
         await wait()
-    except (Jolt, TimedOut):
-        pass
 
 
 class Conversation:
@@ -82,7 +80,7 @@ class Conversation:
 
 
 @HASTY
-@given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(0, 60_000), min_size=1, max_size=6))
+@given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(0, 100_000), min_size=2, max_size=6))
 def test_no_byte_is_lost_whatever_is_thrown_at_readers_and_writers(
     new_poller: Callable[[], Poller], seed: int, sizes: list[int]
 ) -> None:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
 import pytest
 
 from prefork.kernel.poller import EXCLUSIVE, POLLERS, READ, WRITE, EpollPoller, Poller, SelectPoller, make_poller
-from tests.kernel.conftest import EVERY, Pair
-
-SLACK = 1.0  # seconds a busy machine may be late
-
-
-def fill(sock: socket.socket) -> None:
-    """Write until the kernel takes no more."""
-    try:
-        while True:
-            sock.send(b"x" * 65536)
-    except BlockingIOError:
-        pass
+from tests.kernel.conftest import EVERY, SLACK, Pair, Pairs, fill
 
 
 def reset(sock: socket.socket) -> None:
@@ -34,20 +23,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-@pytest.fixture
-def high_descriptor(pair: Callable[[], Pair]) -> Iterator[int]:
-    """A socket with bytes to read whose number is above what select(2) can watch."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
-    left, right = pair()
-    right.send(b"x")
-    high = os.dup2(left.fileno(), 1024)
-    yield high
-    os.close(high)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_nothing_is_reported_of_an_idle_socket(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_nothing_is_reported_of_an_idle_socket(poller: Poller, pair: Pairs) -> None:
     left, _ = pair()
     poller.watch(left.fileno(), READ)
     assert poller.poll(0) == []
@@ -57,20 +33,20 @@ def test_nothing_watched_is_nothing_ready(poller: Poller) -> None:
     assert poller.poll(0) == []
 
 
-def test_readable_is_reported(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_readable_is_reported(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ)
     right.send(b"x")
     assert poller.poll(1) == [(left.fileno(), READ)]
 
 
-def test_writable_is_reported(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_writable_is_reported(poller: Poller, pair: Pairs) -> None:
     left, _ = pair()
     poller.watch(left.fileno(), WRITE)
     assert poller.poll(1) == [(left.fileno(), WRITE)]
 
 
-def test_a_full_socket_is_not_writable_until_its_peer_reads(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_a_full_socket_is_not_writable_until_its_peer_reads(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     fill(left)
     poller.watch(left.fileno(), WRITE)
@@ -83,14 +59,14 @@ def test_a_full_socket_is_not_writable_until_its_peer_reads(poller: Poller, pair
     assert poller.poll(1) == [(left.fileno(), WRITE)]
 
 
-def test_both_directions_come_as_one_event(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_both_directions_come_as_one_event(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ | WRITE)
     right.send(b"x")
     assert poller.poll(1) == [(left.fileno(), READ | WRITE)]
 
 
-def test_readiness_is_reported_until_it_is_dealt_with(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_readiness_is_reported_until_it_is_dealt_with(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ)
     right.send(b"xy")
@@ -103,7 +79,7 @@ def test_readiness_is_reported_until_it_is_dealt_with(poller: Poller, pair: Call
 
 
 @pytest.mark.parametrize(("first", "then"), [(READ, WRITE), (READ | WRITE, WRITE), (WRITE, READ | WRITE)])
-def test_watch_replaces_what_was_watched(poller: Poller, pair: Callable[[], Pair], first: int, then: int) -> None:
+def test_watch_replaces_what_was_watched(poller: Poller, pair: Pairs, first: int, then: int) -> None:
     left, right = pair()
     right.send(b"x")
     poller.watch(left.fileno(), first)
@@ -111,7 +87,7 @@ def test_watch_replaces_what_was_watched(poller: Poller, pair: Callable[[], Pair
     assert poller.poll(1) == [(left.fileno(), then)]
 
 
-def test_watching_the_same_twice_changes_nothing(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_watching_the_same_twice_changes_nothing(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ)
     poller.watch(left.fileno(), READ)
@@ -121,7 +97,7 @@ def test_watching_the_same_twice_changes_nothing(poller: Poller, pair: Callable[
     assert poller.poll(0) == []
 
 
-def test_a_forgotten_descriptor_is_silent(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_a_forgotten_descriptor_is_silent(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ | WRITE)
     right.send(b"x")
@@ -129,7 +105,7 @@ def test_a_forgotten_descriptor_is_silent(poller: Poller, pair: Callable[[], Pai
     assert poller.poll(0) == []
 
 
-def test_a_forgotten_descriptor_can_be_watched_again(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_a_forgotten_descriptor_can_be_watched_again(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ | WRITE)
     poller.forget(left.fileno())
@@ -138,7 +114,7 @@ def test_a_forgotten_descriptor_can_be_watched_again(poller: Poller, pair: Calla
     assert poller.poll(1) == [(left.fileno(), READ)]
 
 
-def test_forgetting_an_unknown_descriptor_is_fine(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_forgetting_an_unknown_descriptor_is_fine(poller: Poller, pair: Pairs) -> None:
     left, _ = pair()
     poller.forget(left.fileno())
     poller.watch(left.fileno(), READ)
@@ -147,7 +123,7 @@ def test_forgetting_an_unknown_descriptor_is_fine(poller: Poller, pair: Callable
     poller.forget(987654)
 
 
-def test_a_reused_number_starts_afresh(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_a_reused_number_starts_afresh(poller: Poller, pair: Pairs) -> None:
     left, _ = pair()
     number = left.fileno()
     poller.watch(number, WRITE)
@@ -161,7 +137,7 @@ def test_a_reused_number_starts_afresh(poller: Poller, pair: Callable[[], Pair])
 
 
 @pytest.mark.parametrize("events", [READ, WRITE, READ | WRITE])
-def test_a_hang_up_is_reported_whatever_is_watched(poller: Poller, pair: Callable[[], Pair], events: int) -> None:
+def test_a_hang_up_is_reported_whatever_is_watched(poller: Poller, pair: Pairs, events: int) -> None:
     left, right = pair()
     fill(left)
     poller.watch(left.fileno(), events)
@@ -195,7 +171,7 @@ def test_the_end_of_a_stream_is_readable(poller: Poller, tcp_pair: Pair) -> None
 def test_a_writer_hears_of_a_pipe_that_nobody_reads(poller: Poller) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    with pytest.raises(BlockingIOError):
+    with suppress(BlockingIOError):
         while True:
             os.write(writer, b"x" * 65536)
     poller.watch(writer, WRITE)
@@ -253,7 +229,7 @@ def test_epoll_is_told_that_a_listener_is_exclusive() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0004, 0.03, 0.2])
-def test_a_timeout_is_in_seconds_and_not_cut_short(poller: Poller, pair: Callable[[], Pair], seconds: float) -> None:
+def test_a_timeout_is_in_seconds_and_not_cut_short(poller: Poller, pair: Pairs, seconds: float) -> None:
     left, _ = pair()
     poller.watch(left.fileno(), READ)
     start = monotonic()
@@ -261,7 +237,7 @@ def test_a_timeout_is_in_seconds_and_not_cut_short(poller: Poller, pair: Callabl
     assert seconds <= monotonic() - start < seconds + SLACK
 
 
-def test_no_timeout_waits_until_something_happens(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_no_timeout_waits_until_something_happens(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     poller.watch(left.fileno(), READ)
     start = monotonic()
@@ -272,7 +248,7 @@ def test_no_timeout_waits_until_something_happens(poller: Poller, pair: Callable
     timer.join()
 
 
-def test_a_descriptor_that_is_not_open_is_refused_or_reported(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_a_descriptor_that_is_not_open_is_refused_or_reported(poller: Poller, pair: Pairs) -> None:
     left, right = pair()
     right.send(b"x")
     poller.watch(left.fileno(), READ)
@@ -293,14 +269,14 @@ def test_a_closed_sockets_number_is_refused(poller: Poller) -> None:
     assert poller.poll(0) == []
 
 
-def test_hundreds_of_ready_descriptors_are_all_reported(poller: Poller, pair: Callable[[], Pair]) -> None:
+def test_hundreds_of_ready_descriptors_are_all_reported(poller: Poller, pair: Pairs) -> None:
     wanted = {fd for _ in range(150) for one in pair() for fd in [one.fileno()]}
     for fd in wanted:
         poller.watch(fd, READ | WRITE)
     assert dict(poller.poll(1)) == dict.fromkeys(wanted, WRITE)
 
 
-def test_closing_leaves_no_descriptor_behind(new_poller: Callable[[], Poller], pair: Callable[[], Pair]) -> None:
+def test_closing_leaves_no_descriptor_behind(new_poller: Callable[[], Poller], pair: Pairs) -> None:
     left, _ = pair()
     before = os.listdir("/dev/fd")
     poller = new_poller()
@@ -309,7 +285,7 @@ def test_closing_leaves_no_descriptor_behind(new_poller: Callable[[], Poller], p
     assert os.listdir("/dev/fd") == before
 
 
-def test_a_poller_without_a_limit_watches_any_descriptor(new_poller: Callable[[], Poller], high_descriptor: int) -> None:
+def test_a_poller_without_a_limit_watches_any_number(new_poller: Callable[[], Poller], high_descriptor: int) -> None:
     poller = new_poller()
     if poller.limit is None:
         poller.watch(high_descriptor, READ)

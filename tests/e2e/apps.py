@@ -1,0 +1,105 @@
+"""Applications for the end-to-end tests of the process layer, and clients that talk to them.
+
+They tell the test what they do, and hear when to go on, by files in the server's directory.
+"""
+
+from __future__ import annotations
+
+import os
+from http.client import HTTPConnection
+from typing import Any
+
+from prefork.process import control
+from tests.conftest import eventually
+from tests.e2e.harness import Server
+
+APP = '''
+import os
+import time
+
+VERSION = "one"
+
+
+def pause():
+    """Say that we are here, and wait until the test opens the gate."""
+    open("entered", "w").close()
+    while not os.path.exists("gate"):
+        time.sleep(0.005)
+
+
+def pieces():
+    yield b"first, "
+    pause()
+    yield b"last"
+
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    start_response("200 OK", [])
+    if path == "/stream":
+        return pieces()
+    if path == "/wait":
+        pause()
+        return [b"done"]
+    if path == "/body":
+        return [environ["wsgi.input"].read()]
+    if path == "/version":
+        return [VERSION.encode()]
+    return [str(os.getpid()).encode()]
+'''
+
+ROUTE = '[[route]]\npath = "/"\nwsgi = "app:app"\n'
+CONFIG = f'[workers]\ncount = 1\n[log]\naccess = ""\n{ROUTE}'
+PAIR = CONFIG.replace("count = 1", "count = 2")
+
+
+def connect(server: Server) -> HTTPConnection:
+    """A connection for several requests; the caller closes it."""
+    return HTTPConnection("127.0.0.1", server.port, timeout=10)
+
+
+def begin(server: Server, path: str) -> HTTPConnection:
+    """Send a request for "/wait" or "/stream", and come back when the application is in the middle of it."""
+    (server.directory / "entered").unlink(missing_ok=True)
+    connection = connect(server)
+    connection.request("GET", path)
+    eventually((server.directory / "entered").exists, what=f"the application's word that it is in {path}")
+    return connection
+
+
+def open_gate(server: Server) -> None:
+    """Let the application that waits go on."""
+    (server.directory / "gate").touch()
+
+
+def answer(connection: HTTPConnection) -> bytes:
+    """The body of the response to the request that was sent."""
+    return connection.getresponse().read()
+
+
+def status(server: Server) -> dict[str, Any]:
+    """What the master tells through its control socket."""
+    reply, connection = control.ask(os.path.relpath(server.directory / "run/prefork.sock"), {"command": "status"})
+    connection.close()
+    return reply
+
+
+def states(server: Server) -> list[str]:
+    """The states of all workers, in the order of their slots."""
+    return [worker["state"] for worker in status(server)["workers"]]
+
+
+def pids(server: Server) -> set[int]:
+    """The pids of the master's living children."""
+    return {worker.pid for worker in server.workers()}
+
+
+def wait_generation(server: Server, number: int, workers: int, within: float = 10.0) -> None:
+    """Until generation `number` serves, with so many workers, and no other is left."""
+
+    def there() -> bool:
+        told = status(server)
+        is_there = told["master"]["generation"] == number and {w["generation"] for w in told["workers"]} == {number}
+        return is_there and [w["state"] for w in told["workers"]] == ["serving"] * workers
+
+    eventually(there, within, what=lambda: f"generation {number}, alone\n{server.stderr}")

@@ -1,0 +1,129 @@
+"""A first generation that cannot boot: `start` says why, in the application's own words, exits 1 and leaves nothing."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.conftest import eventually
+from tests.e2e.apps import CONFIG, PAIR
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import Server
+
+
+def see_that_nothing_is_left(server: Server) -> None:
+    assert server.family() == []
+    assert not (server.directory / "run").exists()
+    assert server.stdout == ""
+    with pytest.raises(ConnectionRefusedError):
+        server.connect().close()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import settings_of_mine\n", ["import settings_of_mine", "No module named 'settings_of_mine'"]),
+        ("def app(environ, start_response:\n", ["app.py", "SyntaxError"]),
+        ("def setup():\n    return 1 / 0\n\nsetup()\n", ["in setup", "ZeroDivisionError: division by zero"]),
+        ("raise RuntimeError('name: caf\\udce9 \\ud800')\n", [r"RuntimeError: name: caf\udce9 \ud800"]),
+        ("raise SystemExit('no database here')\n", ["SystemExit: no database here"]),
+        ("raise BaseException('from below')\n", ["BaseException: from below"]),
+        ("class E(Exception):\n    __str__ = None\nraise E\n", ["app.E"]),
+        ("raise ValueError('x' * 1_000_000)\n", ["ValueError: xxx"]),
+        ("import os\nos._exit(3)\n", ["exit status 3"]),
+        ("import os\nos.kill(os.getpid(), 9)\n", ["SIGKILL"]),
+        ("import os\nos.kill(os.getpid(), 11)\n", ["SIGSEGV"]),
+        ("import os\nos.closerange(3, 100)\n", ["cannot start"]),
+    ],
+)
+def test_start_tells_what_the_application_died_of(serve: Serve, source: str, said: list[str]) -> None:
+    server = serve(PAIR, {"app.py": source}, wait=False)
+    assert server.wait_exit() == 1
+    for words in said:
+        assert words in server.stderr
+    see_that_nothing_is_left(server)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("application = 1\n", "module `app` has no attribute `app`"),
+        ("app = 'a text'\n", "not callable"),
+        ("", "module `app` has no attribute `app`"),
+    ],
+)
+def test_a_target_that_leads_nowhere_is_told_in_one_line(serve: Serve, source: str, said: str) -> None:
+    server = serve(CONFIG, {"app.py": source}, wait=False)
+    assert server.wait_exit() == 1
+    (line,) = [line for line in server.stderr.splitlines() if said in line]
+    assert "cannot start" in line
+    assert "Traceback" not in server.stderr
+    see_that_nothing_is_left(server)
+
+
+def test_a_module_that_is_missing_is_told_in_one_line(serve: Serve) -> None:
+    server = serve(PAIR.replace("app:app", "apq:app"), {"app.py": ""}, wait=False)
+    assert server.wait_exit() == 1
+    assert "there is no module `apq`" in server.stderr
+    assert "Traceback" not in server.stderr
+    see_that_nothing_is_left(server)
+
+
+def test_the_traceback_is_told_once_however_many_workers_there_are(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": "1 / 0\n"}, wait=False)
+    assert server.wait_exit() == 1
+    assert server.stderr.count("Traceback (most recent call last)") == 1, server.stderr
+
+
+def test_what_goes_to_a_log_file_is_told_at_the_terminal_too(serve: Serve) -> None:
+    config = CONFIG.replace("[log]", '[log]\nerror = "error.log"')
+    server = serve(config, {"app.py": "1 / 0\n"}, wait=False)
+    assert server.wait_exit() == 1
+    for text in (server.stderr, (server.directory / "error.log").read_text()):
+        assert "ZeroDivisionError" in text
+        assert "1 / 0" in text
+
+
+def test_an_application_that_hangs_is_given_up_after_boot_timeout(serve: Serve) -> None:
+    config = PAIR.replace("[log]", "boot_timeout = 0.3\n[log]")
+    server = serve(config, {"app.py": "import time\ntime.sleep(1000)\n"}, wait=False)
+    assert server.wait_exit() == 1
+    assert "was not ready within 0.3 s" in server.stderr
+    see_that_nothing_is_left(server)
+
+
+def test_one_worker_that_cannot_boot_is_enough_to_fail(serve: Serve) -> None:
+    source = "import os\nos.mkdir('first')\n\ndef app(environ, start_response): pass\n"
+    server = serve(PAIR, {"app.py": source}, wait=False)  # whoever comes second finds the directory made
+    assert server.wait_exit() == 1
+    assert "FileExistsError" in server.stderr
+    see_that_nothing_is_left(server)
+
+
+def test_a_process_that_the_application_forks_does_not_keep_the_worker_from_being_ready(serve: Serve) -> None:
+    source = """
+import os, time
+
+if os.fork() == 0:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.02)
+    os._exit(0)
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"here"]
+"""
+    server = serve(CONFIG, {"app.py": source})
+    assert server.get().body == b"here"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_during_the_first_boot_is_obeyed_at_once(serve: Serve, number: signal.Signals) -> None:
+    source = "import time\nopen('entered', 'w').close()\ntime.sleep(1000)\n"
+    server = serve(PAIR, {"app.py": source}, wait=False)
+    eventually((server.directory / "entered").exists, what="the application's import")
+    server.signal(number)
+    assert server.wait_exit() == 0
+    see_that_nothing_is_left(server)

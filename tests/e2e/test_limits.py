@@ -1,0 +1,93 @@
+"""When there is no room: clients wait at the door until there is, and the worker neither spins nor dies of it."""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+import sys
+import time
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.e2e.conftest import Serve
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+CONFIG = """
+[workers]
+count = 1
+connections = {connections}
+[log]
+access = ""
+[[route]]
+respond = {{ body = "hello" }}
+"""
+
+
+def ask(connection: socket.socket) -> bytes:
+    """A request on a connection that lives on; its answer, which is small."""
+    connection.sendall(REQUEST)
+    return connection.recv(65536)
+
+
+def answered(connections: list[socket.socket], within: float = 0) -> list[socket.socket]:
+    """Those of them that have something to read, as soon as there are any."""
+    return select.select(connections, [], [], within)[0]
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_clients_beyond_the_limit_wait_until_others_leave(serve: Serve, connections: int) -> None:
+    server = serve(CONFIG.format(connections=connections))
+    with ExitStack() as stack:
+        inside = [stack.enter_context(server.connect()) for _ in range(connections)]
+        for connection in inside:
+            assert ask(connection).endswith(b"hello")
+        outside = [stack.enter_context(server.connect()) for _ in range(3)]
+        for connection in outside:
+            connection.sendall(REQUEST)
+        for connection in inside * 10:
+            assert ask(connection).endswith(b"hello")  # the worker has had time enough to let them in
+        assert not answered(outside)
+        for connection in outside:  # they come in one by one, in order
+            inside.pop(0).close()
+            assert connection.recv(65536).endswith(b"hello")
+            inside.append(connection)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process's limits can be set on Linux only")
+def test_a_worker_without_descriptors_left_waits_and_serves_again(serve: Serve) -> None:
+    server = serve(CONFIG.format(connections=1000))
+    (worker,) = server.workers()
+    assert server.get().status == 200
+    room = 5
+    limit = worker.num_fds() + room
+    if sys.platform == "linux":
+        worker.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(20)]
+        for client in clients:
+            client.sendall(REQUEST)
+        server.wait_log("not accepting for 0.5 s: Too many open files")
+        used, since = sum(worker.cpu_times()[:2]), time.monotonic()
+        server.wait_log(r"(?s)(not accepting.*){3}")
+        spent = sum(worker.cpu_times()[:2]) - used
+        assert spent < 0.2 * (time.monotonic() - since)
+        inside = answered(clients)
+        assert 0 < len(inside) <= room
+        while inside:  # who is inside is served as ever, and when they leave others come in
+            for client in inside:
+                assert client.recv(65536).endswith(b"hello")
+                assert ask(client).endswith(b"hello")
+            for client in inside:
+                clients.remove(client)
+                client.close()
+            inside = answered(clients, within=10) if clients else []
+        assert not clients
+    assert server.get().body == b"hello"
+    assert server.workers() == [worker]
+    eventually(lambda: worker.num_fds() == limit - room, what="the descriptors of before")
+    assert len(server.stderr.splitlines()) < 30

@@ -1,0 +1,211 @@
+"""`prefork start`: what it prints, which processes and files there are while it serves, and what is left afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prefork.process.identity import cores
+from tests.conftest import eventually
+from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, begin, connect, open_gate, pids
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import ROOT, free_port
+
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+START = [sys.executable, "-m", "prefork", "start"]
+
+
+def refuse(directory: Path, *args: str) -> str:
+    """What a start that must fail says; it says it in one line, with exit status 1."""
+    ended = subprocess.run([*START, *args], cwd=directory, env=ENV, capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    return ended.stderr
+
+
+def test_start_prints_one_line_that_says_where_and_who(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    line = server.stdout
+    assert re.fullmatch(r"prefork \S+ serving \S+ with 2 workers \(config \S+, pid \d+\); stop with .*\n", line), line
+    assert f"http://127.0.0.1:{server.port}/" in line
+    assert f"pid {server.process.pid})" in line
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert server.stdout == line
+
+
+def test_there_is_one_worker_a_core_unless_told_otherwise_and_all_answer(serve: Serve) -> None:
+    server = serve(ROUTE, {"app.py": APP})
+    workers = pids(server)
+    assert len(workers) == cores()
+    seen: set[int] = set()
+
+    def all_have_answered() -> bool:
+        seen.add(int(server.get().body))
+        return seen == workers
+
+    eventually(all_have_answered, 10, what=lambda: f"an answer from each of {workers}, not only {seen}")
+
+
+def test_each_worker_has_a_loop_of_its_own_so_a_stuck_one_does_not_stop_the_others(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    with_call = begin(server, "/wait")
+    others = {int(server.get().body) for _ in range(20)}
+    assert len(others) == 1
+    open_gate(server)
+    assert with_call.getresponse().read() == b"done"
+    with_call.close()
+    for pid in pids(server):
+        links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        assert links.count("anon_inode:[eventpoll]") == 1
+
+
+def test_the_pid_file_holds_the_master_and_goes_with_it_and_so_does_its_directory(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    run = server.directory / "run"
+    assert (run / "prefork.pid").read_text() == f"{server.process.pid}\n"
+    assert {entry.name for entry in run.iterdir()} == {"prefork.pid", "prefork.sock"}
+    assert (run / "prefork.sock").stat().st_mode & 0o777 == 0o600
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("kept", ["run/.keep", "run/notes.txt"])
+def test_a_run_directory_that_was_there_stays(serve: Serve, kept: str) -> None:
+    server = serve(CONFIG, {"app.py": APP, kept: ""})
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert [entry.name for entry in (server.directory / "run").iterdir()] == [Path(kept).name]
+
+
+def test_a_run_directory_made_by_us_stays_where_someone_keeps_a_file_in_it(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (server.directory / "run/notes.txt").touch()
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert [entry.name for entry in (server.directory / "run").iterdir()] == ["notes.txt"]
+
+
+def test_a_second_start_is_refused_and_the_first_is_unharmed(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    workers = pids(server)
+    said = refuse(server.directory, "app:app", "--listen", f"127.0.0.1:{free_port()}")
+    assert str(server.process.pid) in said
+    assert "run/prefork.pid" in said
+    assert pids(server) == workers
+    assert server.get().status == 200
+    assert (server.directory / "run/prefork.pid").read_text() == f"{server.process.pid}\n"
+    assert server.command("status").returncode == 0
+
+
+def test_a_pid_file_left_by_a_killed_master_is_taken_over(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: not server.family(), what="the end of the orphaned workers")
+    assert (server.directory / "run/prefork.pid").exists()
+    assert (server.directory / "run/prefork.sock").exists()
+    server.launch()
+    server.wait_ready()
+    assert server.get().status == 200
+    assert (server.directory / "run/prefork.pid").read_text() == f"{server.process.pid}\n"
+
+
+def test_a_stale_pid_file_is_taken_over_even_when_its_number_lives_again(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP, "run/prefork.pid": f"{os.getpid()}\nand more than fits\n"})
+    assert (server.directory / "run/prefork.pid").read_text() == f"{server.process.pid}\n"
+    assert psutil.pid_exists(os.getpid())
+
+
+def test_an_address_in_use_is_named_and_nothing_is_left_behind(serve: Serve, tmp_path: Path) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    other = tmp_path / "other"
+    other.mkdir()
+    said = refuse(other, "prefork.demo.app:app", "--listen", f"127.0.0.1:{server.port}")
+    assert f"127.0.0.1:{server.port}" in said
+    assert list(other.iterdir()) == []
+    assert server.get().status == 200
+
+
+def test_what_is_bound_before_an_address_in_use_is_released_again(serve: Serve, tmp_path: Path) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    other = tmp_path / "other"
+    other.mkdir()
+    args = ["--listen", "unix:app.sock", "--listen", f"127.0.0.1:{server.port}"]
+    assert str(server.port) in refuse(other, "prefork.demo.app:app", *args)
+    assert list(other.iterdir()) == []
+
+
+def test_a_file_that_is_no_socket_is_never_taken_for_a_stale_one(tmp_path: Path) -> None:
+    (tmp_path / "app.sock").write_text("precious")
+    assert "unix:app.sock" in refuse(tmp_path, "prefork.demo.app:app", "--listen", "unix:app.sock")
+    assert (tmp_path / "app.sock").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (None, "server.toml"),
+        ("listen = [", "line"),
+        ("listne = 1\n" + ROUTE, "listne"),
+        ('[log]\nformat = "$nonsense"\n' + ROUTE, "nonsense"),
+        (ROUTE.replace("wsgi", "wgsi"), "wgsi"),
+        (b"\xff\xfe\x00", "UTF-8"),
+    ],
+)
+def test_a_config_error_names_its_place_in_a_line_and_exits_2(
+    tmp_path: Path, config: str | bytes | None, names: str
+) -> None:
+    if config is not None:
+        (tmp_path / "server.toml").write_bytes(config if isinstance(config, bytes) else config.encode())
+    ended = subprocess.run(
+        [*START, "-c", "server.toml"], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=20
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "server.toml: " in ended.stderr
+    assert names in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"server.toml"}
+
+
+def test_an_application_on_the_command_line_needs_no_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(APP)
+    port = free_port()
+    args = ["mine:app", "--workers", "3", "--listen", f"127.0.0.1:{port}", "--listen", "unix:app.sock"]
+    with subprocess.Popen([*START, *args], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert f"serving http://127.0.0.1:{port}/, unix:app.sock with 3 workers (pid {process.pid})" in line
+        assert len(psutil.Process(process.pid).children()) == 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert not (tmp_path / "app.sock").exists()
+
+
+def test_a_kernel_chosen_port_is_told_as_it_is(tmp_path: Path) -> None:
+    args = ["prefork.demo.app:app", "--workers", "1", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen([*START, *args], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/ ", process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert found
+    assert int(found[1]) > 0
+
+
+def test_the_access_log_does_not_mix_with_what_start_prints(serve: Serve) -> None:
+    server = serve(CONFIG.replace('access = ""', 'access = "-"'), {"app.py": APP})
+    with_keep_alive = connect(server)
+    with_keep_alive.request("GET", "/")
+    assert with_keep_alive.getresponse().read()
+    with_keep_alive.close()
+    server.wait_log(r'"GET / HTTP/1\.1" 200')
+    assert server.stdout.count("\n") == 1

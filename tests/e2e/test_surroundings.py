@@ -1,0 +1,155 @@
+"""`prefork start` where it is not welcome, or was started carelessly: users without rights, closed or broken streams."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import eventually, needs
+from tests.e2e.apps import APP, CONFIG, pids
+from tests.e2e.harness import CONFIG as CONFIG_FILE
+from tests.e2e.harness import ROOT, Server, free_port
+
+NOBODY = 65534
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+START = [sys.executable, "-m", "prefork", "start"]
+
+
+class Redirected(Server):
+    """A Server whose streams the shell redirects, so that only an answer tells when it is ready."""
+
+    def __init__(self, directory: Path, text: str, redirections: str, descriptor: int = 2) -> None:
+        self.redirections = redirections
+        self.descriptor = descriptor  # that the redirections may name
+        super().__init__(directory, text)
+
+    def launch(self) -> None:
+        self.port = free_port()
+        self.rewrite(self.text)
+        (self.directory / "stderr.log").touch()  # for messages of failures: what was printed is elsewhere
+        self.process = subprocess.Popen(
+            ["sh", "-c", f'exec "$0" -m prefork start -c {CONFIG_FILE} {self.redirections}', sys.executable],
+            cwd=self.directory,
+            env=self.env,
+            pass_fds=[self.descriptor],
+            start_new_session=True,
+        )
+        self.master = psutil.Process(self.process.pid)
+
+    def is_ready_or_gone(self) -> bool:
+        with suppress(OSError):
+            return self.get().status == 200
+        return self.process.poll() is not None
+
+
+@contextmanager
+def redirected(directory: Path, redirections: str, descriptor: int = 2) -> Iterator[Server]:
+    (directory / "app.py").write_text(APP)
+    server = Redirected(directory, CONFIG.replace('access = ""', 'access = "-"'), redirections, descriptor)
+    try:
+        eventually(server.is_ready_or_gone, 10, what="an answer")
+        assert server.process.poll() is None
+        yield server
+    finally:
+        server.close()
+
+
+def see_that_it_lives(server: Server) -> None:
+    """It answers, replaces a worker, reloads, and its workers are no copies of the master."""
+    (before,) = pids(server)
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: pids(server) - {before}, what="a worker in the place of the one that was killed")
+    assert server.command("reload").returncode == 0
+    assert server.get().status == 200
+    assert (server.directory / "run/prefork.pid").read_text() == f"{server.process.pid}\n"
+    eventually(lambda: len(pids(server)) == 1, what="the end of the old worker")
+    assert len(server.family()) == 2
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_at_start_do_not_matter(tmp_path: Path, redirections: str) -> None:
+    with redirected(tmp_path, redirections) as server:
+        see_that_it_lives(server)
+
+
+@pytest.mark.parametrize("redirections", ["> /dev/full", "> /dev/full 2> /dev/full"])
+def test_streams_that_are_full_do_not_matter(tmp_path: Path, redirections: str) -> None:
+    with redirected(tmp_path, redirections) as server:
+        see_that_it_lives(server)
+
+
+def test_a_pipe_that_nobody_reads_does_not_matter(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with redirected(tmp_path, f">&{writer} 2>&{writer}", writer) as server:
+        os.close(writer)
+        see_that_it_lives(server)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory of nobody's, where tmp_path is root's alone."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    needs("setpriv")
+    directory = Path(tempfile.mkdtemp(prefix="prefork-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def as_nobody(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    return subprocess.run([*drop, *command], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=20)
+
+
+def test_a_directory_that_is_not_ours_is_named(home: Path) -> None:
+    ended = as_nobody(*START, "prefork.demo.app:app", "--listen", "unix:/tmp/prefork-never.sock", cwd=home)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "run/prefork.pid" in ended.stderr
+    assert "ermission" in ended.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_port_that_is_not_ours_is_named(home: Path) -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 81:
+        pytest.skip("this machine gives port 81 to everybody")
+    os.chown(home, NOBODY, NOBODY)
+    ended = as_nobody(*START, "prefork.demo.app:app", "--listen", "127.0.0.1:81", cwd=home)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "127.0.0.1:81: no permission" in ended.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_config_that_may_not_be_read_is_a_config_error(home: Path) -> None:
+    (home / "server.toml").touch(mode=0o600)
+    ended = as_nobody(*START, "-c", "server.toml", cwd=home)
+    assert ended.returncode == 2
+    assert ended.stderr == "server.toml: cannot be read: permission denied\n"
+
+
+def test_the_control_socket_is_its_owners_alone(home: Path) -> None:
+    shutil.copytree(ROOT / "prefork" / "demo" / "static", home / "public")
+    server = Server(home, '[[route]]\npath = "/"\nfiles = "public"\n')
+    try:
+        server.wait_ready()
+        for name in ("status", "stop", "reload"):
+            ended = as_nobody(sys.executable, "-m", "prefork", name, cwd=home)
+            assert ended.returncode == 1
+            assert ended.stderr.count("\n") == 1
+            assert "no permission" in ended.stderr
+        assert server.get().status == 200
+    finally:
+        server.close()

@@ -1,0 +1,154 @@
+"""Signals while the server is busy: nobody who asked goes without an answer."""
+
+from __future__ import annotations
+
+import re
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from tests.conftest import eventually, needs
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import Server
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BODY = b"hello" * 20
+
+CONFIG = """
+[workers]
+count = {count}
+connections = {connections}
+[log]
+access = ""
+[[route]]
+wsgi = "app:app"
+"""
+
+APP = f"""
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [{BODY!r}]
+"""
+
+
+def start(serve: Serve, count: int = 2, connections: int = 4096) -> Server:
+    return serve(CONFIG.format(count=count, connections=connections), files={"app.py": APP})
+
+
+def wrk(server: Server, during: Callable[[subprocess.Popen[str]], None], seconds: int) -> str:
+    """What wrk reports of so many seconds with 64 keep-alive connections, `during` which something happens."""
+    url = f"http://127.0.0.1:{server.port}/"
+    command = ["wrk", "-t1", "-c64", f"-d{seconds}", "--timeout", "30", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
+        try:
+            assert load.stdout
+            assert "Running" in load.stdout.readline()
+            during(load)
+            return load.stdout.read()
+        finally:
+            load.kill()
+
+
+def requests(report: str) -> int:
+    found = re.search(r"(\d+) requests in", report)
+    assert found, report
+    return int(found[1])
+
+
+def test_five_reloads_under_load_lose_no_request(serve: Serve) -> None:
+    needs("wrk")
+    server = start(serve)
+
+    def reload_five_times(load: subprocess.Popen[str]) -> None:
+        for generation in range(2, 7):
+            if load.poll() is None:
+                server.signal(signal.SIGHUP)
+                server.wait_log(f"generation {generation} serves", within=20)
+
+    report = wrk(server, reload_five_times, seconds=5)
+    assert requests(report) > 100
+    assert "Socket errors" not in report
+    assert "Non-2xx" not in report
+    assert "reloaded: generation 2 serves" in server.stderr
+    assert " error: " not in server.stderr
+    assert len(eventually(lambda: len(server.workers()) == 2 and server.workers())) == 2
+
+
+def test_a_server_recovers_when_its_workers_are_killed_under_load(serve: Serve) -> None:
+    needs("wrk")
+    server = start(serve)
+    before = server.workers()
+
+    def kill_both(load: subprocess.Popen[str]) -> None:
+        for worker in before:
+            worker.kill()
+            server.wait_log(f"worker {worker.pid} died: SIGKILL")
+
+    assert requests(wrk(server, kill_both, seconds=2)) > 100
+    after = eventually(lambda: len(server.workers()) == 2 and server.workers())
+    assert not set(before) & set(after)
+    assert [server.get().body for _ in range(20)] == [BODY] * 20
+
+
+def test_clients_in_the_queue_of_a_leaving_worker_are_served(serve: Serve) -> None:
+    server = start(serve, count=1)
+    (worker,) = server.workers()
+    worker.suspend()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(20)]
+        for client in clients:
+            client.sendall(REQUEST)
+        worker.terminate()
+        worker.resume()
+        for client in clients:
+            assert client.recv(65536).endswith(BODY)
+            assert client.recv(65536) == b""
+
+
+def test_clients_who_wait_for_room_in_a_leaving_worker_are_served(serve: Serve) -> None:
+    server = start(serve, count=1, connections=1)
+    (worker,) = server.workers()
+    with ExitStack() as stack:
+        inside = stack.enter_context(server.connect())
+        inside.sendall(REQUEST)
+        assert inside.recv(65536).endswith(BODY)
+        clients = [stack.enter_context(server.connect()) for _ in range(5)]
+        for client in clients:
+            client.sendall(REQUEST)
+        worker.suspend()
+        worker.terminate()
+        inside.close()
+        worker.resume()
+        for client in clients:
+            assert client.recv(65536).endswith(BODY)
+
+
+def test_nobody_is_let_into_a_queue_that_no_one_serves(serve: Serve) -> None:
+    server = start(serve, count=1)
+    with server.connect() as busy:
+        busy.sendall(REQUEST[:20])  # half a head: the worker waits for the rest of it before it leaves
+        assert server.get().status == 200
+        server.signal(signal.SIGTERM)
+        eventually(lambda: is_refused(server), what="a refusal of new clients")
+        busy.sendall(REQUEST[20:])
+        assert busy.recv(65536).endswith(BODY)
+    assert server.wait_exit() == 0
+
+
+def is_refused(server: Server) -> bool:
+    """Whether connecting fails; who does connect is served."""
+    try:
+        client = server.connect()
+    except ConnectionRefusedError:
+        return True
+    with client:
+        client.sendall(REQUEST)
+        assert client.recv(65536).endswith(BODY)
+    return False

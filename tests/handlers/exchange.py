@@ -1,0 +1,177 @@
+"""A conversation between a raw client and a real Connection, over loopback, in one loop and one thread.
+
+So an application under test is a function in the test itself, and by the time the answer is there, all is done.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from prefork.errors import Disconnected, TimedOut
+from prefork.handlers.wsgi import Wsgi
+from prefork.http.connection import Connection, Server
+from prefork.http.counts import WIDTH
+from prefork.http.message import Client, Handler
+from prefork.kernel.loop import Loop
+from prefork.kernel.poller import make_poller
+from prefork.net.stream import Stream
+from prefork.settings.schema import Http
+
+CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
+PATIENCE = 10.0  # seconds that the client waits for the server
+
+
+class Answer(NamedTuple):
+    """A response; `rest` is what follows it. A body that ends too early raises http.client.IncompleteRead."""
+
+    status: int
+    reason: str
+    headers: http.client.HTTPMessage
+    body: bytes
+    rest: bytes
+
+
+def exchange(handler: Handler, sent: bytes, **how: Any) -> bytes:
+    """All that the server answers to the bytes `sent`; see `meet`."""
+    return meet(handler, sent, **how)[0]
+
+
+def meet(
+    handler: Handler,
+    *sent: bytes,
+    client: Client = CLIENT,
+    http: Http | None = None,
+    hang_up_after: int | None = None,
+    resets: bool = False,
+    board: memoryview | None = None,
+) -> list[bytes]:
+    """What the server answers to each of several clients at once, who half-close after what they have `sent`.
+
+    `hang_up_after`: they read that many bytes at most, then close; `resets`: the connection is to end in a reset.
+    """
+    loop = Loop(make_poller("auto"))
+    board = board or memoryview(bytearray(8 * WIDTH)).cast("Q")
+    server = Server(loop, http or Http(), lambda request: handler, board, None)
+    talks = [_Talk(loop, server, data, client, hang_up_after, resets) for data in sent]
+    try:
+        loop.run()
+    finally:
+        loop.close()
+        for talk in talks:
+            talk.close()
+    for talk in talks:
+        if talk.failure is not None:
+            raise talk.failure
+    return [bytes(talk.received) for talk in talks]
+
+
+class _Talk:
+    """One client's side, and the server's beside it; `failure` is what went wrong at the client's."""
+
+    def __init__(
+        self, loop: Loop, server: Server, sent: bytes, client: Client, hang_up_after: int | None, resets: bool
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.theirs = socket.create_connection(listener.getsockname())
+            self.ours, _ = listener.accept()
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+        self.received = bytearray()
+        self.failure: BaseException | None = AssertionError("the client has not come to its end")
+        stream = Stream(loop, self.theirs)
+        loop.spawn(Connection(server, Stream(loop, self.ours), client).serve(), "the server's side")
+        loop.spawn(self._ask(stream, sent, hang_up_after, resets), "the client's side")
+
+    async def _ask(self, stream: Stream, sent: bytes, hang_up_after: int | None, resets: bool) -> None:
+        try:
+            await stream.write(sent, PATIENCE)
+            if hang_up_after is None:
+                self.theirs.shutdown(socket.SHUT_WR)
+            while hang_up_after is None or len(self.received) < hang_up_after:
+                piece = await stream.read(PATIENCE)
+                if not piece:
+                    break
+                self.received.extend(piece)
+            self.failure = AssertionError("the connection was not reset") if resets else None
+        except (OSError, Disconnected, TimedOut) as error:
+            self.failure = None if resets and isinstance(error, Disconnected) else error
+        finally:
+            stream.close()
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+class _Wire(io.BytesIO):
+    """What http.client takes for a socket and its file; outlives the response that is read from it."""
+
+    def makefile(self, mode: str) -> _Wire:
+        return self
+
+    def close(self) -> None:
+        pass
+
+
+def parse(data: bytes, method: str = "GET") -> Answer:
+    """The first response in `data`."""
+    wire = _Wire(data)
+    response = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
+    response.begin()
+    body = response.read()
+    return Answer(response.status, response.reason, response.headers, body, wire.read())
+
+
+def request(
+    target: str = "/", *fields: str, method: str = "GET", version: str = "HTTP/1.1", body: bytes = b""
+) -> bytes:
+    """A request of example.com; with a `body` it gets a Content-Length, unless the fields say how it is framed."""
+    lines = [f"{method} {target} {version}", *fields]
+    if not any(field.lower().startswith("host:") for field in fields):
+        lines.insert(1, "Host: example.com")
+    if body and not any("encoding" in field.lower() for field in fields):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def wsgi(application: Callable[..., Any], mount: str = "") -> Handler:
+    return Wsgi(application, mount, multiprocess=True).handle
+
+
+def call(application: Callable[..., Any], *fields: str, mount: str = "", **how: Any) -> Answer:
+    """The answer of a WSGI application to `request(*fields, **how)`; the first positional argument is the target."""
+    return parse(exchange(wsgi(application, mount), request(*fields, **how)), how.get("method", "GET"))
+
+
+def environ(*fields: str, mount: str = "", client: Client = CLIENT, **how: Any) -> dict[str, Any]:
+    """The environ that an application gets to see; `wsgi.input` has been read, and is there as "body"."""
+    seen: dict[str, Any] = {}
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.update(environ, body=environ["wsgi.input"].read())
+        start_response("200 OK", [])
+        return [b"seen"]
+
+    answer = parse(exchange(wsgi(application, mount), request(*fields, **how), client=client), how.get("method", "GET"))
+    assert answer.status == 200, answer
+    return seen
+
+
+def assert_500(application: Callable[..., Any], caplog: pytest.LogCaptureFixture, *words: str) -> None:
+    """The client gets a 500 and can go on; the log has one record with the words, the request and the stack."""
+    caplog.clear()
+    answer = parse(exchange(wsgi(application), request("/wrong") + request("/again")))
+    assert (answer.status, answer.body) == (500, b"500 Internal Server Error\n"), answer
+    assert answer.headers["Connection"] is None, answer
+    assert parse(answer.rest).status == 500, answer
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"], caplog.text
+    record = caplog.records[0]
+    assert record.exc_info
+    for word in ("GET /wrong failed", *words):
+        assert word in record.getMessage(), record.getMessage()

@@ -1,0 +1,270 @@
+"""What an application returns: every kind of iterable, its framing, and the lengths that do not fit."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
+
+Environ = dict[str, Any]
+Start = Callable[..., Any]
+
+
+def returning(make: Callable[[], Any], *headers: tuple[str, str], status: str = "200 OK") -> Callable[..., Any]:
+    """An application that returns what `make` makes."""
+
+    def application(environ: Environ, start_response: Start) -> Any:
+        start_response(status, list(headers))
+        return make()
+
+    return application
+
+
+class OldIterable:
+    """An iterable by __getitem__, as Python knew it before there were iterators."""
+
+    def __getitem__(self, index: int) -> bytes:
+        return (b"ab", b"cd")[index]
+
+
+class ListSubclass(list[bytes]):
+    pass
+
+
+BODIES: dict[str, Callable[[], Any]] = {
+    "a list of one": lambda: [b"abcd"],
+    "a list of several": lambda: [b"a", b"", b"bcd"],
+    "a subclass of list": lambda: ListSubclass([b"ab", b"cd"]),
+    "a tuple": lambda: (b"ab", b"cd"),
+    "a generator": lambda: (piece for piece in (b"ab", b"cd")),
+    "a generator with empty pieces": lambda: iter([b"", b"", b"ab", b"", b"cd", b""]),
+    "a map": lambda: map(str.encode, "abcd"),
+    "a set of one": lambda: {b"abcd"},
+    "a dict's keys": lambda: {b"ab": 1, b"cd": 2}.keys(),
+    "an old iterable": OldIterable,
+}
+
+
+@pytest.mark.parametrize("make", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("headers", [[], [("Content-Length", "4")]], ids=["unsized", "sized"])
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_any_iterable_of_bytes_is_a_body(make: Callable[[], Any], headers: Any, version: str) -> None:
+    answer = call(returning(make, *headers), "/", version=version)
+    assert (answer.status, answer.body) == (200, b"abcd")
+
+
+@pytest.mark.parametrize("make", BODIES.values(), ids=BODIES)
+def test_head_is_answered_without_a_body(make: Callable[[], Any]) -> None:
+    raw = exchange(wsgi(returning(make)), request("/", method="HEAD") * 2)
+    answer = parse(raw, "HEAD")
+    assert (answer.status, answer.body) == (200, b"")
+    assert parse(answer.rest, "HEAD").rest == b""
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+@pytest.mark.parametrize("make", [list, lambda: iter(()), lambda: iter([b"", b"x"]), lambda: [b"x"]])
+def test_204_and_304_have_no_body_whatever_is_returned(status: str, make: Callable[[], Any]) -> None:
+    raw = exchange(wsgi(returning(make, status=status)), request("/") * 2)
+    answer = parse(raw)
+    assert (answer.status, answer.body, answer.headers["Transfer-Encoding"]) == (int(status[:3]), b"", None)
+    assert parse(answer.rest).rest == b""
+
+
+@pytest.mark.parametrize(
+    "make", [list, lambda: [b""], lambda: [b"", b""], tuple, lambda: iter(()), lambda: iter([b""])]
+)
+def test_an_empty_body_has_length_zero(make: Callable[[], Any]) -> None:
+    answer = call(returning(make))
+    assert (answer.headers["Content-Length"], answer.headers["Transfer-Encoding"], answer.body) == ("0", None, b"")
+
+
+def test_a_list_gets_its_content_length() -> None:
+    assert call(returning(lambda: [b"ab", b"cd"])).headers["Content-Length"] == "4"
+
+
+def test_pieces_without_a_length_are_chunked_and_the_connection_lives() -> None:
+    raw = exchange(wsgi(returning(lambda: iter([b"ab", b"", b"cd"]))), request("/") * 2)
+    answer = parse(raw)
+    assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == ("chunked", None)
+    assert raw.count(b"\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n") == 2
+    assert parse(answer.rest).body == b"abcd"
+
+
+def test_pieces_to_http_1_0_end_with_the_connection() -> None:
+    raw = exchange(
+        wsgi(returning(lambda: iter([b"ab", b"cd"]))), request("/", "Connection: keep-alive", version="HTTP/1.0") * 2
+    )
+    answer = parse(raw)
+    assert (answer.headers["Transfer-Encoding"], answer.headers["Connection"]) == (None, "close")
+    assert answer.body == b"abcd"  # and no second answer after it
+
+
+def test_pieces_with_a_length_are_not_chunked_and_the_connection_lives() -> None:
+    raw = exchange(wsgi(returning(lambda: iter([b"ab", b"", b"cd"]), ("Content-Length", "4"))), request("/") * 2)
+    answer = parse(raw)
+    assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == (None, "4")
+    assert parse(answer.rest).body == b"abcd"
+
+
+def test_an_iterator_that_waits_by_yielding_nothing_lets_others_have_their_turn() -> None:
+    """Two requests, each of which waits for the other to come by: on one thread they can only do so in turns."""
+    arrived: list[str] = []
+
+    def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
+        arrived.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        while len(arrived) < 2:
+            yield b""
+        yield b"met"
+
+    answers = meet(wsgi(application), request("/a"), request("/b"))
+    assert [parse(raw).body for raw in answers] == [b"met", b"met"]
+
+
+def test_endless_streams_take_turns() -> None:
+    turns: list[str] = []
+
+    def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        while len(turns) < 400:
+            turns.append(environ["PATH_INFO"])
+            yield b"x" * 1000
+
+    meet(wsgi(application), request("/a"), request("/b"))
+    assert sorted({turns.count("/a"), turns.count("/b")})[0] > 100
+
+
+# --- lengths that do not fit ---
+
+
+@pytest.mark.parametrize("length", ["3", "5", "0"])
+@pytest.mark.parametrize("make", [lambda: [b"abcd"], lambda: [b"ab", b"cd"]])
+def test_a_list_that_is_not_as_long_as_announced_is_500(
+    make: Callable[[], Any], length: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_500(returning(make, ("Content-Length", length)), caplog, f"Content-Length is {length}", "4 bytes")
+
+
+@pytest.mark.parametrize("make", [lambda: iter(()), lambda: iter([b"", b""])])
+def test_an_iterable_without_the_announced_bytes_is_500(
+    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_500(returning(make, ("Content-Length", "4")), caplog, "Content-Length is 4", "0 bytes")
+
+
+def test_an_iterable_that_ends_too_early_is_cut_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    raw = exchange(wsgi(returning(lambda: iter([b"ab", b"c"]), ("Content-Length", "4"))), request("/") * 2)
+    assert raw.endswith(b"\r\n\r\nabc")  # and the connection is closed: no second answer
+    with pytest.raises(http.client.IncompleteRead):
+        parse(raw)
+    assert "1 bytes shorter than its Content-Length of 4" in caplog.text
+
+
+@pytest.mark.parametrize("pieces", [[b"ab", b"cdef"], [b"abcdef", b"g"], [b"ab", b"cd", b"e"], [b"abcd", b"e"]])
+def test_an_iterable_that_goes_on_is_cut_where_announced_and_logged(
+    pieces: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = exchange(wsgi(returning(lambda: iter(pieces), ("Content-Length", "4"))), request("/") * 2)
+    answer = parse(raw)
+    assert (answer.body, answer.rest) == (b"abcd", b"")  # the connection is closed: no second answer
+    assert "longer than its Content-Length of 4" in caplog.text
+
+
+# --- what is no body ---
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: ["text"], "str"),
+        (lambda: [""], "str"),
+        (lambda: [b"bytes", "text"], "str"),
+        (lambda: [7], "int"),
+        (lambda: [None], "NoneType"),
+        (lambda: [bytearray(b"x")], "bytearray"),
+        (lambda: [b"x", bytearray(b"x")], "bytearray"),
+        (lambda: ("text",), "str"),
+        (lambda: ("",), "str"),
+        (lambda: iter(["text"]), "str"),
+        (lambda: iter([b"", "text"]), "str"),
+        (lambda: iter([None, b"x"]), "NoneType"),
+        (lambda: iter([memoryview(b"x")]), "memoryview"),
+        (lambda: "text", "str"),
+        (lambda: b"bytes", "int"),
+        (lambda: {"key": 1}, "str"),
+    ],
+)
+def test_a_body_that_is_not_bytes_is_500_and_the_log_says_what_it_is(
+    make: Callable[[], Any], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_500(returning(make), caplog, f"yielded {kind}, not bytes")
+
+
+@pytest.mark.parametrize("body", [None, 7, object()])
+def test_a_body_that_is_no_iterable_is_500(body: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert_500(returning(lambda: body), caplog, "is not iterable")
+
+
+@pytest.mark.parametrize("wrong", ["text", None, 7])
+def test_a_later_piece_that_is_not_bytes_cuts_the_response(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def pieces() -> Iterable[Any]:
+        yield b"ab"
+        yield wrong
+
+    assert exchange(wsgi(returning(pieces)), request("/")).endswith(b"\r\n2\r\nab\r\n")
+    assert f"yielded {type(wrong).__name__}, not bytes" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("the cause"), SystemExit("the cause")])
+def test_an_error_in_mid_body_cuts_a_chunked_response(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"ab"
+        raise error
+
+    raw = exchange(wsgi(returning(pieces)), request("/cut"))
+    assert raw.endswith(b"\r\n2\r\nab\r\n")
+    with pytest.raises(http.client.IncompleteRead):
+        parse(raw)
+    assert "GET /cut failed" in caplog.text
+    assert "the cause" in caplog.text
+
+
+def test_an_error_in_mid_body_resets_a_connection_whose_end_would_look_like_the_bodys() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"ab"
+        raise ValueError
+
+    exchange(wsgi(returning(pieces)), request("/", version="HTTP/1.0"), resets=True)
+
+
+@pytest.mark.parametrize("error", [ValueError("the cause"), SystemExit("the cause")])
+def test_an_error_before_the_first_piece_is_500(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b""
+        raise error
+
+    assert_500(returning(pieces), caplog, "the cause")
+
+
+def test_an_error_while_the_end_of_a_whole_body_is_looked_for_is_500(caplog: pytest.LogCaptureFixture) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"abcd"
+        raise ValueError("the cause")
+
+    assert_500(returning(pieces, ("Content-Length", "4")), caplog, "the cause")
+
+
+def test_a_hundred_thousand_small_writes_do_not_slow_down() -> None:
+    """Were each to copy those before it, these would take minutes."""
+
+    def application(environ: Environ, start_response: Start) -> list[bytes]:
+        write = start_response("200 OK", [])
+        for _ in range(100_000):
+            write(b"x")
+        return []
+
+    assert len(call(application).body) == 100_000

@@ -1,0 +1,195 @@
+"""close() of what an application returns: called exactly once, whatever became of the response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.handlers.exchange import exchange, parse, request, wsgi
+
+Environ = dict[str, Any]
+Start = Callable[..., Any]
+BIG = b"x" * 100_000
+
+
+class Body:
+    """An iterable that counts its ends; each of its pieces may be an exception to raise."""
+
+    def __init__(self, *pieces: Any, closing: BaseException | None = None) -> None:
+        self.pieces = pieces
+        self.closing = closing
+        self.asked = 0
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            self.asked += 1
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.closing is not None:
+            raise self.closing
+
+
+class Unready(Body):
+    """Its iter() fails."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise ValueError("no iterator")
+
+
+def closings(
+    body: Body,
+    *headers: Any,
+    status: str | None = "200 OK",
+    sent: bytes | None = None,
+    hang_up_after: int | None = None,
+) -> int:
+    """How often `body` was closed, once the request had been dealt with; wsgi.input must have been closed as well."""
+    inputs = []
+
+    def application(environ: Environ, start_response: Start) -> Body:
+        inputs.append(environ["wsgi.input"])
+        if status is not None:
+            start_response(status, list(headers))
+        return body
+
+    exchange(wsgi(application), sent or request("/", method="POST", body=b"abc"), hang_up_after=hang_up_after)
+    assert [stream.closed for stream in inputs] == [True]
+    return body.closed
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (Body(b"ab", b"cd"), ()),
+        (Body(b"ab", b"cd"), [("Content-Length", "4")]),
+        (Body(b"abcd"), [("Content-Length", "4")]),
+        (Body(), ()),
+        (Body(b"", b""), ()),
+    ],
+)
+def test_when_the_response_is_complete(body: Body, headers: Any) -> None:
+    assert closings(body, *headers) == 1
+    assert body.asked == len(body.pieces)
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), "text", None])
+@pytest.mark.parametrize("before", [[], [b""], [b"ab"], [b"ab", b"cd"]])
+@pytest.mark.parametrize("headers", [(), [("Content-Length", "6")]])
+def test_when_the_iterable_fails(error: Any, before: list[bytes], headers: Any) -> None:
+    assert closings(Body(*before, error), *headers) == 1
+
+
+def test_when_there_is_no_iterator() -> None:
+    assert closings(Unready()) == 1
+
+
+@pytest.mark.parametrize("headers", [(), [("Content-Length", "4")], [("Content-Length", "99")]])
+def test_with_head_and_nothing_is_iterated_beyond_the_first_piece(headers: Any) -> None:
+    body = Body(b"ab", b"cd", b"ef")
+    assert closings(body, *headers, sent=request("/", method="HEAD")) == 1
+    assert body.asked == 1
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_with_a_status_that_has_no_body(status: str) -> None:
+    body = Body(b"ab", b"cd")
+    assert closings(body, status=status) == 1
+    assert body.asked == 1
+
+
+@pytest.mark.parametrize("length", ["3", "5"])
+def test_when_the_length_does_not_fit(length: str) -> None:
+    assert closings(Body(b"abcd"), ("Content-Length", length)) == 1
+    assert closings(Body(b"ab", b"cd"), ("Content-Length", length)) == 1
+
+
+@pytest.mark.parametrize("pieces", [(b"abcd",), (b"ab", b"cd"), ()])
+@pytest.mark.parametrize("header", [("X-A", "1\r\nX-B: 2"), ("X-A", 1), "X-A", ("Content-Length", "4x")])
+def test_when_the_head_is_invalid(pieces: Any, header: Any) -> None:
+    assert closings(Body(*pieces), header) == 1
+
+
+@pytest.mark.parametrize("pieces", [(b"abcd",), ()])
+def test_when_start_response_was_never_called(pieces: Any) -> None:
+    assert closings(Body(*pieces), status=None) == 1
+
+
+def test_when_the_client_hangs_up_in_mid_stream() -> None:
+    body = Body(*([BIG] * 1000))
+    assert closings(body, hang_up_after=1000) == 1
+    assert body.asked < 1000
+
+
+def test_when_the_client_hangs_up_on_a_sized_body() -> None:
+    body = Body(*([BIG] * 1000))
+    assert closings(body, ("Content-Length", str(1000 * len(BIG))), hang_up_after=1000) == 1
+    assert body.asked < 1000
+
+
+def test_a_generator_is_closed_where_it_stands() -> None:
+    events: list[str] = []
+
+    def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield BIG
+        except GeneratorExit:
+            events.append("closed")
+            raise
+
+    exchange(wsgi(application), request("/"), hang_up_after=1000)
+    assert events == ["closed"]
+
+
+@pytest.mark.parametrize("error", [ValueError("the cause"), SystemExit("the cause")])
+@pytest.mark.parametrize("headers", [(), [("Content-Length", "4")]])
+def test_an_error_in_close_is_logged_and_spoils_nothing(
+    error: BaseException, headers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies = [Body(b"ab", b"cd", closing=error), Body(b"abcd", closing=error)]
+    made = iter(bodies)
+
+    def application(environ: Environ, start_response: Start) -> Body:
+        start_response("200 OK", list(headers))
+        return next(made)
+
+    first = parse(exchange(wsgi(application), request("/") * 2))
+    assert (first.body, parse(first.rest).body) == (b"abcd", b"abcd")
+    assert [body.closed for body in bodies] == [1, 1]
+    assert [record.getMessage() for record in caplog.records] == [f"close() of a response failed: {error!r}"] * 2
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_the_request_body_is_closed_when_the_application_raises(tmp_path: Path) -> None:
+    inputs = []
+
+    def application(environ: Environ, start_response: Start) -> list[bytes]:
+        inputs.append(environ["wsgi.input"])
+        raise ValueError
+
+    sent = request("/", method="POST", body=b"x" * 100_000) + request("/", method="POST", body=b"abc")
+    exchange(wsgi(application), sent)
+    assert [stream.closed for stream in inputs] == [True, True]
+
+
+@pytest.mark.parametrize("body", [[b"ab"], [b"ab", b"cd"], ["text"], [b"ab", 7], []])
+def test_the_request_body_is_closed_when_a_list_is_returned(body: Any) -> None:
+    inputs = []
+
+    def application(environ: Environ, start_response: Start) -> list[bytes]:
+        inputs.append(environ["wsgi.input"])
+        start_response("200 OK", [])
+        answer: list[bytes] = body
+        return answer
+
+    exchange(wsgi(application), request("/", method="POST", body=b"x" * 100_000))
+    assert [stream.closed for stream in inputs] == [True]

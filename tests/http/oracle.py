@@ -1,0 +1,109 @@
+"""h11 as the second opinion: what it makes of requests, and of the responses that a server gives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import h11
+
+LIMIT = 1 << 20  # bytes of a head, beyond what any test sends
+
+
+class Answer(NamedTuple):
+    """A response as a strict client sees it; field names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    reason: str = ""
+
+
+class Asked(NamedTuple):
+    """A request as h11 sees it; field names are in lower case."""
+
+    method: str
+    target: str
+    version: str
+    fields: list[tuple[str, str]]
+    body: bytes
+
+
+def answers(data: bytes, methods: list[str], *, partial: bool = False) -> list[Answer]:
+    """The responses in `data` to requests by `methods`, after whose end the server has closed (or not: `partial`).
+
+    Interim responses are in the list as well. Raises h11.RemoteProtocolError for what a client cannot make sense of: a
+    body cut short, bytes after a response that was said to be the last.
+    """
+    client = h11.Connection(h11.CLIENT, LIMIT)
+    found: list[Answer] = []
+    for number, method in enumerate(methods):
+        _ask(client, method)
+        if number == 0:
+            client.receive_data(data)
+            if not partial:
+                client.receive_data(b"")
+        whole, final = _answer(client, found)
+        if not whole:
+            assert partial or final is None, "a response without an end"
+            break
+        if client.our_state is not h11.DONE or client.their_state is not h11.DONE:
+            assert client.trailing_data[0] == b"", "bytes after the last response"
+            break
+        if number + 1 < len(methods):
+            client.start_next_cycle()
+    else:
+        assert client.trailing_data[0] == b"", "more answers than requests"
+    return found
+
+
+def _ask(client: h11.Connection, method: str) -> None:
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    client.send(h11.EndOfMessage())
+
+
+def _answer(client: h11.Connection, found: list[Answer]) -> tuple[bool, Answer | None]:
+    """Read one final response, with those before it, into `found`; whether it is whole."""
+    final = None
+    while True:
+        event = client.next_event()
+        if isinstance(event, (h11.InformationalResponse, h11.Response)):
+            fields = [(bytes(name).decode(), bytes(value).decode("latin-1")) for name, value in event.headers]
+            for name in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                assert [key for key, _ in fields].count(name) <= 1, f"{name} is repeated"
+            found.append(Answer(event.status_code, dict(fields), b"", bytes(event.reason).decode("latin-1")))
+            if isinstance(event, h11.Response):
+                final = found[-1]
+        elif isinstance(event, h11.Data):
+            found[-1] = final = found[-1]._replace(body=found[-1].body + bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            return True, final
+        else:  # NEED_DATA, ConnectionClosed
+            return False, final
+
+
+def requests(data: bytes) -> tuple[list[Asked], bool]:
+    """The requests in `data`, after which the client has closed; whether h11 refuses what comes after them."""
+    server = h11.Connection(h11.SERVER, LIMIT)
+    server.receive_data(data)
+    server.receive_data(b"")
+    found: list[Asked] = []
+    try:
+        while True:
+            event = server.next_event()
+            if not isinstance(event, h11.Request):
+                return found, False
+            body = b""
+            while isinstance(part := server.next_event(), h11.Data):
+                body += bytes(part.data)
+            if not isinstance(part, h11.EndOfMessage):
+                return found, False
+            fields = [(bytes(name).decode(), bytes(value).decode("latin-1")) for name, value in event.headers]
+            version, target = bytes(event.http_version).decode(), bytes(event.target).decode("latin-1")
+            found.append(Asked(bytes(event.method).decode(), target, version, fields, body))
+            server.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
+            server.send(h11.EndOfMessage())
+            if server.our_state is not h11.DONE or server.their_state is not h11.DONE:
+                return found, False
+            server.start_next_cycle()
+    except h11.RemoteProtocolError:
+        return found, True
