@@ -13,6 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import IO, Any
 
 from prefork import __version__
@@ -95,17 +96,21 @@ class Wsgi:
 
 
 def _fields(headers: Headers) -> Environ:
-    """The request fields as CGI variables (RFC 3875 §4.1.18), without those that could pose as others: a name with
-    "_" would alias the one with "-", and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
-    """
-    environ: Environ = {}
-    for name, _ in headers.pairs:
-        if "_" not in name and name not in ("proxy", "transfer-encoding"):
-            key = name.upper().replace("-", "_")
-            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-                key = "HTTP_" + key
-            environ[key] = headers.get(name)
+    """The request fields as CGI variables (RFC 3875 §4.1.18)."""
+    environ: Environ = {_variable(name): value for name, value in headers.fields.items()}
+    environ.pop("", None)
     return environ
+
+
+@lru_cache(512)
+def _variable(name: str) -> str:
+    """The variable of a field; "" for one that is withheld, since it could pose as another: a name with "_" would alias
+    the one with "-", and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
+    """
+    if "_" in name or name in ("proxy", "transfer-encoding"):
+        return ""
+    variable = name.upper().replace("-", "_")
+    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + variable
 
 
 class _Call:

@@ -12,8 +12,8 @@ from enum import Enum, auto
 from typing import IO, Protocol
 
 from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
-from prefork.http.grammar import CHUNK_LINE, FIELD_BLOCK
-from prefork.http.message import Headers
+from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
+from prefork.http.message import Request
 from prefork.net.stream import Stream
 
 LINE_LIMIT = 1024  # bytes of a chunk's size line, extensions included: nobody sends any
@@ -111,7 +111,7 @@ class ChunkedDecoder:
             self._trailer += len(line)
             if self._trailer > TRAILER_LIMIT:
                 raise HeadTooLarge("a trailer section beyond its bound")
-            if not FIELD_BLOCK.fullmatch(line + b"\r\n"):
+            if not FIELD_LINE.fullmatch(line):
                 raise BadRequest("a malformed trailer field (RFC 9112 §7.1.2)")
         else:
             self.done = True
@@ -122,8 +122,9 @@ class Incoming:
 
     __slots__ = ("_awaited", "_buffer", "_decoder", "_stream", "_timeout")
 
-    def __init__(self, stream: Stream, headers: Headers, max_body: int, buffer: int, timeout: float) -> None:
+    def __init__(self, stream: Stream, request: Request, max_body: int, buffer: int, timeout: float) -> None:
         """Bodies above `buffer` bytes are spooled to disk; `timeout` is between two reads. Raises BodyTooLarge."""
+        headers = request.headers
         if headers.length is None:
             self._decoder: Decoder = ChunkedDecoder(max_body)
         elif max_body and headers.length > max_body:
@@ -133,7 +134,8 @@ class Incoming:
         self._stream = stream
         self._buffer = buffer
         self._timeout = timeout
-        self._awaited = headers.expects_continue  # the client holds it back until we ask (RFC 9110 §10.1.1)
+        # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
+        self._awaited = headers.expects_continue and request.line.minor == 1
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body, piece by piece. Raises ProtocolError, Disconnected."""

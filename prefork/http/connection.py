@@ -15,7 +15,7 @@ from time import monotonic
 from prefork.errors import ApplicationError, Disconnected, ProtocolError, RequestTimeout, TimedOut
 from prefork.http.body import NOTHING, Incoming
 from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
-from prefork.http.head import Heads
+from prefork.http.head import HEAD_END, Heads
 from prefork.http.message import (
     Body,
     Chunks,
@@ -32,7 +32,6 @@ from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
 
-HEAD_END = b"\r\n\r\n"
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
 MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: the head waits for the file's first bytes, and shares their packet
@@ -131,7 +130,7 @@ class Connection:
         """
         server, stream, client = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
-        known, parse, find, render = server.heads.known, server.heads.parse, server.find, server.renderer.head
+        whole, parse, find, render = server.heads.whole, server.heads.parse, server.find, server.renderer.head
         readable, recv, send = stream.readable, stream.recv, stream.send
         task = loop.current
         task.deadline = loop.now + (LAME_DUCK if server.draining else http.header_timeout)
@@ -148,7 +147,7 @@ class Connection:
                     return
                 if not data:
                     return
-            head = known(data)
+            head = whole(data)
             if head is not None:
                 line, headers = head
                 data = b""
@@ -161,14 +160,14 @@ class Connection:
             self.request = request = Request(line, headers, NOTHING, client)
             if headers.has_body:
                 stream.unread = data
-                request.body = Incoming(stream, headers, http.max_body, http.body_buffer, http.body_timeout)
-            keep_alive = not server.draining and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
+                request.body = Incoming(stream, request, http.max_body, http.body_buffer, http.body_timeout)
+            persistent = line.minor == 1 if headers.keep_alive is None else headers.keep_alive
             started = loop.now
             task.deadline = inf
             try:
                 response = await find(request)(request)
                 try:
-                    outgoing = render(response, line, keep_alive, started)
+                    outgoing = render(response, line, persistent and not server.draining, started)
                 except BaseException:
                     await _release(response.body)
                     raise
@@ -176,7 +175,7 @@ class Connection:
                 raise
             except (Exception, SystemExit) as error:
                 response = failed(request, error)
-                outgoing = render(response, line, keep_alive, started)
+                outgoing = render(response, line, persistent and not server.draining, started)
             body = response.body
             if type(body) is bytes:
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
@@ -200,10 +199,10 @@ class Connection:
                 data = await self._after_body(request)
             self.request = None
             if not outgoing.keep_alive:
-                if data or headers.has_body or server.draining:
+                if data or headers.has_body or persistent:  # the client may be sending more
                     await stream.linger()
                 return
-            task.deadline = loop.now + http.keepalive_timeout
+            task.deadline = loop.now + (LAME_DUCK if server.draining else http.keepalive_timeout)
             if data:
                 await PAUSE  # a pipeline is served in turn with everybody else
 
@@ -254,7 +253,7 @@ class Connection:
             assert self.request is not None
             failed(self.request, error)
             if not head.chunked and head.length is None:
-                self.stream.reset()
+                self.stream.spoil()
             raise Disconnected("the response was cut short") from None
         finally:
             await body.aclose()
@@ -266,7 +265,7 @@ class Connection:
                 await stream.write(head.wire, timeout)
                 return len(head.wire)
             try:
-                sent = stream.send(head.wire, MSG_MORE)
+                sent = stream.send(head.wire, MSG_MORE if segment.count else 0)
             except BlockingIOError:
                 sent = 0
             except OSError as error:

@@ -17,8 +17,8 @@ TOKEN = re.compile(rf"[{_TCHAR}]++")
 REQUEST_LINE = re.compile(rf"([{_TCHAR}]{{1,32}}) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])".encode())
 LINE_START = re.compile(rf"[{_TCHAR}]{{1,32}}(?: |\Z)".encode())  # what an unfinished request line must look like
 
-# RFC 9112 §5: a whole block of field lines; no space before the colon (§5.1), no line folding (§5.2)
-FIELD_BLOCK = re.compile(rf"(?:[{_TCHAR}]++:[{_VALUE}]*+\r\n)*+".encode())
+# RFC 9112 §5, a field line without its CRLF: no space before the colon (§5.1), no line folding (§5.2)
+FIELD_LINE = re.compile(rf"([{_TCHAR}]++):[ \t]*+([{_VALUE}]*+)".encode())
 FIELD_VALUE = re.compile(rf"[{_VALUE}]*+")
 
 # RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 one, with a port or without

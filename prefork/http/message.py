@@ -19,18 +19,17 @@ class Headers:
     `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out
     once, when the block is parsed: `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the
     version's default), `expects_continue`, `host`. `views` holds what others derive from the block, each under a key of
-    its own (the WSGI environ, say).
+    its own (the WSGI environ, say). `fields` maps each name to its value; repeated ones are joined by comma
+    (RFC 9110 §5.3), cookies by semicolon.
     """
 
-    __slots__ = ("_first", "chunked", "expects_continue", "has_body", "host", "keep_alive", "length", "pairs", "views")
+    __slots__ = ("chunked", "expects_continue", "fields", "has_body", "host", "keep_alive", "length", "pairs", "views")
 
-    def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, pairs: Fields) -> None:
         self.pairs = pairs
-        self._first: dict[str, str] = {}
-        for name, value in pairs:
-            if name in self._first:
-                value = f"{self._first[name]}{'; ' if name == 'cookie' else ', '}{value}"
-            self._first[name] = value
+        self.fields = dict(pairs)
+        if len(self.fields) < len(pairs):
+            self.fields = _join(pairs)
         self.host: str = ""
         self.length: int | None = None
         self.chunked = False
@@ -40,11 +39,20 @@ class Headers:
         self.views: dict[Any, Any] = {}
 
     def get(self, name: str, default: str = "") -> str:
-        """The value of field `name` (lower case); repeated ones joined by comma (RFC 9110 §5.3), cookies by ";"."""
-        return self._first.get(name, default)
+        """The value of field `name` (lower case), as in `fields`."""
+        return self.fields.get(name, default)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._first
+        return name in self.fields
+
+
+def _join(pairs: Fields) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        if name in joined:
+            value = f"{joined[name]}{'; ' if name == 'cookie' else ', '}{value}"
+        joined[name] = value
+    return joined
 
 
 class RequestLine:

@@ -9,6 +9,7 @@ import http.client
 import io
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
@@ -42,23 +43,31 @@ def exchange(handler: Handler, sent: bytes, **how: Any) -> bytes:
     return meet(handler, sent, **how)[0]
 
 
+@dataclass
+class Manner:
+    """How a client behaves: it half-closes after what it sends, unless it is to `hang_up_after` that many bytes read.
+
+    `then` it sends only after the first answer; where `resets`, the connection is to end in a reset.
+    """
+
+    hang_up_after: int | None = None
+    then: bytes = b""
+    resets: bool = False
+
+
 def meet(
     handler: Handler,
     *sent: bytes,
     client: Client = CLIENT,
     http: Http | None = None,
-    hang_up_after: int | None = None,
-    resets: bool = False,
     board: memoryview | None = None,
+    **manner: Any,
 ) -> list[bytes]:
-    """What the server answers to each of several clients at once, who half-close after what they have `sent`.
-
-    `hang_up_after`: they read that many bytes at most, then close; `resets`: the connection is to end in a reset.
-    """
+    """What the server answers to each of several clients at once, who send these bytes; for `manner` see Manner."""
     loop = Loop(make_poller("auto"))
     board = board or memoryview(bytearray(8 * WIDTH)).cast("Q")
     server = Server(loop, http or Http(), lambda request: handler, board, None)
-    talks = [_Talk(loop, server, data, client, hang_up_after, resets) for data in sent]
+    talks = [_Talk(loop, server, data, client, Manner(**manner)) for data in sent]
     try:
         loop.run()
     finally:
@@ -74,9 +83,7 @@ def meet(
 class _Talk:
     """One client's side, and the server's beside it; `failure` is what went wrong at the client's."""
 
-    def __init__(
-        self, loop: Loop, server: Server, sent: bytes, client: Client, hang_up_after: int | None, resets: bool
-    ) -> None:
+    def __init__(self, loop: Loop, server: Server, sent: bytes, client: Client, manner: Manner) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.theirs = socket.create_connection(listener.getsockname())
             self.ours, _ = listener.accept()
@@ -84,23 +91,25 @@ class _Talk:
         self.theirs.setblocking(False)
         self.received = bytearray()
         self.failure: BaseException | None = AssertionError("the client has not come to its end")
-        stream = Stream(loop, self.theirs)
         loop.spawn(Connection(server, Stream(loop, self.ours), client).serve(), "the server's side")
-        loop.spawn(self._ask(stream, sent, hang_up_after, resets), "the client's side")
+        loop.spawn(self._ask(Stream(loop, self.theirs), sent, manner), "the client's side")
 
-    async def _ask(self, stream: Stream, sent: bytes, hang_up_after: int | None, resets: bool) -> None:
+    async def _ask(self, stream: Stream, sent: bytes, manner: Manner) -> None:
         try:
             await stream.write(sent, PATIENCE)
-            if hang_up_after is None:
+            if manner.then:
+                self.received.extend(await stream.read(PATIENCE))
+                await stream.write(manner.then, PATIENCE)
+            if manner.hang_up_after is None:
                 self.theirs.shutdown(socket.SHUT_WR)
-            while hang_up_after is None or len(self.received) < hang_up_after:
+            while manner.hang_up_after is None or len(self.received) < manner.hang_up_after:
                 piece = await stream.read(PATIENCE)
                 if not piece:
                     break
                 self.received.extend(piece)
-            self.failure = AssertionError("the connection was not reset") if resets else None
+            self.failure = AssertionError("the connection was not reset") if manner.resets else None
         except (OSError, Disconnected, TimedOut) as error:
-            self.failure = None if resets and isinstance(error, Disconnected) else error
+            self.failure = None if manner.resets and isinstance(error, Disconnected) else error
         finally:
             stream.close()
 

@@ -62,7 +62,7 @@ class World:
 
     def connect(self, tcp: bool = True, buffer: int = 0) -> Peer:
         """A client, and a Connection that serves it; `buffer` bounds what the kernel holds, for slow readers."""
-        ours, theirs = tcp_pair(buffer) if tcp else socket.socketpair()
+        theirs, ours = tcp_pair(buffer) if tcp else socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
         connection = Connection(self.server, Stream(self.loop, theirs), WHO)
@@ -204,7 +204,7 @@ def parse(data: bytes, heads: Heads | None = None) -> tuple[RequestLine, Headers
 
 
 def tcp_pair(buffer: int = 0) -> tuple[socket.socket, socket.socket]:
-    """A client's and a server's socket, connected over loopback."""
+    """A server's and a client's socket, connected over loopback."""
     with socket.socket() as listener:
         if buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
@@ -215,7 +215,7 @@ def tcp_pair(buffer: int = 0) -> tuple[socket.socket, socket.socket]:
         if buffer:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         ours.connect(listener.getsockname())
-        return ours, listener.accept()[0]
+        return listener.accept()[0], ours
 
 
 def answering(make: Answers) -> Handler:

@@ -35,35 +35,26 @@ def answers(data: bytes, methods: list[str], *, partial: bool = False) -> list[A
     body cut short, bytes after a response that was said to be the last.
     """
     client = h11.Connection(h11.CLIENT, LIMIT)
+    client.receive_data(data)
+    if not partial:
+        client.receive_data(b"")
     found: list[Answer] = []
     for number, method in enumerate(methods):
-        _ask(client, method)
-        if number == 0:
-            client.receive_data(data)
-            if not partial:
-                client.receive_data(b"")
-        whole, final = _answer(client, found)
-        if not whole:
-            assert partial or final is None, "a response without an end"
+        if not client.trailing_data[0]:
             break
-        if client.our_state is not h11.DONE or client.their_state is not h11.DONE:
-            assert client.trailing_data[0] == b"", "bytes after the last response"
-            break
-        if number + 1 < len(methods):
+        if number:
             client.start_next_cycle()
-    else:
-        assert client.trailing_data[0] == b"", "more answers than requests"
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+        client.send(h11.EndOfMessage())
+        _answer(client, found)
+        if client.their_state is not h11.DONE:
+            break
+    assert client.trailing_data[0] == b"", "bytes after the last response"
     return found
 
 
-def _ask(client: h11.Connection, method: str) -> None:
-    client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
-    client.send(h11.EndOfMessage())
-
-
-def _answer(client: h11.Connection, found: list[Answer]) -> tuple[bool, Answer | None]:
-    """Read one final response, with those before it, into `found`; whether it is whole."""
-    final = None
+def _answer(client: h11.Connection, found: list[Answer]) -> None:
+    """Read one final response, with the interim ones before it, into `found`."""
     while True:
         event = client.next_event()
         if isinstance(event, (h11.InformationalResponse, h11.Response)):
@@ -71,14 +62,10 @@ def _answer(client: h11.Connection, found: list[Answer]) -> tuple[bool, Answer |
             for name in ("content-length", "transfer-encoding", "connection", "date", "server"):
                 assert [key for key, _ in fields].count(name) <= 1, f"{name} is repeated"
             found.append(Answer(event.status_code, dict(fields), b"", bytes(event.reason).decode("latin-1")))
-            if isinstance(event, h11.Response):
-                final = found[-1]
         elif isinstance(event, h11.Data):
-            found[-1] = final = found[-1]._replace(body=found[-1].body + bytes(event.data))
-        elif isinstance(event, h11.EndOfMessage):
-            return True, final
-        else:  # NEED_DATA, ConnectionClosed
-            return False, final
+            found[-1] = found[-1]._replace(body=found[-1].body + bytes(event.data))
+        else:  # EndOfMessage, NEED_DATA where the answer is partial
+            return
 
 
 def requests(data: bytes) -> tuple[list[Asked], bool]:

@@ -1,0 +1,120 @@
+"""Building: route settings become the handlers they describe, mounted where they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork.errors import TargetError
+from prefork.handlers.build import build
+from prefork.http.message import Handler, Request, Response
+from prefork.settings.schema import Files, Redirect, Respond, Route
+from tests.handlers.exchange import Answer, exchange, parse, request
+
+SHOW = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    keys = ("SCRIPT_NAME", "PATH_INFO", "wsgi.multiprocess")
+    return ["|".join(str(environ[key]) for key in keys).encode()]
+"""
+
+
+@pytest.fixture(autouse=True)
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a module `shown_by_build` with an application."""
+    (tmp_path / "shown_by_build.py").write_text(SHOW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def ask(routes: Sequence[Route], target: str = "/", *fields: str, multiprocess: bool = True, **how: Any) -> Answer:
+    router = build(routes, lambda: {"figures": 1}, multiprocess=multiprocess)
+
+    async def routed(request: Request) -> Response:
+        handler: Handler = router.find(request)
+        return await handler(request)
+
+    return parse(exchange(routed, request(target, *fields, **how)), how.get("method", "GET"))
+
+
+def test_every_kind_of_route(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("a page")
+    routes = [
+        Route(path="/files", files=Files(root=str(tmp_path), max_age=60)),
+        Route(path="/wsgi", wsgi="shown_by_build:app"),
+        Route(path="/respond", respond=Respond(body="fixed")),
+        Route(path="/redirect", redirect=Redirect(to="/elsewhere")),
+        Route(path="/status", status=True),
+    ]
+    files = ask(routes, "/files/page.html")
+    assert (files.body, files.headers["Cache-Control"]) == (b"a page", "max-age=60")
+    assert ask(routes, "/wsgi/x").body == b"/wsgi|/x|True"
+    assert ask(routes, "/respond").body == b"fixed"
+    assert ask(routes, "/redirect").headers["Location"] == "/elsewhere"
+    assert json.loads(ask(routes, "/status").body) == {"figures": 1}
+    assert ask(routes, "/").status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "seen"),
+    [
+        ("/", "/app/x", b"|/app/x"),
+        ("/app", "/app", b"/app|"),
+        ("/app/", "/app", b"/app|"),
+        ("/app/", "/app/x", b"/app|/x"),
+        ("/café", "/caf%C3%A9/x", "/café|/x".encode().decode("latin-1").encode()),
+    ],
+)
+def test_an_application_is_mounted_at_its_path(path: str, target: str, seen: bytes) -> None:
+    assert ask([Route(path=path, wsgi="shown_by_build:app")], target).body == seen + b"|True"
+
+
+@pytest.mark.parametrize("path", ["/", "/static", "/static/", "/stätic"])
+def test_files_are_mounted_at_their_path(path: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("a page")
+    target = path.rstrip("/").replace("ä", "%C3%A4") + "/page.html"
+    assert ask([Route(path=path, files=Files(root=str(tmp_path)))], target).body == b"a page"
+
+
+def test_the_application_learns_whether_there_are_other_processes() -> None:
+    routes = [Route(path="/", wsgi="shown_by_build:app")]
+    assert ask(routes, multiprocess=False).body == b"|/|False"
+
+
+def test_hosts_are_told_apart() -> None:
+    routes = [
+        Route(respond=Respond(body="any")),
+        Route(host="example.com", respond=Respond(body="it")),
+        Route(host="*.example.com", respond=Respond(body="below")),
+    ]
+    hosts = ("example.com:80", "WWW.example.com", "other.org")
+    assert [ask(routes, "/", f"Host: {host}").body for host in hosts] == [b"it", b"below", b"any"]
+
+
+@pytest.mark.parametrize("target", ["no_such_module:app", "shown_by_build:no_app", "shown_by_build:__name__"])
+def test_a_target_that_leads_nowhere_is_an_error(target: str) -> None:
+    with pytest.raises(TargetError):
+        build([Route(respond=Respond()), Route(path="/x", wsgi=target)], dict, multiprocess=True)
+
+
+def test_an_application_may_be_any_callable(tmp_path: Path) -> None:
+    (tmp_path / "kinds_of_app.py").write_text(
+        "class App:\n"
+        "    def __call__(self, environ, start_response):\n"
+        "        start_response('200 OK', [])\n"
+        "        return [b'instance']\n"
+        "    def method(self, environ, start_response):\n"
+        "        start_response('200 OK', [])\n"
+        "        return [b'method']\n"
+        "class Returned:\n"
+        "    def __init__(self, environ, start_response):\n"
+        "        start_response('200 OK', [])\n"
+        "    def __iter__(self):\n"
+        "        yield b'class'\n"
+        "app = App()\n"
+    )
+    answers: Callable[[str], bytes] = lambda name: ask([Route(wsgi=f"kinds_of_app:{name}")]).body  # noqa: E731
+    assert [answers(name) for name in ("app", "app.method", "Returned")] == [b"instance", b"method", b"class"]

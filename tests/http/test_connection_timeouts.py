@@ -1,0 +1,147 @@
+"""Time limits: for a head, a body, a send, and between two requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+
+import pytest
+
+from prefork.http.message import Request, Response
+from tests.http.conftest import GET, Peer, World, answering, echo, ignore
+from tests.http.oracle import answers
+
+Make = Callable[..., World]
+
+SHORT = 0.05  # seconds
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+
+
+def test_a_client_that_says_nothing_is_let_go_without_a_word(world: Make) -> None:
+    here = world(header_timeout=SHORT)
+    start = time.monotonic()
+    assert here.connect().rest() == b""
+    assert time.monotonic() - start >= SHORT - 0.01
+    assert here.log == []
+
+
+@pytest.mark.parametrize("data", [b"G", b"\r\n", GET[:-1]])
+def test_a_head_that_does_not_come_to_its_end_is_a_408(world: Make, data: bytes) -> None:
+    """RFC 9110 §15.5.9."""
+    here = world(header_timeout=SHORT)
+    peer = here.connect()
+    peer.send(data)
+    assert answers(peer.rest(), ["GET"])[0].status == 408
+    assert here.log[0][2] == 408
+
+
+def test_a_head_that_drips_in_is_not_given_more_time(world: Make) -> None:
+    peer = world(header_timeout=0.2).connect()
+    peer.send(GET[:20])
+    drip(peer, b"X")
+    assert answers(peer.rest(), ["GET"])[0].status == 408
+
+
+def drip(peer: Peer, byte: bytes) -> None:
+    """Go on sending single bytes until there is an answer."""
+
+    def step() -> bool:
+        peer.poll()
+        peer.socket.send(byte)
+        return bool(peer.got)
+
+    peer.world.until(step, "an answer")
+
+
+def test_the_next_head_has_its_own_time(world: Make) -> None:
+    peer = world(header_timeout=SHORT, keepalive_timeout=3600).connect()
+    peer.send(GET)
+    peer.answer()
+    peer.world.until(lambda: peer.task.deadline > peer.world.loop.now + 3000, "keepalive_timeout")
+    peer.send(GET[:5])
+    assert answers(peer.rest(), ["GET"])[0].status == 408
+
+
+def test_an_idle_connection_is_closed_after_keepalive_timeout(world: Make) -> None:
+    peer = world(keepalive_timeout=SHORT).connect()
+    peer.send(GET)
+    peer.answer()
+    start = time.monotonic()
+    assert peer.rest() == b""
+    assert time.monotonic() - start >= SHORT - 0.02
+
+
+def test_a_body_that_stops_coming_is_a_408(world: Make) -> None:
+    here = world(echo, body_timeout=SHORT)
+    peer = here.connect()
+    peer.send(POST + b"he")
+    assert answers(peer.rest(), ["POST"])[0].status == 408
+    assert [entry[2] for entry in here.log] == [408]
+
+
+def test_a_client_that_waits_to_continue_has_its_time_too(world: Make) -> None:
+    peer = world(echo, body_timeout=SHORT).connect()
+    peer.send(POST[:-2] + b"Expect: 100-continue\r\n\r\n")
+    assert [answer.status for answer in answers(peer.rest(), ["POST"])] == [100, 408]
+
+
+def test_body_timeout_is_between_two_reads(world: Make) -> None:
+    peer = world(echo, body_timeout=3600).connect()
+    deadlines = []
+    peer.send(POST)
+    for byte in b"hell":
+        before = peer.task.deadline
+        peer.send(bytes([byte]))
+        peer.until(lambda before=before: inf > peer.task.deadline != before, "a new deadline")
+        deadlines.append(peer.task.deadline)
+    assert deadlines == sorted(deadlines)
+    peer.send(b"o")
+    assert peer.answer("POST").body == b"hello"
+
+
+def test_a_body_that_nobody_reads_and_that_stops_coming_ends_the_connection(world: Make) -> None:
+    peer = world(ignore, body_timeout=SHORT).connect()
+    peer.send(POST + b"he")
+    assert [answer.status for answer in answers(peer.rest(), ["POST"])] == [200]
+
+
+def test_a_handler_has_all_the_time_it_takes(world: Make) -> None:
+    """Whatever limits there are for it are not the connection's."""
+
+    async def handle(request: Request) -> Response:
+        assert peer.task.deadline == inf
+        await here.loop.sleep(0.1)
+        return Response(200)
+
+    here = world(handle, header_timeout=SHORT, body_timeout=SHORT, keepalive_timeout=SHORT, send_timeout=SHORT)
+    peer = here.connect()
+    peer.send(GET)
+    assert peer.answer().status == 200
+
+
+def test_a_client_that_takes_nothing_is_dropped_after_send_timeout(world: Make) -> None:
+    here = world(answering(lambda request: Response(200, (), b"x" * 20_000_000)), send_timeout=SHORT)
+    peer = here.connect()
+    peer.send(GET)
+    peer.until_gone()
+    assert here.log == []
+
+
+def test_a_client_that_takes_a_little_now_and_then_is_served(world: Make) -> None:
+    size = 4_000_000
+    here = world(answering(lambda request: Response(200, (), b"x" * size)), send_timeout=3600)
+    peer = here.connect(buffer=4096)
+    peer.send(GET)
+    deadlines: set[float] = set()
+
+    def sip() -> bool:
+        deadlines.add(peer.task.deadline)
+        with suppress(BlockingIOError):
+            peer.got += peer.socket.recv(100_000)
+        return len(peer.got) > size
+
+    here.until(sip, "the whole body")
+    assert peer.answer().body == b"x" * size
+    assert len(deadlines - {inf}) > 3, "each bit that is taken prolongs the deadline"
