@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
+import re
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -27,14 +30,18 @@ CONFIG = "config/server.toml"
 
 FAILED = 1
 MISTAKEN = 2  # a config error or a usage error, as argparse has it
+INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 and the signal's number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    _open_closed_streams()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()  # here, where it may fail
+        return status
     except ConfigError as error:
         _complain(str(error))
         return MISTAKEN
@@ -42,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"prefork: {error}")
         return FAILED
     except BrokenPipeError:  # `prefork status | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,10 +116,12 @@ def _reload(options: argparse.Namespace) -> int:
 
 def _stop(options: argparse.Namespace) -> int:
     reply, connection = control.ask(_control_path(options), {"command": "stop", "now": options.now})
-    with connection:
+    with connection, suppress(OSError):
         connection.recv(1)  # ends when the master does
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(reply["pid"]).wait(5.0)
+    with suppress(psutil.NoSuchProcess):
+        master = psutil.Process(reply["pid"])
+        while master.is_running() and master.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
     print(f"stopped: master {reply['pid']} is gone")
     return 0
 
@@ -140,15 +151,29 @@ def _ask(options: argparse.Namespace, request: Message) -> Message:
 def _control_path(options: argparse.Namespace) -> str:
     """Where the master that runs with this configuration is asked: also when the file has been broken meanwhile."""
     path = options.config or CONFIG
+    text = ""
     try:
-        told = tomllib.loads(Path(path).read_text())["master"]["control"]
+        text = Path(path).read_text()
+        told = tomllib.loads(text)["master"]["control"]
     except FileNotFoundError:
         if options.config:
             raise ConfigError(f"{path}: no such file") from None
-        return MasterSettings().control
+        told = None
+    except tomllib.TOMLDecodeError:
+        line = re.search(r"""^\s*control\s*=\s*(["'])(.+?)\1""", text, re.MULTILINE)
+        told = line and line[2]
     except (OSError, ValueError, KeyError, TypeError):
-        return MasterSettings().control
+        told = None
     return told if isinstance(told, str) else MasterSettings().control
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that were closed lead nowhere: else the first files that we open would take their places."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _complain(text: str) -> None:

@@ -38,9 +38,9 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
             pid=os.getpid(),
             age=time.monotonic() - _born,
             answered=_answered,
-            host=escape(environ.get("HTTP_HOST", "localhost")),
+            host=escape(environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"),
             method=escape(environ["REQUEST_METHOD"]),
-            path=escape(environ["SCRIPT_NAME"] + environ["PATH_INFO"]),
+            path=escape((environ["SCRIPT_NAME"] + environ["PATH_INFO"]).encode("latin-1").decode("utf-8", "replace")),
         )
     text = body.encode("utf-8")
     start_response("200 OK", [("Content-Type", kind), ("Content-Length", str(len(text)))])

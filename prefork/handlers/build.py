@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from prefork.handlers.files import Files
@@ -21,15 +22,16 @@ def build(routes: Sequence[Route], snapshot: Snapshot, *, multiprocess: bool) ->
     application raises.
     """
     built = []
+    roots = os.getcwd()  # before an application is imported, which may change it
     for route in routes:
         path = route.path.encode().decode("latin-1")  # as a request's path is: a character a byte
-        built.append((route.host, path, _handler(route, mount(path), snapshot, multiprocess)))
+        built.append((route.host, path, _handler(route, mount(path), roots, snapshot, multiprocess)))
     return Router(built)
 
 
-def _handler(route: Route, mounted: str, snapshot: Snapshot, multiprocess: bool) -> Handler:
+def _handler(route: Route, mounted: str, roots: str, snapshot: Snapshot, multiprocess: bool) -> Handler:
     if route.files is not None:
-        return Files(route.files.root, route.files.index, route.files.max_age, mounted)
+        return Files(os.path.join(roots, route.files.root), route.files.index, route.files.max_age, mounted)
     if route.wsgi is not None:
         return Wsgi(load_callable(route.wsgi), mounted, multiprocess=multiprocess).handle
     if route.respond is not None:

@@ -19,7 +19,7 @@ import urllib.parse
 from prefork.handlers import tree
 from prefork.http.message import Fields, FileSegment, Request, Response, plain
 
-_log = logging.getLogger("prefork")
+log = logging.getLogger("prefork")
 
 SMALL = 64 * 1024  # bytes; up to here a file is read and leaves in one send with the head, beyond it by sendfile
 
@@ -209,7 +209,7 @@ def _not_later(modified: str, since: str) -> bool:
     """Whether the HTTP-date `modified` is not later than `since`; False where that is none (RFC 9110 §13.1.3)."""
     try:
         date = email.utils.parsedate_to_datetime(since)  # reads all three forms of RFC 9110 §5.6.7
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     if date.utcoffset():  # mail has time zones, HTTP has not; no zone at all is the asctime form, in GMT as well
         return False
@@ -238,5 +238,5 @@ def _refuse(request: Request, error: OSError) -> Response:
         return plain(403)
     if error.errno in _EXHAUSTED:
         return plain(503)
-    _log.error("the file for %s %s cannot be read: %s", request.method, request.target, error)
+    log.error("the file for %s %s cannot be read: %s", request.method, request.target, error)
     return plain(500)

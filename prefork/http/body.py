@@ -18,6 +18,7 @@ from prefork.net.stream import Stream
 
 LINE_LIMIT = 1024  # bytes of a chunk's size line, extensions included: nobody sends any
 TRAILER_LIMIT = 16 * 1024
+FRAMING_LIMIT = 16 * 1024  # bytes, and 2 more for each of the body: chunks of one byte cost 2 us each to take apart
 DISCARD = 256 * 1024  # bytes of an unread body worth reading to keep its connection
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -66,6 +67,7 @@ class ChunkedDecoder:
         self._left = 0  # of the chunk at hand
         self._total = 0
         self._trailer = 0
+        self._framing = 0  # bytes that are not body
 
     def feed(self, data: bytes) -> bytes:
         """Raises BadRequest, BodyTooLarge, HeadTooLarge (trailers)."""
@@ -88,6 +90,7 @@ class ChunkedDecoder:
                 raise BadRequest("a chunk's line beyond its bound (RFC 9112 §7.1)")
             if end < 0:
                 break
+            self._framing += end + 2 - at
             self._line(data[at:end])
             at = end + 2
         self.rest = data[at:]
@@ -98,6 +101,8 @@ class ChunkedDecoder:
             match = CHUNK_LINE.fullmatch(line)
             if match is None:
                 raise BadRequest("a malformed chunk size (RFC 9112 §7.1)")
+            if self._framing > FRAMING_LIMIT + 2 * self._total:
+                raise BadRequest("a body in too many, too small chunks")
             self._left = int(match[1], 16)
             self._total += self._left
             if self.max_body and self._total > self.max_body:
@@ -165,10 +170,18 @@ class Incoming:
             raise
         return file
 
+    @property
+    def reusable(self) -> bool:
+        """False where the body is still awaited, and may come or not, or where too much of it is to come."""
+        decoder = self._decoder
+        if decoder.done:
+            return True
+        return not self._awaited and not (isinstance(decoder, LengthDecoder) and decoder.left > DISCARD)
+
     async def discard(self) -> bool:
         """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
-        if self._awaited and not self._decoder.done:
-            return False  # it may come or not: who knows what the next bytes are?
+        if not self.reusable:
+            return False
         left = DISCARD
         async for piece in self.chunks():
             left -= len(piece)
@@ -191,6 +204,8 @@ class Incoming:
 
 class _Nothing:
     """The body of a request without one: stateless, shared by all."""
+
+    reusable = True
 
     async def chunks(self) -> AsyncIterator[bytes]:
         return

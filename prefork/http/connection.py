@@ -33,6 +33,7 @@ from prefork.net.stream import Stream
 from prefork.settings.schema import Http
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
+CLIENT_LEFT = 499  # what nginx too writes into its log where the client did not wait for the answer
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
 MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: the head waits for the file's first bytes, and shares their packet
 UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what an unreadable request is answered as
@@ -77,9 +78,16 @@ class Server:
         self._waiting.append(task)
         try:
             while len(self.connections) >= count:
+                self._evict()
                 await PARKED
         finally:
             self._waiting.remove(task)
+
+    def _evict(self) -> None:
+        """End the idle connection whose time is up first, to make room; those that are busy stay."""
+        idle = [connection.task for connection in self.connections if connection.idle and connection.task]
+        if idle:
+            min(idle, key=lambda task: task.deadline).throw(TimedOut())
 
     def drain(self) -> None:
         """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds."""
@@ -92,16 +100,17 @@ class Server:
 
 class Connection:
     """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
-    anything; `task` is None until `serve` begins.
+    anything, and `status` its answer's, once a part of that is out; `task` is None until `serve` begins.
     """
 
-    __slots__ = ("client", "request", "server", "stream", "task")
+    __slots__ = ("client", "request", "server", "status", "stream", "task")
 
     def __init__(self, server: Server, stream: Stream, client: Client) -> None:
         self.server = server
         self.stream = stream
         self.client = client
         self.request: Request | None = None
+        self.status = 0
         self.task: Task | None = None
         server.enter(self)
 
@@ -119,7 +128,8 @@ class Connection:
         except ProtocolError as error:
             await self._refuse(error)
         except (Disconnected, TimedOut):
-            pass  # it left, or it had nothing more to ask
+            if self.request is not None:  # else it left, or had nothing more to ask
+                self._account(self.status or CLIENT_LEFT, 0)
         finally:
             self.stream.close()
             server.leave(self)
@@ -167,15 +177,17 @@ class Connection:
             try:
                 response = await find(request)(request)
                 try:
-                    outgoing = render(response, line, persistent and not server.draining, started)
+                    keep_alive = persistent and not server.draining and request.body.reusable
+                    outgoing = render(response, line, keep_alive, started)
                 except BaseException:
                     await _release(response.body)
                     raise
-            except (ProtocolError, Disconnected):
+            except (ProtocolError, Disconnected, GeneratorExit, KeyboardInterrupt):
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
                 response = failed(request, error)
-                outgoing = render(response, line, persistent and not server.draining, started)
+                keep_alive = persistent and not server.draining and request.body.reusable
+                outgoing = render(response, line, keep_alive, started)
             body = response.body
             if type(body) is bytes:
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
@@ -184,39 +196,51 @@ class Connection:
                     sent = send(wire)
                 except BlockingIOError:
                     sent = 0
-                except OSError:
-                    return
+                except OSError as error:
+                    raise Disconnected(str(error)) from None
                 if sent != total:
+                    self.status = response.status
                     await stream.write(memoryview(wire)[sent:], http.send_timeout)
             else:
+                self.status = response.status
                 total = await self._send(outgoing, body)
             board[REQUESTS] += 1
             board[STATUS_CLASS + response.status // 100] += 1
             board[SENT] += total
+            now = monotonic()  # the application may have taken its time
             if record is not None:
-                record(client, request, response.status, total, monotonic() - started)
+                record(client, request, response.status, total, now - started)
+            self.request = None
             if headers.has_body:
                 data = await self._after_body(request)
-            self.request = None
             if not outgoing.keep_alive:
                 if data or headers.has_body or persistent:  # the client may be sending more
                     await stream.linger()
                 return
-            task.deadline = loop.now + (LAME_DUCK if server.draining else http.keepalive_timeout)
+            task.deadline = now + (LAME_DUCK if server.draining else http.keepalive_timeout)
             if data:
                 await PAUSE  # a pipeline is served in turn with everybody else
+
+    def _account(self, status: int, sent: int) -> None:
+        """Count and record what is not an ordinary answer: a refusal, or one that did not get through."""
+        server, board = self.server, self.server.board
+        board[REQUESTS] += 1
+        board[STATUS_CLASS + status // 100] += 1
+        board[SENT] += sent
+        if server.record is not None:
+            server.record(self.client, self.request, status, sent, 0.0)
 
     async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
         """Read on until the head that `data` begins is whole; where it ends. Raises RequestTimeout, BadRequest, ..."""
         server, stream = self.server, self.stream
-        until = server.loop.now + server.http.header_timeout  # for the whole head: a drip does not prolong it
+        until = monotonic() + server.http.header_timeout  # for the whole head: a drip does not prolong it
         known = 0
         while True:
             server.heads.check_partial(data, known)
             known = len(data)
             stream.unread = data  # not idle
             try:
-                piece = await stream.read(until - server.loop.now)
+                piece = await stream.read(until - monotonic())
             except TimedOut:
                 raise RequestTimeout(f"no whole head within {server.http.header_timeout:g} s") from None
             if not piece:
@@ -246,9 +270,9 @@ class Connection:
         assert not isinstance(body, bytes)
         try:
             return await self._send_chunks(head, body)
-        except (Exception, SystemExit) as error:
-            if isinstance(error, Disconnected):
-                raise
+        except (Disconnected, GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             # the head is out: all that is left is to make sure that the client does not take this for the whole
             assert self.request is not None
             failed(self.request, error)
@@ -317,11 +341,7 @@ class Connection:
             await self.stream.write(wire, server.http.send_timeout)
         except Disconnected:
             return
-        server.board[REQUESTS] += 1
-        server.board[STATUS_CLASS + error.status // 100] += 1
-        server.board[SENT] += len(wire)
-        if server.record is not None:
-            server.record(self.client, request, error.status, len(wire), 0.0)
+        self._account(error.status, len(wire))
         await self.stream.linger()
 
 

@@ -91,6 +91,10 @@ class Client:
 class RequestBody(Protocol):
     """The request body as a handler sees it; whoever reads first answers `Expect: 100-continue`."""
 
+    @property
+    def reusable(self) -> bool:
+        """True where the connection can be used after this body, even if nobody reads it."""
+
     async def spool(self) -> IO[bytes]:
         """The whole body as a file at position 0: in memory, beyond `http.body_buffer` on disk."""
 

@@ -13,7 +13,8 @@ from prefork.errors import ApplicationError
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, RequestLine, Response
 
-ENTRIES = 512  # of each cache: a block or a head is worth some 500 bytes
+ENTRIES = 512  # of each cache
+ENTRY_BYTES = 4096  # what is larger is made anew each time: so a cache is never above 2 MiB
 
 _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
 
@@ -99,7 +100,9 @@ class Renderer:
         if head is None:
             if len(self._heads) >= ENTRIES:
                 self._heads.clear()
-            head = self._heads[key] = self._render(key)
+            head = self._render(key)
+            if len(head.wire) <= ENTRY_BYTES:
+                self._heads[key] = head
         return head
 
     def _render(self, key: _Key) -> Head:
@@ -131,7 +134,9 @@ class Renderer:
         if block is None:
             if len(self._blocks) >= ENTRIES:
                 del self._blocks[next(iter(self._blocks))]
-            block = self._blocks[fields] = Block(fields)
+            block = Block(fields)
+            if len(block.wire) <= ENTRY_BYTES:
+                self._blocks[fields] = block
         return block
 
 

@@ -149,10 +149,10 @@ class Task:
         self.loop.ready.append((self, self.wait, error))
 
     def cancel(self) -> None:
-        """End the task where it waits, by GeneratorExit: its finally blocks run now. Not for a task to call on itself."""
+        """End the task where it waits, by GeneratorExit: its finally blocks run now. Not to be called on itself."""
         if self not in self.loop.tasks:
             return  # and what it waited for last may be another's now
-        self.loop.tasks.discard(self)
+        self.loop.tasks.remove(self)
         self.wait.disarm(self)
         try:
             self.coroutine.close()

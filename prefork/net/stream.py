@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from math import inf
+from time import monotonic
 
 from prefork.errors import Disconnected, TimedOut
 from prefork.kernel.loop import PAUSE, Loop
@@ -36,7 +38,7 @@ class Stream:
     async def read(self, timeout: float) -> bytes:
         """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected."""
         task = self._loop.current
-        task.deadline = self._loop.now + timeout
+        task.deadline = monotonic() + timeout  # not the loop's now: an application may have held this turn up
         while True:
             await self.readable
             try:
@@ -89,7 +91,7 @@ class Stream:
 
     async def _room(self, timeout: float) -> None:
         task = self._loop.current
-        task.deadline = self._loop.now + timeout
+        task.deadline = monotonic() + timeout
         try:
             await self.writable
         except TimedOut:
@@ -102,12 +104,12 @@ class Stream:
         A close with unread input would make the kernel send a reset, which takes the answer away from a peer that has
         not read it yet (RFC 9112 §9.6). So what it still sends is read and dropped, within LINGER and LINGER_BYTES.
         """
-        until = self._loop.now + LINGER
+        until = monotonic() + LINGER
         dropped = 0
         try:
             self._socket.shutdown(socket.SHUT_WR)
-            while dropped < LINGER_BYTES and self._loop.now < until:
-                data = await self.read(until - self._loop.now)
+            while dropped < LINGER_BYTES and (left := until - monotonic()) > 0:
+                data = await self.read(left)
                 if not data:
                     return
                 dropped += len(data)
@@ -118,10 +120,7 @@ class Stream:
         self._loop.forget(self.fd)
         self._socket.close()
 
-    def reset(self) -> None:
-        """Close so that the peer cannot take what it got for the whole: by a reset (SO_LINGER of 0 seconds)."""
-        self._loop.forget(self.fd)
-        try:
+    def spoil(self) -> None:
+        """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take what it got for the whole."""
+        with suppress(OSError):  # macOS: EINVAL where the peer has been faster
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        finally:
-            self._socket.close()

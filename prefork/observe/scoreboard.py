@@ -22,6 +22,7 @@ STATE = WIDTH + 2
 STARTED = WIDTH + 3  # milliseconds of Unix time; 0 marks a free slot
 
 _CACHE_LINE = 8  # words; slots that shared one would slow each other's workers down
+_HIGHEST = PID  # in slot 0, which belongs to no process: the highest slot ever taken
 _STRIDE = -(-(STARTED + 1) // _CACHE_LINE) * _CACHE_LINE
 _MODULO = 1 << 64
 
@@ -74,6 +75,8 @@ class Scoreboard:
         slot[PID] = pid
         slot[GENERATION] = generation
         slot[STARTED] = time.time_ns() // 1_000_000
+        highest = self.slot(0)
+        highest[_HIGHEST] = max(highest[_HIGHEST], index)
 
     def vacate(self, index: int) -> None:
         """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it."""
@@ -87,7 +90,7 @@ class Scoreboard:
     def workers(self) -> list[WorkerRow]:
         """The slots that are taken, in order."""
         rows = []
-        for index in range(1, self._slots + 1):
+        for index in range(1, self._words[_HIGHEST] + 1):
             words = self.slot(index).tolist()
             if words[STARTED]:
                 state = State(words[STATE] or State.BOOTING)
@@ -97,5 +100,5 @@ class Scoreboard:
 
     def totals(self) -> tuple[int, ...]:
         """The counters summed over all slots, departed workers included."""
-        slots = [self.slot(index)[:WIDTH].tolist() for index in range(self._slots + 1)]
+        slots = [self.slot(index)[:WIDTH].tolist() for index in range(self._words[_HIGHEST] + 1)]
         return tuple(sum(column) % _MODULO for column in zip(*slots, strict=True))

@@ -27,12 +27,13 @@ class Sink:
     """
 
     def __init__(self, target: str) -> None:
-        self.target = target
+        # absolute, as an application may change the directory before we open it again
+        self.target = target if target in ("", "-") else os.path.abspath(target)
         self.dropped = 0
         self._announced = 0  # how many of the dropped lines the log itself tells of
         self._reason = ""
         self._rest = b""  # what is missing of a line that was cut short
-        self._fd = _open(target)
+        self._fd = _open(self.target)
         self._paced = _needs_pacing(self._fd)
 
     def write(self, lines: bytes) -> None:

@@ -32,7 +32,8 @@ class ControlSocket:
             self._listener = listen.bind(Address("unix", path=self._path))
         finally:
             os.umask(mask)
-        self._listener.listen(16)
+        self._listener.listen(128)
+        self._clients: set[Stream] = set()
 
     async def serve(self, loop: Loop, answer: Answer) -> None:
         """Answer whoever asks, for ever."""
@@ -42,7 +43,9 @@ class ControlSocket:
 
         def greet(client: socket.socket, address: object) -> None:
             client.setblocking(False)
-            loop.spawn(_converse(Stream(loop, client), answer), "a control connection")
+            stream = Stream(loop, client)
+            self._clients.add(stream)
+            loop.spawn(self._converse(stream, answer), "a control connection")
 
         await accept.accept(loop, self._listener, room, greet)
 
@@ -52,28 +55,30 @@ class ControlSocket:
 
     def close_in_child(self) -> None:
         self._listener.close()
+        for stream in self._clients:
+            stream.close()
 
-
-async def _converse(stream: Stream, answer: Answer) -> None:
-    try:
-        text = b""
-        while not text.endswith(b"\n"):
-            piece = await stream.read(PATIENCE)
-            text += piece
-            if not piece or len(text) > LONGEST:
-                return
+    async def _converse(self, stream: Stream, answer: Answer) -> None:
         try:
-            request = msgspec.json.decode(text, type=Message)
-        except msgspec.DecodeError as error:
-            reply: Message = {"ok": False, "message": f"not a JSON object: {error}"}
-        else:
-            reply = await answer(request)
-        await stream.write(msgspec.json.encode(reply) + b"\n", PATIENCE)
-        await stream.read(86400.0)  # until the client leaves, or we do: whoever waits for a stop waits for that
-    except (Disconnected, TimedOut):
-        pass
-    finally:
-        stream.close()
+            text = b""
+            while not text.endswith(b"\n"):
+                piece = await stream.read(PATIENCE)
+                text += piece
+                if not piece or len(text) > LONGEST:
+                    return
+            try:
+                request = msgspec.json.decode(text, type=Message)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                reply: Message = {"ok": False, "message": f"not a JSON object: {error}"}
+            else:
+                reply = await answer(request)
+            await stream.write(msgspec.json.encode(reply) + b"\n", PATIENCE)
+            await stream.read(86400.0)  # until the client leaves, or we do: whoever waits for a stop waits for that
+        except (Disconnected, TimedOut):
+            pass
+        finally:
+            self._clients.discard(stream)
+            stream.close()
 
 
 def ask(path: str, request: Message) -> tuple[Message, socket.socket]:

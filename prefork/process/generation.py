@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from enum import Enum, auto
@@ -61,6 +62,7 @@ class Generation:
         self._settled = Event(children.loop)  # all are ready, or one has failed
         self._failure: BootError | None = None
         self._leaving = Event(children.loop)
+        self._gate, self._gate_out = os.pipe()
 
     async def start(self) -> None:
         """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then `kill` is due."""
@@ -69,6 +71,11 @@ class Generation:
         await self._settled.wait()
         if self._failure is not None:
             raise self._failure
+
+    def open(self) -> None:
+        """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
+        self.phase = Phase.SERVING
+        os.write(self._gate_out, b"!")  # which nobody reads: so every worker hears of it, the later ones too
 
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone: they are killed GRACE after graceful_timeout."""
@@ -88,10 +95,16 @@ class Generation:
         self.phase = Phase.LEAVING
         self._leaving.set()
 
+    def close(self) -> None:
+        """Close what is this generation's alone, save its sockets: they may be the next one's too."""
+        self.logs.close()
+        os.close(self._gate)
+        os.close(self._gate_out)
+
     async def _supervise(self) -> None:
         """Keep one worker alive until the generation leaves; give up only while it boots."""
         early = 0  # deaths in a row at a young age
-        while self.phase is not Phase.LEAVING:
+        while not self._leaving.is_set():
             try:
                 lived = await self._one_life()
             except BootError as error:
@@ -103,7 +116,7 @@ class Generation:
                     log.error("%s", error, extra={"report": error.report})
                 lived = 0.0
             early = early + 1 if lived < YOUNG else 0
-            if early > 1 and self.phase is not Phase.LEAVING:
+            if early > 1 and not self._leaving.is_set():
                 await self._pause(min(LONGEST_PAUSE, 2.0 ** (early - 2)))
 
     async def _pause(self, seconds: float) -> None:
@@ -121,7 +134,7 @@ class Generation:
         self._scoreboard.occupy(slot, 0, self.number)
         try:
             assignment = worker.Assignment(
-                self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline
+                self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
             )
             child = self._children.fork(partial(self._become_worker, assignment))
             self._scoreboard.occupy(slot, child.pid, self.number)
@@ -137,11 +150,12 @@ class Generation:
 
     def _become_worker(self, assignment: worker.Assignment, tell: Callable[[Report], None]) -> int:
         """In the child: a removed address must close with its generation, though we were forked before."""
+        os.close(self._gate_out)
         for other in self._living:
             if other is not self:
                 for address in other.sockets.keys() - self.sockets.keys():
                     other.sockets[address].close()
-                other.logs.close()
+                other.close()
         return worker.run(assignment, tell)
 
     async def _until_gone(self, child: Child, slot: int) -> None:
@@ -152,8 +166,7 @@ class Generation:
             await child.exited.wait()
             raise
         self.ready.add(child)
-        if self.phase is Phase.BOOTING and len(self.ready) == self.size:
-            self.phase = Phase.SERVING
+        if len(self.ready) == self.size:
             self._settled.set()
         log.debug("worker %d is ready", child.pid)
         await child.exited.wait()

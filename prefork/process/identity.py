@@ -29,9 +29,14 @@ class PidFile:
         directory = os.path.dirname(self.path)
         while True:
             if not os.path.isdir(directory):
-                os.makedirs(directory)
+                os.makedirs(directory, exist_ok=True)
                 self._made_directory = True
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                if os.path.isdir(directory):
+                    raise
+                continue  # its last holder removed the directory too
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(file), os.stat(self.path)):
@@ -54,7 +59,8 @@ class PidFile:
     def remove(self) -> None:
         """Remove the file, its directory if we made it and it is empty, and let the lock go."""
         try:
-            os.unlink(self.path)
+            if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                os.unlink(self.path)
             if self._made_directory:
                 os.rmdir(os.path.dirname(self.path))
         except OSError:

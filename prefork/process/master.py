@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from prefork import __version__
 from prefork.errors import BootError, PreforkError
@@ -28,6 +30,7 @@ from prefork.process.status import describe
 from prefork.settings.schema import Settings
 
 SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; half a MiB
+STOPPING = "the server is stopping"
 FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
 
 log = logging.getLogger("prefork")
@@ -38,7 +41,11 @@ class Reload:
 
     def __init__(self, loop: Loop) -> None:
         self.done = Event(loop)
-        self.error: PreforkError | None = None
+        self.error: Exception | None = None
+
+    def settle(self, error: Exception | None) -> None:
+        self.error = error
+        self.done.set()
 
 
 class Master:
@@ -52,6 +59,7 @@ class Master:
         self._children = Children(self._loop)
         self._exit_status = os.EX_OK
         self._stopping = False
+        self._generations: list[Generation] = []  # that boot, serve or drain
         self._reloads: list[Reload] = []
         self._reloader: Task | None = None
         self._last_reload: Message | None = None
@@ -79,7 +87,6 @@ class Master:
         self._signals = Signals(loop, MASTER)
         children.private += [
             loop.poller.close,
-            self._signals.close_in_child,
             self._pid_file.close_in_child,
             self._control.close_in_child,
         ]
@@ -94,6 +101,7 @@ class Master:
             self._control.remove()
             self._pid_file.remove()
             log.info("stopped")
+            self._signals.ignore_all()
         return self._exit_status
 
     # ---- signals and commands
@@ -139,7 +147,13 @@ class Master:
     # ---- boot, reload, stop
 
     def _generation(self, number: int, settings: Settings, sockets: listen.Sockets, logs: Logs) -> Generation:
-        return Generation(number, settings, sockets, logs, self._children, self._scoreboard)
+        fresh = Generation(number, settings, sockets, logs, self._children, self._scoreboard, self._generations)
+        self._generations.append(fresh)
+        return fresh
+
+    def _forget(self, generation: Generation) -> None:
+        self._generations.remove(generation)
+        generation.close()
 
     async def _boot(self) -> None:
         """Start the first generation; without one there is nothing to keep, and the server ends."""
@@ -147,12 +161,21 @@ class Master:
             await self.generation.start()
         except BootError as error:
             if not self._stopping:
-                log.critical("cannot start: %s", error, extra={"report": error.report})
-                self._exit_status = 1
-                self._stop(fast=True)
+                self._give_up(error)
             return
+        if self._stopping:
+            return
+        self.generation.open()
         self._reloader = self._loop.spawn(self._reload_on_wish(), "reloading")
         self._announce()
+
+    def _give_up(self, error: BootError) -> None:
+        self._exit_status = 1
+        self._stop(fast=True)
+        log.critical("cannot start: %s", error, extra={"report": error.report})
+        if self.generation.settings.log.error != "-":
+            with suppress(OSError):
+                print(f"{error.report}prefork: cannot start: {error}", file=sys.stderr)
 
     def _announce(self) -> None:
         settings, workers = self.generation.settings, self.generation.size
@@ -167,19 +190,22 @@ class Master:
         )
         try:
             print(line, flush=True)
-        except OSError:
-            log.info("%s", line)  # nobody reads our stdout
+        except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
+            log.info("%s", line)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _wish_reload(self) -> Reload:
         wish = Reload(self._loop)
+        self._reloads.append(wish)
         if self._stopping:
-            wish.error = BootError("the server is stopping")
-            wish.done.set()
-        else:
-            self._reloads.append(wish)
-            if self._reloader is not None:
-                self._reloader.wake()
+            self._refuse_reloads()
+        elif self._reloader is not None:
+            self._reloader.wake()
         return wish
+
+    def _refuse_reloads(self) -> None:
+        for wish in self._reloads:
+            wish.settle(BootError(STOPPING))
 
     async def _reload_on_wish(self) -> None:
         """Reload as often as it is wished; wishes that gather meanwhile are granted by one reload."""
@@ -188,16 +214,19 @@ class Master:
             if not wishes:
                 await PARKED
                 continue
-            error: PreforkError | None = None
+            error: Exception | None = BootError(STOPPING)  # for one that is not to end
             try:
                 await self._reload()
-            except PreforkError as failure:
+                error = None
+            except Exception as failure:
                 error = failure
-                log.error("reload failed, so all stays as it was: %s", failure, extra={"report": _report(failure)})
-            self._last_reload = {"at": time.time(), "ok": error is None, "message": str(error or "")}
-            for wish in wishes:
-                wish.error = error
-                wish.done.set()
+                unforeseen = None if isinstance(failure, PreforkError) else failure
+                extra = {"report": getattr(failure, "report", "")}
+                log.error("reload failed, so all stays as it was: %s", failure, extra=extra, exc_info=unforeseen)
+            finally:
+                self._last_reload = {"at": time.time(), "ok": error is None, "message": str(error or "")}
+                for wish in wishes:
+                    wish.settle(error)
 
     async def _reload(self) -> None:
         """A new generation in the place of the old: wholly, or not at all. Raises PreforkError when not at all."""
@@ -217,9 +246,10 @@ class Master:
         except BaseException:
             fresh.kill()
             listen.release(sockets, keep=current.sockets)
-            logs.close()
+            self._forget(fresh)
             raise
         self.generation = fresh
+        fresh.open()
         logs.apply()
         log.info("reloaded: generation %d serves with %d workers", fresh.number, fresh.size)
         listen.release(current.sockets, keep=sockets)
@@ -227,11 +257,12 @@ class Master:
 
     async def _retire(self, generation: Generation) -> None:
         await generation.drain()
-        generation.logs.close()
+        self._forget(generation)
         log.info("generation %d has left", generation.number)
 
     def _reopen(self) -> None:
-        self.generation.logs.reopen()
+        for generation in self._generations:
+            generation.logs.reopen()
         for child in self._children.living:
             child.signal(signal.SIGUSR1)
 
@@ -240,6 +271,7 @@ class Master:
         if self._reloader is not None:
             self._reloader.cancel()
             self._reloader = None
+        self._refuse_reloads()
         if fast:
             self._loop.spawn(self._stop_now(), "stopping at once")
         else:
@@ -247,6 +279,7 @@ class Master:
             self._loop.spawn(self._stop_gracefully(), "stopping")
 
     async def _stop_gracefully(self) -> None:
+        listen.release(self.generation.sockets, keep={})  # the workers have them still: they empty the queues
         await self.generation.drain()
         for child in self._children.living:  # of earlier generations: each has its own end set
             await child.exited.wait()
@@ -256,10 +289,6 @@ class Master:
         self.generation.leave()
         await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
         self._loop.stop()
-
-
-def _report(error: PreforkError) -> str:
-    return error.report if isinstance(error, BootError) else ""
 
 
 def _actual_url(where: tuple[str, int]) -> str:

@@ -28,7 +28,10 @@ MASTER = {
     signal.SIGINT: Command.STOP_NOW,
     signal.SIGUSR1: Command.REOPEN,
     signal.SIGCHLD: Command.REAP,
-    signal.SIGUSR2: Command.NOTHING,  # whose default would be to die of it
+    # whose defaults would be to die, or to stop
+    signal.SIGUSR2: Command.NOTHING,
+    signal.SIGTTIN: Command.NOTHING,
+    signal.SIGTTOU: Command.NOTHING,
 }
 WORKER = {**MASTER, signal.SIGHUP: Command.NOTHING}
 del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
@@ -47,10 +50,10 @@ class Signals:
         os.set_blocking(self._writing, False)
         self._readable = loop.readable(self._reading)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a child forgets what its parent listened to
         for number in table:
             signal.signal(number, _noted)
             signal.siginterrupt(number, False)
+        os.register_at_fork(after_in_child=self._let_go)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
 
     async def next(self) -> Command:
@@ -64,11 +67,24 @@ class Signals:
         number, self._received = self._received[0], self._received[1:]
         return self._table.get(signal.Signals(number), Command.NOTHING)
 
-    def close_in_child(self) -> None:
-        """Stop listening in a forked child: it must not write its own signals into its parent's descriptor."""
+    def ignore_all(self) -> None:
+        """Hear of none any more: whoever still tells a process to end that is at its end must not change its status."""
         signal.set_wakeup_fd(-1)
+        for number in self._table:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _let_go(self) -> None:
+        """In a forked child, a worker's or an application's: its signals are its own, and not to be written into the
+        descriptor that it shares with us.
+        """
+        if self._reading < 0:
+            return  # a grandchild
+        signal.set_wakeup_fd(-1)
+        for number in self._table:
+            signal.signal(number, signal.SIG_DFL)
         os.close(self._reading)
         os.close(self._writing)
+        self._reading = self._writing = -1
 
 
 def _noted(number: int, frame: object) -> None:

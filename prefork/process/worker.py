@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import resource
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +29,15 @@ from prefork.process.children import Report
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.settings.schema import Settings
 
+RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
+
 log = logging.getLogger("prefork")
 
 
 @dataclass(frozen=True)
 class Assignment:
     """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, and
-    the descriptor that ends when the master does.
+    two descriptors: `lifeline` ends when the master does, `gate` is readable when it is time to accept clients.
     """
 
     settings: Settings
@@ -42,6 +46,7 @@ class Assignment:
     scoreboard: Scoreboard
     slot: int
     lifeline: int
+    gate: int
 
 
 def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
@@ -49,7 +54,10 @@ def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
     worker = Worker(assignment)
     tell(Report())
     worker.serve()
-    atexit._run_exitfuncs()  # the application's; the child itself ends by _exit, past its parent's frames
+    # what ends an interpreter in order, though the child ends by _exit, past its parent's frames: the application's
+    # threads and executors finish their work, then its exit functions run
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
     return os.EX_OK
 
 
@@ -73,23 +81,31 @@ class Worker:
             self._loop.after_turn.append(access.flush)
         record = None if access is None else access.record
         self._server = Server(self._loop, settings.http, router.find, self._board, record)
+        self._connections = _affordable(settings.workers.connections)
+        self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._draining = False
 
     def serve(self) -> None:
         """Serve until told to leave, and what was under way is done."""
-        for listener in self._assignment.sockets.values():
-            accepting = accept.accept(self._loop, listener, self._room, self._greeter(listener))
-            self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
-        self._board[STATE] = State.SERVING
         self._loop.run()
         for call in self._loop.after_turn:
             call()
 
+    async def _open(self) -> None:
+        gate = self._assignment.gate
+        await self._loop.readable(gate)
+        self._loop.forget(gate)
+        os.close(gate)
+        for listener in self._assignment.sockets.values():
+            accepting = accept.accept(self._loop, listener, self._room, self._greeter(listener))
+            self._accepting.append(self._loop.spawn(accepting, "accepting"))
+        self._board[STATE] = State.SERVING
+
     async def _room(self) -> None:
-        await self._server.fewer(self._assignment.settings.workers.connections)
+        await self._server.fewer(self._connections)
 
     def _greeter(self, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener`: a connection each, as a task of its own."""
@@ -130,7 +146,8 @@ class Worker:
     async def _drain(self) -> None:
         """Accept whoever is in the queue, answer what is under way, then stop."""
         self._board[STATE] = State.DRAINING
-        for task, listener in zip(self._accepting, self._assignment.sockets.values(), strict=True):
+        self._opening.cancel()
+        for task, listener in zip(self._accepting, self._assignment.sockets.values(), strict=False):
             task.cancel()
             accept.accept_rest(listener, self._greeter(listener))
             self._loop.forget(listener.fileno())
@@ -147,3 +164,16 @@ class Worker:
                 if request is not None:
                     log.warning("not done within %g s: %s %s", timeout, request.method, request.target)
         self._loop.stop()
+
+
+def _affordable(connections: int) -> int:
+    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + RESERVE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        if raised < wanted:
+            connections = max(1, raised - RESERVE)
+            log.warning("at most %d connections, as no more than %d descriptors are allowed", connections, hard)
+    return connections

@@ -6,7 +6,10 @@ They tell the test what they do, and hear when to go on, by files in the server'
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import suppress
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 from prefork.process import control
@@ -47,6 +50,8 @@ def app(environ, start_response):
         return [VERSION.encode()]
     return [str(os.getpid()).encode()]
 '''
+
+NEW = APP.replace('"one"', '"two"')
 
 ROUTE = '[[route]]\npath = "/"\nwsgi = "app:app"\n'
 CONFIG = f'[workers]\ncount = 1\n[log]\naccess = ""\n{ROUTE}'
@@ -103,3 +108,57 @@ def wait_generation(server: Server, number: int, workers: int, within: float = 1
         return is_there and [w["state"] for w in told["workers"]] == ["serving"] * workers
 
     eventually(there, within, what=lambda: f"generation {number}, alone\n{server.stderr}")
+
+
+class Clients:
+    """Threads that ask for "/version", on connections kept alive and on new ones, as long as the block lasts.
+
+    When it ends, every answer must have been "one".
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.answers = 0
+        self.failures: list[str] = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.ask, args=(is_kept,)) for is_kept in (True, False, True, False)]
+
+    def __enter__(self) -> Clients:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+        assert self.failures == []
+
+    def ask(self, is_kept: bool) -> None:
+        connection = connect(self.server)
+        try:
+            while not self.stopping.is_set():
+                connection.request("GET", "/version")  # connects anew where the server has said that it closes
+                response = connection.getresponse()
+                assert (response.status, response.read()) == (200, b"one")
+                self.answers += 1
+                if not is_kept:
+                    connection.close()
+        except Exception as error:
+            self.failures.append(f"{error!r} on a {'kept' if is_kept else 'new'} connection")
+        finally:
+            connection.close()
+
+    def wait_answers(self, count: int) -> None:
+        """Until there are so many answers more, or a failure."""
+        before = self.answers
+        eventually(lambda: self.answers >= before + count or self.failures, 10, what=f"{count} answers")
+
+
+def links(pid: int) -> list[str]:
+    """What each descriptor of process `pid` leads to."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(entry))
+    return found

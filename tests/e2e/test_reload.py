@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,13 @@ from tests.conftest import eventually
 from tests.e2e.apps import (
     APP,
     CONFIG,
+    NEW,
     PAIR,
     ROUTE,
+    Clients,
     answer,
     begin,
+    links,
     open_gate,
     pids,
     status,
@@ -26,8 +27,6 @@ from tests.e2e.apps import (
 )
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server, free_port
-
-NEW = APP.replace('VERSION = "one"', 'VERSION = "two"')
 
 
 def reload(server: Server) -> None:
@@ -39,9 +38,8 @@ def reload(server: Server) -> None:
 
 def listeners(pid: int) -> set[str]:
     """The inodes of the TCP sockets of 127.0.0.1 on which process `pid` listens."""
-    links = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"} & links
+    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"} & set(links(pid))
 
 
 def test_hup_brings_new_code(serve: Serve) -> None:
@@ -171,80 +169,32 @@ logging.config.dictConfig({{"version": 1, "root": {{"level": "CRITICAL"}}}})
 """
     server = serve(CONFIG, {"app.py": source})
     (worker,) = server.workers()
-    server.get("/wait?", timeout=0.01) if False else None
     worker.send_signal(signal.SIGTERM)
     server.wait_log(rf"worker {worker.pid} died: exit status 0")
-
-
-class Clients:
-    """Threads that ask for "/" all the time, on connections kept alive and on new ones, until they are stopped."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.answers = 0
-        self.failures: list[str] = []
-        self.stopping = threading.Event()
-        loops = (self.on_one_connection, self.on_new_connections)
-        self.threads = [threading.Thread(target=self.note, args=(loop,)) for loop in loops for _ in range(2)]
-        for thread in self.threads:
-            thread.start()
-
-    def note(self, loop: object) -> None:
-        assert callable(loop)
-        try:
-            loop()
-        except Exception as error:
-            self.failures.append(f"{loop.__name__}: {error!r}")
-
-    def on_one_connection(self) -> None:
-        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
-        while not self.stopping.is_set():
-            self.ask(connection)  # connects anew when the server has said that it closes
-        connection.close()
-
-    def on_new_connections(self) -> None:
-        while not self.stopping.is_set():
-            connection = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
-            self.ask(connection)
-            connection.close()
-
-    def ask(self, connection: HTTPConnection) -> None:
-        connection.request("GET", "/version")
-        response = connection.getresponse()
-        assert (response.status, response.read()) == (200, b"one")
-        self.answers += 1
-
-    def stop(self) -> None:
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join()
 
 
 @pytest.mark.parametrize("event_loop", ["auto", "poll"])
 def test_not_one_request_is_lost_by_reloads_under_load(serve: Serve, event_loop: str) -> None:
     server = serve(PAIR.replace("[log]", f'event_loop = "{event_loop}"\n[log]'), {"app.py": APP})
-    clients = Clients(server)
-    try:
+    with Clients(server) as clients:
         for number in range(2, 6):
-            asked = clients.answers
             server.signal(signal.SIGHUP)
             wait_generation(server, number, workers=2)
-            eventually(lambda asked=asked: clients.answers > asked + 50 or clients.failures)
-    finally:
-        clients.stop()
-    assert clients.failures == []
+            clients.wait_answers(50)
 
 
 def test_reloads_leave_no_descriptor_and_no_slot_behind(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
-    counts = []
+
+    def counts() -> list[int]:
+        return [process.num_fds() for process in (server.master, *server.workers())]
+
+    before = counts()
     for number in range(2, 6):
         server.signal(signal.SIGHUP)
         wait_generation(server, number, workers=2)
-        eventually(lambda: len(pids(server)) == 2)
         server.wait_log(rf"generation {number - 1} has left")
-        counts.append((server.master.num_fds(), sorted(worker.num_fds() for worker in server.workers())))
-    assert counts == [counts[0]] * 4
+    eventually(lambda: counts() == before, what=lambda: f"{before} descriptors, not {counts()}")
     assert {worker["slot"] for worker in status(server)["workers"]} <= {1, 2, 3, 4}
 
 

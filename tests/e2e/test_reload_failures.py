@@ -1,28 +1,44 @@
-"""Reloads that fail: the old workers serve on as if nothing had been, the reason is told, and the next reload can do."""
+"""Reloads that fail: the old workers serve on as if nothing had been, the reason is told, and the next one may do."""
 
 from __future__ import annotations
 
 import signal
 import socket
-from pathlib import Path
+from collections.abc import Iterator
+from textwrap import indent
 
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, begin, open_gate, pids, states, status, wait_generation
+from tests.e2e.apps import (
+    APP,
+    CONFIG,
+    NEW,
+    PAIR,
+    ROUTE,
+    Clients,
+    begin,
+    open_gate,
+    pids,
+    states,
+    status,
+    wait_generation,
+)
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
 
+@pytest.fixture(scope="module")
+def shared(serve_module: Serve) -> Server:
+    """One server for all that is refused: whatever comes, it must be the same afterwards."""
+    return serve_module(PAIR, {"app.py": APP, "here/is/a/directory": ""})
+
+
 @pytest.fixture
-def taken() -> int:
-    """A port that somebody else listens on."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    taken_ports.append(listener)
-    return int(listener.getsockname()[1])
-
-
-taken_ports: list[socket.socket] = []
+def server(shared: Server) -> Iterator[Server]:
+    yield shared
+    shared.rewrite(PAIR)
+    (shared.directory / "app.py").write_text(APP)
 
 
 def refuse(server: Server, *words: str) -> str:
@@ -45,15 +61,6 @@ def refuse(server: Server, *words: str) -> str:
     return failed.stderr
 
 
-def recover(server: Server) -> None:
-    server.rewrite(PAIR)
-    (server.directory / "app.py").write_text(APP.replace('"one"', '"two"'))
-    assert server.command("reload").returncode == 0
-    wait_generation(server, 2, workers=2)
-    assert server.get("/version").body == b"two"
-    assert status(server)["last_reload"]["ok"] is True
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -67,21 +74,17 @@ def recover(server: Server) -> None:
         ('listen = ["127.0.0.1:PORT", "192.0.2.1:80"]\n' + ROUTE, ["192.0.2.1:80"]),
     ],
 )
-def test_settings_that_cannot_be_served_change_nothing(serve: Serve, text: str, words: list[str]) -> None:
-    server = serve(PAIR, {"app.py": APP, "here/is/a/directory": ""})
+def test_settings_that_cannot_be_served_change_nothing(server: Server, text: str, words: list[str]) -> None:
     server.rewrite(text)
     assert "Traceback" not in refuse(server, *words)
-    recover(server)
 
 
-def test_a_config_that_is_gone_changes_nothing(serve: Serve) -> None:
-    server = serve(PAIR, {"app.py": APP})
+def test_a_config_that_is_gone_changes_nothing(server: Server) -> None:
     server.config.unlink()
     before = pids(server)
     server.signal(signal.SIGHUP)
     server.wait_log("reload failed, so all stays as it was: config/server.toml: no such file")
     assert pids(server) == before
-    recover(server)
 
 
 @pytest.mark.parametrize(
@@ -95,30 +98,31 @@ def test_a_config_that_is_gone_changes_nothing(serve: Serve) -> None:
         ("import time\ntime.sleep(1000)\n", ["was not ready within 0.3 s"]),
     ],
 )
-def test_an_application_that_does_not_boot_changes_nothing(serve: Serve, source: str, words: list[str]) -> None:
-    server = serve(PAIR.replace("[log]", "boot_timeout = 10\n[log]"), {"app.py": APP})
-    server.rewrite(PAIR.replace("[log]", "boot_timeout = 0.3\n[log]") if "sleep" in source else PAIR)
+def test_an_application_that_does_not_boot_changes_nothing(server: Server, source: str, words: list[str]) -> None:
+    if "sleep" in source:
+        server.rewrite(PAIR.replace("[log]", "boot_timeout = 0.3\n[log]"))
     (server.directory / "app.py").write_text(source)
     refuse(server, *words)
-    recover(server)
 
 
-def test_a_port_in_use_changes_nothing_and_what_was_bound_before_it_is_released(serve: Serve, taken: int) -> None:
-    server = serve(PAIR, {"app.py": APP})
-    server.rewrite(f'listen = ["unix:new.sock", "127.0.0.1:PORT", "127.0.0.1:{taken}"]\n{PAIR}')
-    refuse(server, f"127.0.0.1:{taken}: something listens there already")
+def test_a_port_in_use_changes_nothing_and_what_was_bound_before_it_is_released(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        server.rewrite(f'listen = ["unix:new.sock", "127.0.0.1:PORT", "127.0.0.1:{taken}"]\n{PAIR}')
+        refuse(server, f"127.0.0.1:{taken}: something listens there already")
     assert not (server.directory / "new.sock").exists()
-    recover(server)
 
 
-def test_one_worker_that_fails_takes_the_whole_new_generation_along(serve: Serve) -> None:
-    server = serve(PAIR, {"app.py": APP})
-    (server.directory / "app.py").write_text(f"import os\nos.mkdir('first')\n{APP}")
-    refuse(server, "FileExistsError")
+def test_workers_of_a_generation_that_fails_have_never_taken_a_client(server: Server) -> None:
+    late = "\ntime.sleep(0.2)\nraise RuntimeError('too late')\n"
+    source = NEW + f"try:\n    os.mkdir('first')\nexcept FileExistsError:\n{indent(late, '    ')}"
+    (server.directory / "app.py").write_text(source)  # the first of two is ready long before the second fails
+    with Clients(server) as clients:
+        refuse(server, "RuntimeError: too late")
+        clients.wait_answers(10)
 
 
-def test_a_failing_reload_does_not_touch_a_request_under_way(serve: Serve) -> None:
-    server = serve(PAIR, {"app.py": APP})
+def test_a_failing_reload_does_not_touch_a_request_under_way(server: Server) -> None:
     with_call = begin(server, "/wait")
     (server.directory / "app.py").write_text("1 / 0")
     assert "ZeroDivisionError" in server.command("reload").stderr
@@ -129,11 +133,9 @@ def test_a_failing_reload_does_not_touch_a_request_under_way(serve: Serve) -> No
     with_call.close()
 
 
-def test_status_says_that_the_last_reload_failed(serve: Serve) -> None:
-    server = serve(CONFIG, {"app.py": APP})
+def test_status_says_that_the_last_reload_failed(server: Server) -> None:
     server.rewrite("[broken")
-    server.signal(signal.SIGHUP)
-    server.wait_log("reload failed")
+    assert server.command("reload").returncode == 1
     shown = server.command("status")
     assert shown.returncode == 0
     assert "last reload FAILED: config/server.toml: line" in shown.stdout
@@ -145,9 +147,10 @@ def test_wishes_that_gather_during_a_failing_reload_are_granted_by_a_second_one(
     (server.directory / "app.py").write_text(slow)
     server.signal(signal.SIGHUP)
     eventually((server.directory / "entered").exists, 10, what="the application's import")
-    (server.directory / "app.py").write_text(APP.replace('"one"', '"two"'))
+    (server.directory / "app.py").write_text(NEW)
     server.signal(signal.SIGHUP)
-    Path(server.directory / "go").touch()
+    (server.directory / "go").touch()
     server.wait_log("ZeroDivisionError")
     wait_generation(server, 2, workers=1)
     assert server.get("/version").body == b"two"
+    assert status(server)["last_reload"]["ok"] is True

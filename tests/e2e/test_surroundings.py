@@ -1,4 +1,4 @@
-"""`prefork start` where it is not welcome, or was started carelessly: users without rights, closed or broken streams."""
+"""`prefork start` where it is not welcome, or started carelessly: users without rights, closed or broken streams."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ START = [sys.executable, "-m", "prefork", "start"]
 
 
 class Redirected(Server):
-    """A Server whose streams the shell redirects, so that only an answer tells when it is ready."""
+    """A Server that prints to `output`, or where the shell's `redirections` lead: an answer tells that it is ready."""
 
-    def __init__(self, directory: Path, text: str, redirections: str, descriptor: int = 2) -> None:
+    def __init__(self, directory: Path, text: str, redirections: str, output: int | None = None) -> None:
         self.redirections = redirections
-        self.descriptor = descriptor  # that the redirections may name
+        self.output = output
         super().__init__(directory, text)
 
     def launch(self) -> None:
@@ -41,7 +41,8 @@ class Redirected(Server):
             ["sh", "-c", f'exec "$0" -m prefork start -c {CONFIG_FILE} {self.redirections}', sys.executable],
             cwd=self.directory,
             env=self.env,
-            pass_fds=[self.descriptor],
+            stdout=self.output,
+            stderr=self.output,
             start_new_session=True,
         )
         self.master = psutil.Process(self.process.pid)
@@ -53,9 +54,9 @@ class Redirected(Server):
 
 
 @contextmanager
-def redirected(directory: Path, redirections: str, descriptor: int = 2) -> Iterator[Server]:
+def redirected(directory: Path, redirections: str, output: int | None = None) -> Iterator[Server]:
     (directory / "app.py").write_text(APP)
-    server = Redirected(directory, CONFIG.replace('access = ""', 'access = "-"'), redirections, descriptor)
+    server = Redirected(directory, CONFIG.replace('access = ""', 'access = "-"'), redirections, output)
     try:
         eventually(server.is_ready_or_gone, 10, what="an answer")
         assert server.process.poll() is None
@@ -91,7 +92,7 @@ def test_streams_that_are_full_do_not_matter(tmp_path: Path, redirections: str) 
 def test_a_pipe_that_nobody_reads_does_not_matter(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with redirected(tmp_path, f">&{writer} 2>&{writer}", writer) as server:
+    with redirected(tmp_path, "", writer) as server:
         os.close(writer)
         see_that_it_lives(server)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 
 from tests.conftest import eventually, needs
@@ -48,12 +49,17 @@ def wrk(server: Server, during: Callable[[subprocess.Popen[str]], None], seconds
     command = ["wrk", "-t1", "-c64", f"-d{seconds}", "--timeout", "30", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
         try:
-            assert load.stdout
-            assert "Running" in load.stdout.readline()
+            eventually(lambda: connections(server) >= 64, what="wrk at work")
             during(load)
-            return load.stdout.read()
+            return load.communicate()[0]
         finally:
             load.kill()
+
+
+def connections(server: Server) -> int:
+    """How many clients its workers are connected with."""
+    sockets = [socket for worker in server.workers() for socket in worker.net_connections("tcp")]
+    return sum(1 for socket in sockets if socket.status == psutil.CONN_ESTABLISHED)
 
 
 def requests(report: str) -> int:
@@ -152,3 +158,69 @@ def is_refused(server: Server) -> bool:
         client.sendall(REQUEST)
         assert client.recv(65536).endswith(BODY)
     return False
+
+
+class Client(threading.Thread):
+    """Asks on one connection as long as it lives, then on the next, until nobody lets it in any more.
+
+    `answered` counts; `lost` tells of a request that was not answered though nothing had said that the connection would
+    close.
+    """
+
+    def __init__(self, server: Server, request: bytes) -> None:
+        super().__init__()
+        self.server = server
+        self.request = request
+        self.answered = 0
+        self.lost: list[str] = []
+
+    def run(self) -> None:
+        with suppress(ConnectionRefusedError):
+            while not self.lost:
+                with self.server.connect() as connection:
+                    self.converse(connection)
+
+    def converse(self, connection: socket.socket) -> None:
+        answer = b""
+        while b"\r\nConnection: close\r\n" not in answer and not select.select([connection], [], [], 0)[0]:
+            asked = time.monotonic()
+            try:
+                connection.sendall(self.request)
+                answer = connection.recv(65536)
+            except OSError as error:
+                answer = repr(error).encode()
+            if not answer.endswith(BODY):
+                self.lost.append(f"{answer!r} after {time.monotonic() - asked:.3f} s")
+                return
+            self.answered += 1
+
+
+def wait_for_answers(clients: list[Client], count: int) -> None:
+    """Until each of them has had so many more."""
+    goals = [client.answered + count for client in clients]
+    eventually(
+        lambda: all(client.answered >= goal for client, goal in zip(clients, goals, strict=True)),
+        within=10,
+        what=lambda: f"{count} more answers each: {[(client.answered, client.lost) for client in clients]}",
+    )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [REQUEST, REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")],
+    ids=["keep-alive", "a connection each"],
+)
+def test_reloads_and_a_graceful_stop_lose_no_request(serve: Serve, request_: bytes) -> None:
+    server = start(serve)
+    clients = [Client(server, request_) for _ in range(8)]
+    for client in clients:
+        client.start()
+    for generation in range(2, 5):
+        wait_for_answers(clients, 20)
+        server.signal(signal.SIGHUP)
+        server.wait_log(f"generation {generation} serves", within=20)
+    server.signal(signal.SIGTERM)
+    for client in clients:
+        client.join(20)
+    assert [client.lost for client in clients] == [[]] * len(clients)
+    assert server.wait_exit() == 0

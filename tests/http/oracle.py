@@ -68,29 +68,28 @@ def _answer(client: h11.Connection, found: list[Answer]) -> None:
             return
 
 
-def requests(data: bytes) -> tuple[list[Asked], bool]:
-    """The requests in `data`, after which the client has closed; whether h11 refuses what comes after them."""
-    server = h11.Connection(h11.SERVER, LIMIT)
-    server.receive_data(data)
-    server.receive_data(b"")
+def requests(data: bytes, skip: bytes = b"") -> list[Asked]:
+    """The whole requests that `data` begins with, one after the other, until h11 refuses what comes.
+
+    `skip` is what it does not get to see before each.
+    """
     found: list[Asked] = []
-    try:
-        while True:
+    while data := data.removeprefix(skip):
+        server = h11.Connection(h11.SERVER, LIMIT)
+        server.receive_data(data)
+        try:
             event = server.next_event()
             if not isinstance(event, h11.Request):
-                return found, False
+                break
             body = b""
             while isinstance(part := server.next_event(), h11.Data):
                 body += bytes(part.data)
             if not isinstance(part, h11.EndOfMessage):
-                return found, False
-            fields = [(bytes(name).decode(), bytes(value).decode("latin-1")) for name, value in event.headers]
-            version, target = bytes(event.http_version).decode(), bytes(event.target).decode("latin-1")
-            found.append(Asked(bytes(event.method).decode(), target, version, fields, body))
-            server.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
-            server.send(h11.EndOfMessage())
-            if server.our_state is not h11.DONE or server.their_state is not h11.DONE:
-                return found, False
-            server.start_next_cycle()
-    except h11.RemoteProtocolError:
-        return found, True
+                break
+        except h11.RemoteProtocolError:
+            break
+        fields = [(bytes(name).decode(), bytes(value).decode("latin-1")) for name, value in event.headers]
+        target, version = bytes(event.target).decode(), bytes(event.http_version).decode()
+        found.append(Asked(bytes(event.method).decode(), target, version, fields, body))
+        data = server.trailing_data[0]
+    return found

@@ -147,7 +147,6 @@ def test_a_body_that_fails_is_cut_so_that_the_client_can_tell(world: Make, frami
     peer.send(data)
     with pytest.raises((h11.RemoteProtocolError, ConnectionResetError)):
         answers(peer.rest(), ["GET"])
-    assert b"abc" in peer.got or fields or b"HTTP/1.1" in data
     peer.until_gone()
     assert body.closed == 1
     assert "boom" in only_error(here).getMessage()

@@ -126,6 +126,7 @@ def test_connections_cannot_wrap_below_zero() -> None:
 
 def test_sums_beyond_64_bits_wrap_around() -> None:
     board = Scoreboard(1)
+    board.occupy(1, 4711, 1)
     for _ in range(2):
         board.slot(1)[SENT] = 2**64 - 1
         board.vacate(1)

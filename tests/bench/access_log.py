@@ -1,4 +1,4 @@
-"""What a line of the access log costs: `python tests/observe/bench_access_log.py`, in nanoseconds a record."""
+"""What a line of the access log costs: `python tests/bench/access_log.py`, in nanoseconds a record."""
 
 from __future__ import annotations
 

@@ -1,0 +1,222 @@
+"""The commands against a running server, and without one: what they print, how they exit, what they wait for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prefork import __version__
+from tests.conftest import eventually
+from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, answer, begin, open_gate, pids
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import ROOT, Server, is_alive
+
+FIGURES = {"accepted", "connections", "requests", "responses", "sent"}
+
+
+@pytest.fixture(scope="module")
+def server(serve_module: Serve) -> Server:
+    return serve_module(PAIR, {"app.py": APP})
+
+
+def run(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prefork", *args]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=20)
+
+
+@pytest.mark.parametrize("name", ["reload", "stop", "reopen", "status"])
+def test_a_command_without_a_server_says_so_in_a_line_and_exits_1(tmp_path: Path, name: str) -> None:
+    done = run(tmp_path, name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "run/prefork.sock" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_to_a_server_that_was_killed_says_so_in_a_line_and_exits_1(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: not server.family(), what="the end of the workers")
+    done = server.command("status")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_status_as_json_has_all_figures(server: Server) -> None:
+    server.get("/version")
+    done = server.command("status", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["version"] == __version__
+    master = told["master"]
+    assert master["pid"] == server.process.pid
+    assert abs(time.time() - master["started"]) < 600
+    assert master["config"] == "config/server.toml"
+    assert master["listen"] == [f"127.0.0.1:{server.port}"]
+    assert master["workers"] == 2
+    assert told["totals"].keys() == FIGURES
+    assert told["totals"]["requests"] >= 1
+    assert {worker["pid"] for worker in told["workers"]} == pids(server)
+    for worker in told["workers"]:
+        assert worker.keys() == FIGURES | {"slot", "pid", "generation", "state", "started", "age", "cpu", "memory"}
+        assert worker["state"] == "serving"
+        assert worker["memory"] > 1 << 20
+        assert 0 <= worker["age"] < 600
+
+
+def test_status_for_people_shows_the_master_and_each_worker_in_a_line(server: Server) -> None:
+    done = server.command("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"master {server.process.pid}, generation" in done.stdout
+    assert f"127.0.0.1:{server.port}" in done.stdout
+    for pid in pids(server):
+        assert sum(line.split()[:1] == [str(pid)] for line in done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("args", [["status"], ["status", "--json"]])
+def test_status_into_a_pipe_that_nobody_reads_ends_quietly(server: Server, args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        command = [sys.executable, "-m", "prefork", *args]
+        done = subprocess.run(
+            command, cwd=server.directory, env=server.env, stdout=nobody, stderr=subprocess.PIPE, timeout=20
+        )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
+def test_reopen_says_that_it_has(server: Server) -> None:
+    done = server.command("reopen")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "log files reopened\n", "")
+
+
+def test_commands_find_the_server_while_its_config_is_broken(server: Server) -> None:
+    server.config.write_text("[[route\n")
+    assert server.command("status").returncode == 0
+    assert server.command("reopen").returncode == 0
+    failed = server.command("reload")
+    assert failed.returncode == 1
+    assert "config/server.toml: line 1" in failed.stderr
+    server.config.write_text(ROUTE.replace("wsgi", "wgsi"))
+    assert "wgsi" in server.command("reload").stderr
+    server.rewrite(PAIR)
+
+
+def test_commands_find_a_control_socket_that_is_elsewhere_even_while_the_config_is_broken(serve: Serve) -> None:
+    elsewhere = f"[master]\ncontrol = 'elsewhere.sock'\n{CONFIG}"
+    server = serve(elsewhere, {"app.py": APP})
+    assert not (server.directory / "run/prefork.sock").exists()
+    assert server.command("status").returncode == 0
+    server.config.write_text(elsewhere + "broken = [\n")
+    failed = server.command("reload")
+    assert failed.returncode == 1
+    assert "reload failed, so all stays as it was: config/server.toml: line" in failed.stderr
+
+
+def test_a_config_that_does_not_exist_is_a_config_error(tmp_path: Path) -> None:
+    done = run(tmp_path, "status", "-c", "nowhere.toml")
+    assert done.returncode == 2
+    assert done.stderr == "nowhere.toml: no such file\n"
+
+
+@pytest.mark.parametrize("args", [[], ["--now"]])
+def test_stop_returns_when_the_master_and_its_files_are_gone(serve: Serve, args: list[str]) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    started = time.monotonic()
+    done = server.command("stop", *args)  # nobody reaps the master meanwhile: it is a zombie, and that is gone enough
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"stopped: master {server.process.pid} is gone\n"
+    assert not is_alive(server.master)
+    assert time.monotonic() - started < 4
+    assert not (server.directory / "run").exists()
+    assert server.wait_exit() == 0
+
+
+def test_stop_waits_for_the_request_under_way(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    with_call = begin(server, "/wait")
+    with subprocess.Popen(
+        [sys.executable, "-m", "prefork", "stop"], cwd=server.directory, env=server.env, stdout=subprocess.PIPE
+    ) as stop:
+        server.wait_log("stopping: the workers finish")
+        assert stop.poll() is None
+        open_gate(server)
+        assert answer(with_call) == b"done"
+        with_call.close()
+        assert stop.wait(10) == 0
+    assert not is_alive(server.master)
+
+
+def test_stop_now_does_not_wait_for_the_request_under_way(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    with_call = begin(server, "/wait")
+    assert server.command("stop", "--now").returncode == 0
+    assert server.wait_exit() == 0
+    with_call.close()
+
+
+def test_a_reload_that_a_stop_cuts_short_says_so(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (server.directory / "app.py").write_text("import time\nopen('entered', 'w').close()\ntime.sleep(1000)\n")
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-m", "prefork", "reload"],
+            cwd=server.directory,
+            env=server.env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    eventually((server.directory / "entered").exists, 10, what="the new application's import")
+    server.signal(signal.SIGTERM)
+    for command in commands:
+        said = command.communicate(timeout=10)[1]
+        assert command.returncode == 1
+        assert "the server is stopping" in said or "no prefork answers" in said  # the second may have come too late
+        assert "Traceback" not in said
+    assert server.wait_exit() == 0
+
+
+def test_a_command_that_is_interrupted_ends_quietly_and_the_server_goes_on(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    slow = f"import os, time\nopen('entered', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n{APP}"
+    (server.directory / "app.py").write_text(slow)
+    with subprocess.Popen(
+        [sys.executable, "-m", "prefork", "reload"], cwd=server.directory, env=server.env, stderr=subprocess.PIPE
+    ) as command:
+        eventually((server.directory / "entered").exists, 10, what="the new application's import")
+        command.send_signal(signal.SIGINT)
+        said = command.communicate(timeout=10)[1]
+    assert said == b""
+    assert command.returncode != 0
+    (server.directory / "go").touch()
+    server.wait_log("generation 1 has left", 10)
+    assert server.get().status == 200
+
+
+def test_version_needs_no_server(tmp_path: Path) -> None:
+    done = run(tmp_path, "version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"prefork {__version__}\n", "")
+
+
+def test_a_wrong_command_is_a_usage_error(tmp_path: Path) -> None:
+    done = run(tmp_path, "strat")
+    assert done.returncode == 2
+    assert "usage: prefork" in done.stderr
+
+
+def test_the_master_shows_no_trace_of_the_commands(server: Server) -> None:
+    assert psutil.Process(server.process.pid).is_running()
+    assert "crashed" not in server.stderr

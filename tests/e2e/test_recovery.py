@@ -1,0 +1,166 @@
+"""Deaths: a worker that dies is replaced, one that keeps dying is not in haste, and a dead master is outlived."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.e2e.apps import APP, CONFIG, PAIR, answer, begin, open_gate, pids
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import Server, is_alive
+
+DOOMED = f"""
+import threading
+
+def fall():
+    while not os.path.exists("doom"):
+        time.sleep(0.005)
+    os._exit(7)
+
+{APP}
+with open("boots", "a") as boots:
+    boots.write("x")
+threading.Thread(target=fall, daemon=True).start()
+"""
+
+
+def boots(server: Server) -> int:
+    return (server.directory / "boots").stat().st_size
+
+
+@pytest.fixture
+def doomed(serve: Serve) -> Iterator[Server]:
+    """A server whose worker keeps dying, in the first second's pause before the next attempt."""
+    server = serve(CONFIG, {"app.py": DOOMED})
+    (server.directory / "doom").touch()
+    server.wait_log("the next attempt to replace it in 1 s")
+    yield server
+    (server.directory / "doom").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_worker_that_is_killed_is_replaced_and_the_signal_is_named(serve: Serve, number: signal.Signals) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    victim, survivor = server.workers()
+    victim.send_signal(number)
+    server.wait_log(rf"error: worker {victim.pid} died: {number.name} \(after \d+ s, \d+ requests\); replacing it")
+    eventually(lambda: len(pids(server) - {victim.pid}) == 2, what="a worker in its place")
+    assert survivor.pid in pids(server)
+    assert server.get().status == 200
+
+
+def test_a_worker_that_exits_is_replaced_and_its_status_is_named(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": f"import os, sys\n{APP.replace('VERSION.encode()', 'os._exit(5)')}"})
+    (victim,) = pids(server)
+    with server.connect() as connection:
+        connection.sendall(b"GET /version HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert connection.recv(1) == b""
+    server.wait_log(rf"worker {victim} died: exit status 5")
+    eventually(lambda: server.get().status == 200)
+
+
+def test_all_workers_killed_at_once_are_all_replaced_and_no_zombie_is_left(serve: Serve) -> None:
+    server = serve(PAIR.replace("count = 2", "count = 4"), {"app.py": APP})
+    before = pids(server)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(pids(server)) == 4 and not pids(server) & before, what="four new workers")
+    assert {child.pid for child in server.master.children()} == pids(server)
+    assert server.get().status == 200
+
+
+def test_a_client_that_waits_in_the_accept_queue_of_a_killed_worker_is_answered_by_the_next(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (worker,) = server.workers()
+    worker.suspend()
+    with server.connect() as connection:
+        connection.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+        worker.kill()
+        assert b"".join(iter(lambda: connection.recv(65536), b"")).endswith(b"one")
+
+
+def test_a_worker_that_keeps_dying_young_is_replaced_ever_later(doomed: Server) -> None:
+    used = doomed.master.cpu_times().user
+    doomed.wait_log("the next attempt to replace it in 2 s")
+    assert boots(doomed) == 3  # the first, the one that took its place at once, the one a second later
+    assert doomed.master.cpu_times().user - used < 0.5
+    assert doomed.master.children() == []
+    (doomed.directory / "doom").unlink()
+    eventually(lambda: pids(doomed), what="a worker")
+    assert doomed.get("/version").body == b"one"
+
+
+def test_a_stop_does_not_wait_for_the_next_attempt_nor_make_it(doomed: Server) -> None:
+    count = boots(doomed)
+    doomed.signal(signal.SIGTERM)
+    assert doomed.wait_exit(5) == 0
+    assert boots(doomed) == count
+    assert doomed.family() == []
+
+
+def test_a_reload_ends_the_attempts_of_the_old_generation(doomed: Server) -> None:
+    (doomed.directory / "app.py").write_text(APP)
+    assert doomed.command("reload").returncode == 0
+    doomed.wait_log("generation 1 has left")
+    (worker,) = pids(doomed)
+    assert doomed.get().body == str(worker).encode()
+    assert boots(doomed) == 2
+
+
+def test_a_worker_that_cannot_boot_any_more_is_told_of_and_recovers_with_the_application(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    victim, survivor = server.workers()
+    (server.directory / "app.py").write_text("import a_module_that_went_away\n")
+    victim.kill()
+    server.wait_log(r"error: worker \d+ cannot boot: ModuleNotFoundError")
+    server.wait_log(r"^    .*import a_module_that_went_away")
+    assert server.get().body == str(survivor.pid).encode()
+    (server.directory / "app.py").write_text(APP)
+    eventually(lambda: len(pids(server)) == 2, 10, what="a second worker")
+
+
+def test_workers_outlive_a_killed_master_until_their_requests_are_finished_and_then_leave(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    with_call = begin(server, "/wait")
+    orphans = server.workers()
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: sum(map(is_alive, orphans)) == 1, what="the end of the idle worker")
+    server.wait_log("the master is gone; draining")
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    eventually(lambda: not server.family(), what="the end of the other one")
+    with_call.close()
+    server.launch()
+    server.wait_ready()
+    assert server.get("/version").body == b"one"
+
+
+def test_workers_that_boot_while_the_master_is_killed_leave_too(serve: Serve) -> None:
+    slow = f"import os, time\nopen('entered', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n{APP}"
+    server = serve(PAIR, {"app.py": slow}, wait=False)
+    eventually((server.directory / "entered").exists, what="the application's import")
+    server.process.kill()
+    server.process.wait()
+    (server.directory / "go").touch()
+    eventually(lambda: not server.family(), what="the end of both workers")
+
+
+def test_an_applications_own_children_are_its_own_affair(serve: Serve) -> None:
+    source = f"""
+import signal, subprocess
+{APP.replace("VERSION.encode()", "run()")}
+def run():
+    script = "trap 'exit 3' TERM; kill -TERM $$"
+    done = subprocess.run(["sh", "-c", script])
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return f"{{done.returncode}} {{blocked}}".encode()
+"""
+    server = serve(CONFIG, {"app.py": source})
+    assert server.get("/version").body == b"3 set()"
+    assert psutil.Process(server.process.pid).children(recursive=True) == server.workers()

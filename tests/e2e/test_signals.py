@@ -1,0 +1,176 @@
+"""Signals: which are obeyed and by whom; none is lost, whatever the starter or the application does to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.e2e.apps import APP, CONFIG, PAIR, answer, begin, open_gate, pids, status
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import ROOT, Server
+
+LOGS = PAIR.replace('access = ""', 'error = "logs/error.log"\naccess = "logs/access.log"')
+
+
+def rotate(server: Server) -> None:
+    for name in ("error", "access"):
+        (server.directory / f"logs/{name}.log").rename(server.directory / f"logs/{name}.old")
+
+
+def text(server: Server, name: str) -> str:
+    path = server.directory / "logs" / name
+    return path.read_text() if path.exists() else ""
+
+
+def log_of(pid: int) -> set[str]:
+    """The names of the log files that process `pid` has open."""
+    links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return {Path(link).name for link in links if "/logs/" in link}
+
+
+@pytest.mark.parametrize("by", ["signal", "command"])
+def test_usr1_reopens_both_logs_in_the_master_and_in_every_worker(serve: Serve, by: str) -> None:
+    server = serve(LOGS, {"app.py": APP, "logs/.keep": ""})
+    server.get("/before")
+    eventually(lambda: "/before" in text(server, "access.log"))
+    rotate(server)
+    if by == "signal":
+        server.signal(signal.SIGUSR1)
+    else:
+        assert server.command("reopen").returncode == 0
+    for pid in (server.process.pid, *pids(server)):
+        eventually(lambda pid=pid: log_of(pid) == {"error.log", "access.log"}, what=f"the new files in {pid}")
+    server.get("/after")
+    eventually(lambda: "/after" in text(server, "access.log"))
+    assert "/after" not in text(server, "access.old")
+    victim = server.workers()[0]
+    victim.kill()
+    eventually(lambda: f"worker {victim.pid} died: SIGKILL" in text(server, "error.log"))
+    eventually(lambda: len(pids(server) - {victim.pid}) == 2)
+    for pid in pids(server):
+        assert log_of(pid) == {"error.log", "access.log"}
+
+
+def test_a_log_that_cannot_be_reopened_is_written_on_and_told_of(serve: Serve) -> None:
+    server = serve(LOGS, {"app.py": APP, "logs/.keep": ""})
+    (server.directory / "logs").rename(server.directory / "gone")
+    server.signal(signal.SIGUSR1)
+    server.get("/after")
+    eventually(lambda: "/after" in (server.directory / "gone/access.log").read_text())
+    eventually(lambda: "cannot reopen the log logs/access.log" in (server.directory / "gone/error.log").read_text())
+    (server.directory / "gone").rename(server.directory / "logs")
+
+
+def test_usr1_during_a_reload_reaches_the_logs_of_the_new_generation_too(serve: Serve) -> None:
+    server = serve(LOGS, {"app.py": APP, "logs/.keep": ""})
+    slow = f"import os, time\nopen('entered', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n{APP}"
+    (server.directory / "app.py").write_text(slow)
+    server.signal(signal.SIGHUP)
+    eventually((server.directory / "entered").exists, what="the application's import")
+    rotate(server)
+    server.signal(signal.SIGUSR1)
+    eventually((server.directory / "logs/error.log").exists, what="a new error log")
+    (server.directory / "go").touch()
+    eventually(lambda: "generation 1 has left" in text(server, "error.log"), 10)
+    for pid in (server.process.pid, *pids(server)):
+        eventually(lambda pid=pid: log_of(pid) == {"error.log", "access.log"}, what=f"the new files in {pid}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE, signal.SIGCHLD])
+def test_a_worker_ignores_what_is_the_masters_affair(serve: Serve, number: signal.Signals) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (worker,) = server.workers()
+    worker.send_signal(number)
+    assert server.get().body == str(worker.pid).encode()
+    assert status(server)["master"]["generation"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGWINCH, signal.SIGPIPE, signal.SIGCHLD])
+def test_the_master_survives_signals_that_mean_nothing_to_it(serve: Serve, number: signal.Signals) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    before = pids(server)
+    server.signal(number)
+    assert status(server)["ok"] is True
+    assert pids(server) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_worker_that_is_told_to_leave_finishes_first_and_is_replaced(serve: Serve, number: signal.Signals) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (worker,) = server.workers()
+    with_call = begin(server, "/wait")
+    worker.send_signal(number)
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    with_call.close()
+    server.wait_log(f"worker {worker.pid} died: exit status 0")
+    eventually(lambda: pids(server) - {worker.pid}, what="another worker")
+    assert server.get().status == 200
+
+
+def test_a_stop_is_heard_behind_a_burst_of_signals_while_the_application_is_busy(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (worker,) = server.workers()
+    with_call = begin(server, "/wait")
+    for number in [signal.SIGUSR1, signal.SIGHUP] * 1000:
+        os.kill(worker.pid, number)
+        worker.cpu_times()  # takes long enough for the signal to arrive; else the kernel would join it with the next
+    server.signal(signal.SIGTERM)
+    server.wait_log("stopping")
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    with_call.close()
+    assert server.wait_exit() == 0
+    assert "killing it" not in server.stderr
+
+
+def test_a_burst_of_all_signals_leaves_the_master_in_order(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    for _ in range(200):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
+            server.signal(number)
+    assert server.get().status == 200
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+
+
+def test_an_applications_own_handler_does_not_make_a_worker_deaf(serve: Serve) -> None:
+    source = f"import signal\nfor n in (1, 2, 3, 10, 15):\n    signal.signal(n, lambda *_: None)\n{APP}"
+    server = serve(CONFIG, {"app.py": source})
+    with_call = begin(server, "/wait")
+    server.signal(signal.SIGTERM)
+    server.wait_log("stopping")
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    with_call.close()
+    assert server.wait_exit(5) == 0
+    assert "killing it" not in server.stderr
+
+
+def test_signals_that_the_starter_blocked_or_ignored_are_obeyed(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    careless = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "prefork", "start", "app:app", "--listen", "127.0.0.1:0",
+                          "--workers", "1"])
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    start = [sys.executable, "-c", careless]
+    with subprocess.Popen(start, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert "serving" in process.stdout.readline()
+        (worker,) = psutil.Process(process.pid).children()
+        worker.kill()
+        eventually(lambda: set(psutil.Process(process.pid).children()) - {worker}, what="another worker")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
