@@ -18,10 +18,13 @@ def respond(settings: Respond) -> Handler:
 
 
 def redirect(settings: Redirect) -> Handler:
-    """To `settings.to`, as it stands (RFC 9110 §15.4)."""
-    response = Response(settings.status, (("Location", settings.to),))
+    """To `settings.to` (RFC 9110 §15.4), in which "$request_uri" stands for the path and query that were asked for."""
+    before, keeps, after = settings.to.partition("$request_uri")
+    fixed = Response(settings.status, (("Location", settings.to),))
 
     async def handle(request: Request) -> Response:
-        return response
+        if not keeps:
+            return fixed
+        return Response(settings.status, (("Location", before + request.line.origin + after),))
 
     return handle

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from functools import reduce
 from typing import Any
 
 from prefork.errors import TargetError
+from prefork.settings.wording import nearest
 
 
 def load(target: str) -> Any:
@@ -27,8 +27,8 @@ def load(target: str) -> Any:
     try:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError:
-        near = difflib.get_close_matches(attribute, [known for known in vars(module) if known[0] != "_"], n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
+        near = nearest(attribute, [known for known in vars(module) if known[0] != "_"])
+        hint = f"; did you mean `{near}`?" if near else ""
         raise TargetError(f'"{target}": module `{name}` has no attribute `{attribute}`{hint}') from None
 
 

@@ -6,6 +6,7 @@ connection closes, and a client that is refused gets to read why.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import socket
 from collections.abc import Callable
@@ -59,7 +60,7 @@ class Server:
         self.renderer = Renderer("prefork" if http.server_header else "")
         self.connections: set[Connection] = set()
         self.draining = False
-        self._waiting: list[Task] = []
+        self.waiting: list[Task] = []  # for fewer connections
 
     def enter(self, connection: Connection) -> None:
         self.connections.add(connection)
@@ -69,41 +70,61 @@ class Server:
     def leave(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.board[CONNECTIONS] -= 1
-        for task in self._waiting:
+        self.notify()
+
+    def notify(self) -> None:
+        """Have those who wait for fewer connections look again."""
+        for task in self.waiting:
             task.wake()
 
     async def fewer(self, count: int) -> None:
         """Wait until fewer than `count` connections are open."""
+        await self._until(lambda: len(self.connections) < count)
+
+    async def room(self, limit: int, wanted: bool) -> None:
+        """Wait until there is room for one more of `limit` connections, or an idle one that can give way.
+
+        With `wanted`, those that have been idle the longest do give way.
+        """
+        if not wanted:
+            await self._until(lambda: len(self.connections) < limit or any(each.idle for each in self.connections))
+        elif len(self.connections) >= limit:
+            await PAUSE  # after that, whoever has sent something is not idle any more
+            await self._until(lambda: len(self.connections) < limit or self._evict())
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
         task = self.loop.current
-        self._waiting.append(task)
+        self.waiting.append(task)
         try:
-            while len(self.connections) >= count:
-                self._evict()
+            while not condition():
                 await PARKED
         finally:
-            self._waiting.remove(task)
+            self.waiting.remove(task)
 
-    def _evict(self) -> None:
-        """End the idle connection whose time is up first, to make room; those that are busy stay."""
-        idle = [connection.task for connection in self.connections if connection.idle and connection.task]
-        if idle:
-            min(idle, key=lambda task: task.deadline).throw(TimedOut())
+    def _evict(self) -> bool:
+        """End an eighth of the idle connections, so that not every new client costs a look at all; False: none is."""
+        idle = [connection for connection in self.connections if connection.idle]
+        for connection in heapq.nsmallest(max(1, len(idle) // 8), idle, key=lambda connection: connection.since):
+            assert connection.task is not None
+            connection.task.cancel()
+        return bool(idle)
 
     def drain(self) -> None:
         """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds."""
         self.draining = True
         for connection in self.connections:
-            task = connection.task
-            if task is not None and connection.idle:
-                task.deadline = min(task.deadline, self.loop.now + LAME_DUCK)
+            if connection.idle:
+                assert connection.task is not None
+                connection.task.deadline = min(connection.task.deadline, self.loop.now + LAME_DUCK)
 
 
 class Connection:
     """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
-    anything, and `status` its answer's, once a part of that is out; `task` is None until `serve` begins.
+    anything, and `status` its answer's, once a part of that is out; `since` is when the last one was answered;
+    `task` is None until `serve` begins.
     """
 
-    __slots__ = ("client", "request", "server", "status", "stream", "task")
+    __slots__ = ("client", "request", "server", "since", "status", "stream", "task")
 
     def __init__(self, server: Server, stream: Stream, client: Client) -> None:
         self.server = server
@@ -111,18 +132,20 @@ class Connection:
         self.client = client
         self.request: Request | None = None
         self.status = 0
+        self.since = monotonic()
         self.task: Task | None = None
         server.enter(self)
 
     @property
     def idle(self) -> bool:
         """True between two requests: nothing under way, not even the beginning of a head."""
-        return self.request is None and not self.stream.unread
+        return self.request is None and not self.stream.unread and self.task is not None
 
     async def serve(self) -> None:
         """Converse until either side has enough, then close."""
         server = self.server
         self.task = server.loop.current
+        server.notify()  # it is idle
         try:
             await self._converse()
         except ProtocolError as error:
@@ -141,7 +164,7 @@ class Connection:
         server, stream, client = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
         whole, parse, find, render = server.heads.whole, server.heads.parse, server.find, server.renderer.head
-        readable, recv, send = stream.readable, stream.recv, stream.send
+        readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
         task.deadline = loop.now + (LAME_DUCK if server.draining else http.header_timeout)
         data = b""
@@ -211,15 +234,21 @@ class Connection:
             if record is not None:
                 record(client, request, response.status, total, now - started)
             self.request = None
+            self.status = 0
             if headers.has_body:
                 data = await self._after_body(request)
             if not outgoing.keep_alive:
                 if data or headers.has_body or persistent:  # the client may be sending more
                     await stream.linger()
                 return
+            self.since = now
             task.deadline = now + (LAME_DUCK if server.draining else http.keepalive_timeout)
             if data:
+                stream.unread = data  # not idle
                 await PAUSE  # a pipeline is served in turn with everybody else
+                stream.unread = b""
+            elif waiting:
+                server.notify()
 
     def _account(self, status: int, sent: int) -> None:
         """Count and record what is not an ordinary answer: a refusal, or one that did not get through."""

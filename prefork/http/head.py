@@ -1,4 +1,4 @@
-"""Request heads: bytes -> RequestLine and Headers, by the strict grammar. Owns the two bounded caches.
+"""Request heads: bytes -> RequestLine and Headers, by the strict grammar. Owns the caches of them, all bounded.
 
 Clients repeat themselves: a browser sends the same header block with every request of a page. So what has been
 validated once is looked up as bytes; what is not known is parsed, and both ways give the very same object.

@@ -74,6 +74,14 @@ class RequestLine:
         self.version = "HTTP/1.1" if minor else "HTTP/1.0"
         self.views: dict[Any, Any] = {}
 
+    @property
+    def origin(self) -> str:
+        """The target in origin-form (RFC 9112 §3.2.1): path and query as received."""
+        if not self.authority:
+            return self.target
+        origin = self.target.partition("://")[2][len(self.authority) :]
+        return origin if origin.startswith("/") else "/" + origin
+
 
 class Client:
     """Who asks, and at which door: one a connection. On a unix socket `address` is "", and a port "0"."""

@@ -14,20 +14,19 @@ BREATH = 0.5  # seconds without accepting when the machine or the process has no
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
+Room = Callable[[bool], Awaitable[None]]  # waits until there may be room for a client; True: one is here, make it
 
 log = logging.getLogger("prefork")
 
 
-async def accept(loop: Loop, listener: socket.socket, room: Callable[[], Awaitable[None]], greet: Greet) -> None:
-    """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE).
-
-    Before each, `room` waits until there is room for one more.
-    """
+async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet) -> None:
+    """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE)."""
     while True:
-        await room()
+        await room(False)
         # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that idle
         # processes take turns instead of one taking every client
         await loop.readable(listener.fileno(), exclusive=True)
+        await room(True)
         try:
             client, address = listener.accept()
         except OSError as error:

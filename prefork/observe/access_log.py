@@ -7,7 +7,6 @@ head that repeats, 1.9 us with a new one (tests/bench/access_log.py).
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import cast
 
 from prefork.http.message import Client, Headers, Request, RequestLine
 from prefork.observe.sink import Sink
+from prefork.settings.wording import nearest
 
 Render = Callable[[Client, RequestLine, Headers, int, int, float], str]
 
@@ -157,8 +157,8 @@ def _tuple(expressions: list[str]) -> str:
 
 
 def _suggestion(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    near = nearest(word, known)
+    return f"; did you mean {prefix}{near}?" if near else ""
 
 
 _ESCAPES = {code: f"\\x{code:02X}" for code in range(256) if not _SAFE.fullmatch(chr(code))}

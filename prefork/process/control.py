@@ -38,7 +38,7 @@ class ControlSocket:
     async def serve(self, loop: Loop, answer: Answer) -> None:
         """Answer whoever asks, for ever."""
 
-        async def room() -> None:
+        async def room(wanted: bool) -> None:
             pass
 
         def greet(client: socket.socket, address: object) -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from prefork import __version__
 from prefork.errors import BootError, PreforkError
@@ -64,27 +64,23 @@ class Master:
         self._reloader: Task | None = None
         self._last_reload: Message | None = None
         self._started = time.time()
-        undo: list[Callable[[], None]] = []
-        try:
+        self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
+        with ExitStack() as undo:
             self._pid_file = PidFile(settings.master.pid_file)
-            undo.append(self._pid_file.remove)
+            undo.callback(self._pid_file.remove)
             logs = Logs(settings.log)
             logs.apply()
             sockets = listen.adopt({}, settings.listen)
-            undo.append(lambda: listen.release(sockets, keep={}))
+            undo.callback(listen.release, sockets, keep={})
             self._control = ControlSocket(settings.master.control)
-            undo.append(self._control.remove)
+            undo.callback(self._control.remove)
             self._pid_file.write(os.getpid())
-        except BaseException:
-            for call in reversed(undo):
-                call()
-            raise
-        self.generation = self._generation(1, settings, sockets, logs)
+            self.generation = self._generation(1, settings, sockets, logs)
+            undo.pop_all()
 
     def run(self) -> int:
         """Serve until stopped; the exit status, 1 when the first generation could not boot."""
         loop, children = self._loop, self._children
-        self._signals = Signals(loop, MASTER)
         children.private += [
             loop.poller.close,
             self._pid_file.close_in_child,
@@ -234,20 +230,16 @@ class Master:
         settings = self._load()
         if settings.master != current.settings.master:
             log.warning("[master] has changed: that takes effect with the next start")
-        logs = Logs(settings.log)
-        try:
+        with ExitStack() as undo:
+            logs = Logs(settings.log)
+            undo.callback(logs.close)
             sockets = listen.adopt(current.sockets, settings.listen)
-        except BaseException:
-            logs.close()
-            raise
-        fresh = self._generation(current.number + 1, settings, sockets, logs)
-        try:
+            undo.callback(listen.release, sockets, keep=current.sockets)
+            fresh = self._generation(current.number + 1, settings, sockets, logs)
+            undo.callback(self._forget, fresh)
+            undo.callback(fresh.kill)
             await fresh.start()
-        except BaseException:
-            fresh.kill()
-            listen.release(sockets, keep=current.sockets)
-            self._forget(fresh)
-            raise
+            undo.pop_all()
         self.generation = fresh
         fresh.open()
         logs.apply()

@@ -104,8 +104,8 @@ class Worker:
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._board[STATE] = State.SERVING
 
-    async def _room(self) -> None:
-        await self._server.fewer(self._connections)
+    async def _room(self, wanted: bool) -> None:
+        await self._server.room(self._connections, wanted)
 
     def _greeter(self, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener`: a connection each, as a task of its own."""

@@ -2,6 +2,6 @@
 
 `schema.py` has the Structs, with every default; `load.py` fills them from a TOML file and the command line, and raises
 one ConfigError with every problem it can find, a line each: `config/server.toml: workers.count: expected ..., got ...`.
-`kinds.py` says how single values are written, `tables.py` walks the file along the Structs, `checks.py` looks at what
-one value alone does not show, `json_schema.py` describes the file to editors.
+`kinds.py` says how single values are written, `tables.py` walks the file along the Structs, `json_schema.py` describes
+the file to editors.
 """

@@ -146,7 +146,11 @@ class Redirect(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A route that sends its clients elsewhere."""
 
     short_form: ClassVar[str] = "to"
-    to: Annotated[str, kinds.LOCATION, Meta(description="The Location: a path or a URL, sent as it is.")]
+    to: Annotated[
+        str,
+        kinds.LOCATION,
+        Meta(description="The Location: a path or a URL; $request_uri is what was asked for."),
+    ]
     status: Annotated[int, kinds.REDIRECT_STATUS, Meta(description="The status code.")] = 308
 
 

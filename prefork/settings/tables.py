@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from msgspec import NODEFAULT, Meta, structs
 
 from prefork.settings.kinds import Entries, Kind
 from prefork.settings.schema import Settings, Table
-from prefork.settings.wording import dotted, found
+from prefork.settings.wording import dotted, found, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def _places(table: type[Table], where: str = "") -> Iterator[tuple[str, str]]:
 def _suggestion(name: str, table: type[Table]) -> str:
     """The same key of another table, or the nearest key of this one; "" where there is neither."""
     elsewhere = [path for key, path in _places(Settings) if key == name]
-    place = next(iter([*elsewhere, *difflib.get_close_matches(name, keys(table), n=1)]), "")
+    place = elsewhere[0] if elsewhere else nearest(name, keys(table))
     return f' (did you mean "{place}"?)' if place else ""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Iterable
 from datetime import date, datetime, time
 
 LONGEST = 60  # characters of a value that are worth repeating to its author
@@ -16,6 +18,11 @@ def quoted(text: str) -> str:
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut.replace("\\", "\\\\")
     )
     return '"' + printable.replace('"', '\\"') + '"'
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that `word` may have been meant for; "" where none is near."""
+    return next(iter(difflib.get_close_matches(word, known, n=1)), "")
 
 
 def found(value: object) -> str:

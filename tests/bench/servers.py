@@ -206,7 +206,6 @@ NGINX_FILES = nginx("root public; sendfile on; tcp_nopush on; open_file_cache ma
 
 PEERS = (
     Peer("prefork", "wsgi", "WSGI", prefork('path = "/"\nwsgi = "apps:hello"')),
-    Peer("prefork-asgi", "wsgi", "ASGI", prefork('path = "/"\nasgi = "apps:hello_asgi"')),
     Peer("gunicorn", "wsgi", "WSGI, sync (its default)", gunicorn("apps:hello")),
     Peer("gunicorn-gthread", "wsgi", "WSGI, 8 threads", gunicorn("apps:hello", "-k", "gthread", "--threads", "8")),
     Peer("gunicorn-asgi", "wsgi", "ASGI", gunicorn("apps:hello_asgi", "-k", "asgi")),

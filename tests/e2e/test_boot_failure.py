@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import CONFIG, PAIR
+from tests.e2e.apps import APP, CONFIG, PAIR
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -119,7 +119,7 @@ def app(environ, start_response):
     assert server.get().body == b"here"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_during_the_first_boot_is_obeyed_at_once(serve: Serve, number: signal.Signals) -> None:
     source = "import time\nopen('entered', 'w').close()\ntime.sleep(1000)\n"
     server = serve(PAIR, {"app.py": source}, wait=False)
@@ -127,3 +127,12 @@ def test_a_stop_during_the_first_boot_is_obeyed_at_once(serve: Serve, number: si
     server.signal(number)
     assert server.wait_exit() == 0
     see_that_nothing_is_left(server)
+
+
+def test_a_stop_as_soon_as_there_is_a_pid_file_is_obeyed_and_leaves_nothing(serve: Serve) -> None:
+    for _ in range(5):
+        server = serve(CONFIG, {"app.py": APP}, wait=False)
+        eventually((server.directory / "run/prefork.pid").exists, what="the pid file")
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        assert not (server.directory / "run").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -109,14 +110,20 @@ def test_fifty_idle_clients_do_not_keep_a_command_waiting(server: Server) -> Non
         connection.close()
 
 
-def test_a_worker_that_is_born_meanwhile_does_not_hold_a_clients_connection(serve: Serve) -> None:
+def test_everyone_who_waits_for_a_reload_hears_of_a_stop(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
-    with client(server) as connection, connection.makefile("rb") as lines:
-        connection.sendall(b'{"command": "reload"}\n')
-        assert json.loads(lines.readline())["ok"] is True
-        server.process.kill()
-        server.process.wait()
-        assert lines.readline() == b""  # for the workers forked during the conversation may live on
+    (server.directory / "app.py").write_text("import time\nopen('entered', 'w').close()\ntime.sleep(1000)\n")
+    clients = [client(server) for _ in range(3)]
+    clients[0].sendall(b'{"command": "reload"}\n')
+    eventually((server.directory / "entered").exists, what="the new application's import")
+    for late in clients[1:]:
+        late.sendall(b'{"command": "reload"}\n')
+    assert status(server)["ok"] is True  # who was before us has been heard
+    server.signal(signal.SIGTERM)
+    for waiting in clients:
+        with waiting, waiting.makefile("rb") as lines:
+            assert json.loads(lines.readline()) == {"ok": False, "message": "the server is stopping", "report": ""}
+    assert server.wait_exit() == 0
 
 
 def test_the_socket_is_its_owners_alone(server: Server) -> None:

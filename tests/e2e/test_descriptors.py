@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_a_worker_forked_while_another_generation_boots_holds_nothing_of_that(se
     eventually(lambda: [pid for pid in pids(server) - old if kinds(pid) == WORKER], what="its replacement")
     (server.directory / "go").touch()
     wait_generation(server, 2, workers=2)
+
+
+def test_a_worker_forked_while_someone_talks_to_the_master_holds_nothing_of_that(serve: Serve) -> None:
+    server = serve(LOGS, {"app.py": APP})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, client.makefile("rb") as lines:
+        client.connect(os.path.relpath(server.directory / "run/prefork.sock"))
+        client.sendall(b'{"command": "reload"}\n')
+        assert b"generation 2" in lines.readline()
+        wait_generation(server, 2, workers=2)
+        assert [kinds(pid) for pid in pids(server)] == [WORKER, WORKER]
+    see(server)
 
 
 def test_only_the_master_holds_the_lock_of_the_pid_file(serve: Serve) -> None:

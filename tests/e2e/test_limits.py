@@ -15,7 +15,8 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.conftest import Serve
 
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+BEGINNING = b"GET / HT"
+REQUEST = BEGINNING + b"TP/1.1\r\nHost: x\r\n\r\n"
 
 CONFIG = """
 [workers]
@@ -46,16 +47,30 @@ def test_clients_beyond_the_limit_wait_until_others_leave(serve: Serve, connecti
         inside = [stack.enter_context(server.connect()) for _ in range(connections)]
         for connection in inside:
             assert ask(connection).endswith(b"hello")
+            connection.sendall(BEGINNING)  # busy: idle ones would make room
         outside = [stack.enter_context(server.connect()) for _ in range(3)]
         for connection in outside:
             connection.sendall(REQUEST)
-        for connection in inside * 10:
-            assert ask(connection).endswith(b"hello")  # the worker has had time enough to let them in
-        assert not answered(outside)
+        assert not answered(outside, within=0.5)
         for connection in outside:  # they come in one by one, in order
             inside.pop(0).close()
             assert connection.recv(65536).endswith(b"hello")
+            connection.sendall(BEGINNING)
             inside.append(connection)
+
+
+def test_an_idle_connection_makes_room_for_a_new_client(serve: Serve) -> None:
+    server = serve(CONFIG.format(connections=2))
+    with ExitStack() as stack:
+        busy = stack.enter_context(server.connect())
+        busy.sendall(BEGINNING)
+        idle = stack.enter_context(server.connect())
+        assert ask(idle).endswith(b"hello")
+        fresh = stack.enter_context(server.connect())
+        assert ask(fresh).endswith(b"hello")
+        assert idle.recv(1) == b""
+        busy.sendall(REQUEST.removeprefix(BEGINNING))
+        assert busy.recv(65536).endswith(b"hello")
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process's limits can be set on Linux only")

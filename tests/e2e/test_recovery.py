@@ -134,8 +134,8 @@ def test_workers_outlive_a_killed_master_until_their_requests_are_finished_and_t
     server.wait_log("the master is gone; draining")
     open_gate(server)
     assert answer(with_call) == b"done"
-    eventually(lambda: not server.family(), what="the end of the other one")
     with_call.close()
+    eventually(lambda: not server.family(), what="the end of the other one")
     server.launch()
     server.wait_ready()
     assert server.get("/version").body == b"one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -131,6 +132,23 @@ def test_a_failing_reload_does_not_touch_a_request_under_way(server: Server) -> 
     assert response.read() == b"done"
     assert response.headers["Connection"] is None
     with_call.close()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux lets us limit another process")
+def test_a_reload_for_which_there_are_no_descriptors_changes_nothing_and_the_next_one_works(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    pid, before, descriptors = server.process.pid, pids(server), server.master.num_fds()
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    for extra in range(6):
+        failures = server.stderr.count("reload failed, so all stays as it was")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors + extra, hard))
+        server.signal(signal.SIGHUP)
+        eventually(lambda seen=failures: server.stderr.count("reload failed, so all stays as it was") > seen)
+        eventually(lambda: server.master.num_fds() == descriptors, what="as many descriptors as before")
+        eventually(lambda: pids(server) == before, what="the old workers and nobody else")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert server.get("/version").body == b"one"
+    assert server.command("reload").returncode == 0
 
 
 def test_status_says_that_the_last_reload_failed(server: Server) -> None:

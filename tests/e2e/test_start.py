@@ -14,7 +14,7 @@ import pytest
 
 from prefork.process.identity import cores
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, begin, connect, open_gate, pids
+from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, begin, connect, links, open_gate, pids
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, free_port
 
@@ -63,8 +63,7 @@ def test_each_worker_has_a_loop_of_its_own_so_a_stuck_one_does_not_stop_the_othe
     assert with_call.getresponse().read() == b"done"
     with_call.close()
     for pid in pids(server):
-        links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-        assert links.count("anon_inode:[eventpoll]") == 1
+        assert links(pid).count("anon_inode:[eventpoll]") == 1
 
 
 def test_the_pid_file_holds_the_master_and_goes_with_it_and_so_does_its_directory(serve: Serve) -> None:
@@ -142,6 +141,14 @@ def test_what_is_bound_before_an_address_in_use_is_released_again(serve: Serve, 
     args = ["--listen", "unix:app.sock", "--listen", f"127.0.0.1:{server.port}"]
     assert str(server.port) in refuse(other, "prefork.demo.app:app", *args)
     assert list(other.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["error", "access"])
+def test_a_log_file_that_cannot_be_opened_is_named_and_nothing_is_left_behind(tmp_path: Path, key: str) -> None:
+    (tmp_path / "here.log").mkdir()
+    (tmp_path / "server.toml").write_text(f'[log]\n{key} = "here.log"\n{ROUTE}')
+    assert "cannot open the log file here.log" in refuse(tmp_path, "-c", "server.toml")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["here.log", "server.toml"]
 
 
 def test_a_file_that_is_no_socket_is_never_taken_for_a_stale_one(tmp_path: Path) -> None:

@@ -62,3 +62,18 @@ def test_a_redirect_is_308_by_default_with_its_location_and_no_body() -> None:
 def test_a_redirect_leads_where_the_operator_says_as_it_stands(status: int, to: str) -> None:
     got = answer(Redirect(to=to, status=status))
     assert (got.status, got.headers["Location"]) == (status, to)
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        (b"/a%20b?c=d", "https://www.example.com/a%20b?c=d"),
+        (b"http://example.com/a?b", "https://www.example.com/a?b"),
+        (b"http://example.com?b", "https://www.example.com/?b"),
+        (b"//evil.example/", "https://www.example.com//evil.example/"),
+    ],
+)
+def test_a_redirect_can_keep_what_was_asked_for(target: bytes, location: str) -> None:
+    handler = redirect(Redirect(to="https://www.example.com$request_uri"))
+    got = exchange(handler, b"GET " + target + b" HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n")
+    assert f"Location: {location}\r\n".encode() in got

@@ -1,8 +1,8 @@
-"""The whole connection against h11: valid requests read the same, and nothing taken that a second parser reads otherwise.
+"""The whole connection against h11: valid requests are read the same, and nothing that h11 reads otherwise is taken.
 
 Whatever two servers could read in two ways lets requests be smuggled past the first of them (RFC 9112 §11.2), so what
-our handlers get must be, request by request, what h11 makes of the same bytes. Refusing more than h11 does is fine; what we
-take and h11 does not is listed here, each with its reason.
+our handlers get must be, request by request, what h11 makes of the same bytes. Refusing more than h11 does is fine;
+what we take and h11 does not is listed here, with its reason.
 """
 
 from __future__ import annotations

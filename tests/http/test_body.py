@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import BadRequest, BodyTooLarge, HeadTooLarge, ProtocolError
-from prefork.http.body import LINE_LIMIT, TRAILER_LIMIT, ChunkedDecoder, Decoder, LengthDecoder
+from prefork.http.body import FRAMING_LIMIT, LINE_LIMIT, TRAILER_LIMIT, ChunkedDecoder, Decoder, LengthDecoder
 
 WIKI = b"4\r\nWiki\r\n6;a=b\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nX: y\r\n\r\n"
 WIKI_BODY = b"Wikipedia in \r\n\r\nchunks."
@@ -183,6 +183,19 @@ def test_max_body_counts_data_and_nothing_else(cuts: list[int]) -> None:
 def test_a_chunk_that_would_be_too_large_is_refused_by_its_size_alone() -> None:
     with pytest.raises(BodyTooLarge):
         ChunkedDecoder(100).feed(b"ffffffffffffff\r\n")
+
+
+def test_a_body_in_chunks_of_a_byte_each_is_refused_in_the_end() -> None:
+    """Each costs as much to take apart as a large one."""
+    decoder = ChunkedDecoder(0)
+    decoder.feed(b"1\r\na\r\n" * 1000)
+    with pytest.raises(BadRequest):
+        decoder.feed(b"1\r\na\r\n" * FRAMING_LIMIT)
+
+
+@pytest.mark.parametrize("size", [3, 10, 100])
+def test_small_chunks_are_fine_where_framing_is_not_most_of_it(size: int) -> None:
+    assert len(feed(ChunkedDecoder(0), chunk(b"a" * size) * 10_000 + b"0\r\n\r\n", [])) == size * 10_000
 
 
 @pytest.mark.parametrize("lead", [b"", b"0\r\n", b"5\r\nhello"], ids=["size", "trailer", "chunk's end"])

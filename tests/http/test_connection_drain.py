@@ -138,36 +138,6 @@ def test_draining_waits_for_the_last_connection(world: Make) -> None:
     assert gone == [0]
 
 
-def test_room_is_made_by_whoever_leaves(world: Make) -> None:
-    here = world(echo)
-    peers = [here.connect() for _ in range(3)]
-    for peer in peers:
-        peer.send(b"GET / HT")  # busy, so nobody is asked to go
-    here.until(lambda: not any(connection.idle for connection in here.server.connections), "three busy connections")
-    entered: list[int] = []
-
-    async def enter() -> None:
-        await here.server.fewer(3)
-        entered.append(len(here.server.connections))
-
-    here.loop.spawn(enter(), "entering")
-    here.loop.turn()
-    assert entered == []
-    peers[1].close()
-    here.until(lambda: entered, "room")
-    assert entered == [2]
-
-
-def test_room_is_made_by_the_idle_connection_whose_time_is_up_first(world: Make) -> None:
-    here = world(echo, header_timeout=3600, keepalive_timeout=60)
-    peers = [here.connect() for _ in range(3)]
-    peers[1].send(GET)
-    here.until(lambda: here.log, "an answer")
-    here.loop.spawn(here.server.fewer(3), "entering")
-    peers[1].until_gone()
-    assert len(here.server.connections) == 2
-
-
 def test_drain_does_not_prolong_a_deadline(world: Make) -> None:
     here = world(echo, header_timeout=0.05)
     peer = here.connect()

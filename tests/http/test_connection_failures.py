@@ -18,6 +18,7 @@ from tests.http.conftest import GET, Peer, Pieces, World, answering, chunked, ig
 from tests.http.oracle import answers
 
 Make = Callable[..., World]
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 
 
 def boom() -> ZeroDivisionError:
@@ -120,6 +121,18 @@ def test_a_handler_may_refuse_the_client(world: Make) -> None:
 
 def test_a_handler_that_finds_the_client_gone_ends_the_connection(world: Make) -> None:
     assert world(raising(Disconnected("gone"))).talk(GET) == []
+
+
+def test_a_client_that_leaves_is_not_recorded_with_the_status_of_an_earlier_answer(world: Make) -> None:
+    handler, _ = chunked(b"abc")
+
+    async def handle(request: Request) -> Response:
+        with await request.body.spool():
+            return await handler(request)
+
+    here = world(handle)
+    assert [answer.status for answer in here.talk(GET + POST + b"ab", "GET POST")] == [200]
+    assert [entry[2] for entry in here.log] == [200, 499]
 
 
 # ---- in mid-body
