@@ -245,7 +245,7 @@ def test_lines_of_several_processes_on_one_pipe_stay_whole() -> None:
         lines = pipe.read().splitlines()
     for pid in children:
         os.waitpid(pid, 0)
-    assert len(lines) > 40
+    assert len(lines) >= 40  # what the pipe holds even where nobody reads meanwhile
     whole = re.compile(rb"([abcd])\1{299}|prefork: \d+ log lines? \w+ lost \(.*\)")
     assert [line for line in lines if not whole.fullmatch(line)] == []
 
