@@ -98,6 +98,28 @@ def test_a_start_that_makes_no_sense_is_a_config_error_of_one_line(
     assert list(directory.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (b"listen = [", "line 1"),
+        (b"listne = 1\n" + GOOD.encode(), "listne"),
+        (b"", "route"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"[log]\nformat = '$nonsense'\n" + GOOD[GOOD.index("[[") :].encode(), "log.format"),
+    ],
+)
+def test_start_and_check_agree_on_what_is_wrong(directory: Path, text: bytes, names: str, capsys: Output) -> None:
+    (directory / "server.toml").write_bytes(text)
+    said = []
+    for command in ("start", "check"):
+        assert main([command, "-c", "server.toml"]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert names in said[0]
+    assert said[0].startswith("server.toml: ")
+    assert [entry.name for entry in directory.iterdir()] == ["server.toml"]
+
+
 @pytest.mark.parametrize("arguments", [[], ["restart"], ["start", "a:b", "c:d"], ["status", "--yaml"], ["stop", "x"]])
 def test_what_is_no_command_is_a_usage_error(arguments: list[str], capsys: Output) -> None:
     with pytest.raises(SystemExit) as ended:

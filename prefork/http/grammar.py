@@ -21,8 +21,9 @@ LINE_START = re.compile(rf"[{_TCHAR}]{{1,32}}(?: |\Z)".encode())  # what an unfi
 FIELD_LINE = re.compile(rf"([{_TCHAR}]++):[ \t]*+([{_VALUE}]*+)".encode())
 FIELD_VALUE = re.compile(rf"[{_VALUE}]*+")
 
-# RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 one, with a port or without
-HOST = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?")
+# RFC 3986 §3.2.2: a registered name (255 octets at most, RFC 1035 §2.3.4), an IPv4 address or a bracketed IPv6 one,
+# with a port or without
+HOST = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]{1,255}+|\[[0-9A-Fa-f:.]{2,45}+\])(?::[0-9]{0,5})?")
 ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*+)(.*+)", re.IGNORECASE)  # RFC 9112 §3.2.2
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")  # RFC 3986 §2.1
 DIGITS = re.compile(r"[0-9]{1,18}")  # RFC 9110 §8.6; 18 of them fit into 63 bits

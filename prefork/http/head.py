@@ -197,7 +197,8 @@ def _interpret(headers: Headers) -> None:
     if "content-length" in headers or "transfer-encoding" in headers:
         _interpret_framing(headers)
     if "connection" in headers:
-        headers.keep_alive = _persistence(headers.get("connection"))
+        value = headers.get("connection")
+        headers.keep_alive = _PERSISTENCE[value] if value in _PERSISTENCE else _persistence(value)
     if "expect" in headers:
         if headers.get("expect").lower() != "100-continue":
             raise ExpectationFailed("an expectation other than 100-continue (RFC 9110 §10.1.1)")
@@ -211,7 +212,9 @@ def _host(value: str) -> str:
     return value
 
 
-@lru_cache(ENTRIES)
+_PERSISTENCE = {"keep-alive": True, "Keep-Alive": True, "close": False}  # what nearly everybody says
+
+
 def _persistence(value: str) -> bool | None:
     """What Connection says of the connection's life (RFC 9112 §9.3); None leaves it to the version."""
     options = {option.strip(" \t") for option in value.lower().split(",")}

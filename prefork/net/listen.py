@@ -74,6 +74,7 @@ def _close_queue(listener: socket.socket) -> None:
 
     Else whoever gets in between the last accept and the last close is reset, having sent a request perhaps: one in
     twenty stops under load. Who is dropped asks again a second later, and is refused, or meets the next server.
+    This is for good: not for a socket that lives on in a process which is to serve it.
     """
     with suppress(OSError):  # another system, or a sandbox
         program = struct.pack("HP", len(_DROP_SYN) // 8, _DROP_SYN.buffer_info()[0])
@@ -82,12 +83,16 @@ def _close_queue(listener: socket.socket) -> None:
 
 def bind(address: Address) -> socket.socket:
     """A bound, non-blocking socket. Raises StartError that names the address and the way out."""
-    if address.kind == "unix":
-        return _bind_unix(address)
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address.host, address.port)
     except OSError as error:
-        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from None
+        raise _refused(address, error) from None
+    bound.setblocking(False)
+    return bound
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, where = found[0]
     bound = socket.socket(family, kind, protocol)
     try:
@@ -96,37 +101,38 @@ def bind(address: Address) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # "[::]" leaves 0.0.0.0 to its own listener
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         bound.bind(where)
-    except OSError as error:
+    except OSError:
         bound.close()
-        raise _refused(address, error) from None
-    bound.setblocking(False)
+        raise
     return bound
 
 
-def _bind_unix(address: Address) -> socket.socket:
-    path = address.path
+def _bind_unix(path: str) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_stale(path):
             unlink(path)
         bound.bind(path)
-    except OSError as error:
+    except OSError:
         bound.close()
-        raise _refused(address, error) from None
-    bound.setblocking(False)
+        raise
     return bound
 
 
 def _is_stale(path: str) -> bool:
     """True for a socket file that nobody listens on any more."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
-    except OSError:
+    if not _is_socket(path):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def unlink(path: str) -> None:
@@ -142,5 +148,9 @@ def _refused(address: Address, error: OSError) -> StartError:
         errno.EADDRNOTAVAIL: "this machine has no such address",
         errno.ENOENT: "its directory does not exist",
     }
-    why = ways_out.get(error.errno or 0, os.strerror(error.errno or 0))
+    why = error.strerror or str(error)
+    if address.kind == "unix" and error.errno == errno.EADDRINUSE and not _is_socket(address.path):
+        why = "it is there already, and is no socket"
+    elif error.errno in ways_out and not isinstance(error, socket.gaierror):  # which has numbers of its own
+        why = ways_out[error.errno]
     return StartError(f"cannot listen on {address}: {why}")

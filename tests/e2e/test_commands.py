@@ -15,7 +15,7 @@ import pytest
 
 from prefork import __version__
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, answer, begin, open_gate, pids
+from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, answer, begin, open_gate, pids, status
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, Server, is_alive
 
@@ -160,10 +160,11 @@ def test_stop_waits_for_the_request_under_way(serve: Serve) -> None:
 
 def test_stop_now_does_not_wait_for_the_request_under_way(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
-    with_call = begin(server, "/wait")
-    assert server.command("stop", "--now").returncode == 0
+    with server.connect() as connection:
+        connection.sendall(b"POST /body HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n01234")
+        eventually(lambda: status(server)["totals"]["connections"] == 1)
+        assert server.command("stop", "--now").returncode == 0
     assert server.wait_exit() == 0
-    with_call.close()
 
 
 def test_a_reload_that_a_stop_cuts_short_says_so(serve: Serve) -> None:

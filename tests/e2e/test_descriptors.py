@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.conftest import eventually
 from tests.e2e.apps import APP, PAIR, links, pids, wait_generation
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="only Linux shows descriptors in /proc")
 
 LOGS = f'listen = ["127.0.0.1:PORT", "unix:app.sock"]\n{PAIR}'.replace(
     'access = ""', 'error = "error.log"\naccess = "access.log"'
@@ -25,12 +28,12 @@ def kinds(pid: int) -> list[str]:
     """The kinds of all descriptors of a process, sorted: "eventpoll", "pipe r", "socket", or a file's name."""
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        link = os.readlink(entry)
-        kind = re.sub(r"^anon_inode:\[(\w+)\]$|:\[\d+\]$", r"\1", link).rpartition("/")[2]
-        if kind == "pipe":
-            flags = int(re.findall(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text())[0], 8)
-            kind += " w" if flags & os.O_ACCMODE == os.O_WRONLY else " r"
-        found.append(kind)
+        with suppress(FileNotFoundError):  # closed meanwhile
+            kind = re.sub(r"^anon_inode:\[(\w+)\]$|:\[\d+\]$", r"\1", os.readlink(entry)).rpartition("/")[2]
+            if kind == "pipe":
+                flags = int(re.findall(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text())[0], 8)
+                kind += " w" if flags & os.O_ACCMODE == os.O_WRONLY else " r"
+            found.append(kind)
     return sorted(found)
 
 

@@ -172,12 +172,11 @@ def test_int_stops_at_once(serve: Serve, stuck: bool) -> None:
 
 def test_a_second_term_is_fast(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
-    with_call = begin(server, "/wait")
-    server.signal(signal.SIGTERM)
-    server.wait_log("stopping: the workers finish")
-    server.signal(signal.SIGTERM)
-    assert server.wait_exit(5) == 0
-    with_call.close()
+    with begin_upload(server):
+        server.signal(signal.SIGTERM)
+        wait_draining(server)
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit(5) == 0
 
 
 def test_terms_without_end_do_not_change_the_exit_status(serve: Serve) -> None:
@@ -222,8 +221,7 @@ def test_what_the_application_registered_with_atexit_is_called_when_its_worker_l
 
 
 def test_neither_threads_nor_exit_handlers_of_the_application_keep_the_server_alive(serve: Serve) -> None:
-    sleeper = "threading.Thread(target=time.sleep, args=(1000,)).start()"
-    for line in (sleeper, "atexit.register(time.sleep, 1000)", "atexit.register(lambda: 1 / 0)"):
+    for line in ("atexit.register(lambda: 1 / 0)", "threading.Thread(target=time.sleep, args=(1000,)).start()"):
         source = f"import atexit, threading, time\n{line}\n{APP}"
         server = serve(CONFIG.replace("[log]", "graceful_timeout = 0.2\n[log]"), {"app.py": source})
         server.signal(signal.SIGTERM)

@@ -77,6 +77,7 @@ def test_five_reloads_under_load_lose_no_request(serve: Serve) -> None:
             if load.poll() is None:
                 server.signal(signal.SIGHUP)
                 server.wait_log(f"generation {generation} serves", within=20)
+                server.wait_log(f"generation {generation - 1} has left", within=20)
 
     report = wrk(server, reload_five_times, seconds=5)
     assert requests(report) > 100
@@ -84,7 +85,7 @@ def test_five_reloads_under_load_lose_no_request(serve: Serve) -> None:
     assert "Non-2xx" not in report
     assert "reloaded: generation 2 serves" in server.stderr
     assert " error: " not in server.stderr
-    assert len(eventually(lambda: len(server.workers()) == 2 and server.workers())) == 2
+    eventually(lambda: len(server.workers()) == 2, what="two workers, and none of before")
 
 
 def test_a_server_recovers_when_its_workers_are_killed_under_load(serve: Serve) -> None:

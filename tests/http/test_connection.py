@@ -190,23 +190,21 @@ def test_what_has_no_body_gets_none(world: Make, method: str, status: int) -> No
 def test_what_is_answered_is_counted_and_recorded(world: Make) -> None:
     here = world(answering(lambda request: Response(int(request.path[1:]), (), b"12345")))
     peer = here.connect()
-    total = 0
-    for number, status in enumerate([200, 404, 404, 503, 301, 204], 1):
+    sizes = []
+    for status in (200, 404, 404, 503, 301, 204):
         peer.send(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % status)
-        head = peer.take(b"\r\n\r\n")
-        size = len(head) + 5 * (status != 204)
-        peer.until(lambda size=size, head=head: len(head + peer.got) == size, "the body")
+        sizes.append(len(peer.take(b"\r\n\r\n")) + 5 * (status != 204))
+        peer.until(lambda: len(peer.got) == 5 * (status != 204), "the body")  # noqa: B023
         peer.got = b""
-        total += size
-        here.until(lambda number=number: len(here.log) == number, "the record")
+        here.until(lambda: len(here.log) == len(sizes), "the record")
         client, request, recorded, sent, seconds = here.log[-1]
         assert client is WHO
         assert request is not None
-        assert (request.target, recorded, sent) == (f"/{status}", status, size)
+        assert (request.target, recorded, sent) == (f"/{status}", status, sizes[-1])
         assert 0 <= seconds < 10
     assert here.board[REQUESTS] == 6
     assert [here.board[STATUS_CLASS + kind] for kind in (2, 3, 4, 5)] == [2, 1, 2, 1]
-    assert here.board[SENT] == total
+    assert here.board[SENT] == sum(sizes)
 
 
 def test_what_is_refused_is_counted_and_recorded(world: Make) -> None:

@@ -218,11 +218,9 @@ def test_a_body_longer_than_its_content_length_never_reaches_the_next_response(
 
 
 def test_a_body_with_a_content_length_of_nothing(world: Make) -> None:
-    for pieces in ([], [b""]):
-        here = world(
-            answering(lambda request, pieces=pieces: Response(200, (("Content-Length", "0"),), Pieces(*pieces)))
-        )  # type: ignore[misc]
-        assert [answer.body for answer in here.talk(GET * 2, "GET GET")] == [b"", b""]
+    bodies = [Pieces(), Pieces(b"")]
+    here = world(answering(lambda request: Response(200, (("Content-Length", "0"),), bodies.pop())))
+    assert [answer.body for answer in here.talk(GET * 2, "GET GET")] == [b"", b""]
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])

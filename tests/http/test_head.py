@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -205,19 +207,99 @@ def test_the_caches_are_bounded_in_size() -> None:
     assert sum(map(sys.getsizeof, kept)) < 2 * ENTRY_BYTES
 
 
+@pytest.mark.parametrize("field", [b"Connection", b"Host", b"X"])
+def test_what_is_remembered_of_single_fields_is_bounded_in_size(field: bytes) -> None:
+    heads = Heads(1 << 20, 100)
+    tracemalloc.start()
+    for number in range(ENTRIES):
+        with suppress(BadRequest):
+            parse(b"GET / HTTP/1.0\r\n%b: %b\r\n\r\n" % (field, b"%d" % number * 10_000), heads)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < ENTRIES * ENTRY_BYTES
+
+
+@pytest.mark.parametrize(("length", "fine"), [(255, True), (256, False), (20_000, False)])
+def test_a_host_is_no_longer_than_a_name_can_be(length: int, fine: bool) -> None:
+    """RFC 1035 §2.3.4."""
+    head = b"GET / HTTP/1.1\r\nHost: " + b"a" * length + b":65535\r\n\r\n"
+    if fine:
+        assert parse(head)[1].host.endswith("a:65535")
+    else:
+        with pytest.raises(BadRequest):
+            parse(head)
+
+
+PARTS = [
+    b"GET / HTTP/1.1\r\n",
+    b"GET / HTTP/1.0\r\n",
+    b"Host: a\r\n",
+    b"A: b\r\n",
+    b"\r\n",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"x",
+]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=6).map(b"".join))
+def test_a_head_taken_as_a_whole_is_what_parsing_would_give(data: bytes) -> None:
+    heads = Heads(32768, 100)
+    for seen in (b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.0\r\nA: b\r\n\r\n", GET, GET[:-2] + b"A: b\r\n\r\n"):
+        parse(seen, heads)
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or end != len(data) - 4:
+        assert heads.whole(data) is None
+        return
+    verdicts: list[object] = []
+    for way in ("whole", "parsed", "parsed anew"):
+        try:
+            found = (
+                heads.whole(data)
+                if way == "whole"
+                else (heads if way == "parsed" else Heads(32768, 100)).parse(data, end)
+            )
+            assert found is not None
+            verdicts.append((found[0].method, found[0].minor, found[1].pairs, found[1].host))
+        except ProtocolError as error:
+            verdicts.append(str(error))
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+
+
+def test_a_whole_head_that_is_known_is_the_same_object() -> None:
+    heads = Heads(32768, 100)
+    first, second = heads.whole(GET), heads.whole(GET)
+    assert first is not None
+    assert second is not None
+    assert first[0] is second[0]
+    assert first[1] is second[1]
+
+
+def test_the_limits_hold_for_a_whole_head_that_is_known() -> None:
+    heads = Heads(60, 100)
+    long, other = b"GET /" + b"a" * 20 + b" HTTP/1.1\r\n", b"Host: a\r\nX: " + b"x" * 20 + b"\r\n\r\n"
+    heads.whole(long + b"Host: a\r\n\r\n")
+    heads.whole(b"GET / HTTP/1.1\r\n" + other)
+    heads.whole(b"GET / HTTP/1.0\r\n\r\n")
+    for refused in (long + other, b"GET / HTTP/1.1\r\n\r\n"):
+        with pytest.raises(ProtocolError):
+            heads.whole(refused)
+
+
 @given(
     st.lists(st.sampled_from([b"Host: a", b"A: b", b"Content-Length: 3", b"Transfer-Encoding: chunked"]), max_size=3),
     st.booleans(),
 )
 def test_a_cache_never_changes_the_verdict(lines: list[bytes], minor: bool) -> None:
     head = b"GET / HTTP/1.%d\r\n" % minor + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
-    verdicts = []
+    verdicts: list[object] = []
     for heads in (SHARED, SHARED, Heads(32768, 100)):
         try:
             headers = parse(head, heads)[1]
             verdicts.append((headers.length, headers.chunked, headers.has_body, headers.host))
         except ProtocolError as error:
-            verdicts.append((error.status, str(error), False, ""))
+            verdicts.append((error.status, str(error)))
     assert verdicts[0] == verdicts[1] == verdicts[2]
 
 

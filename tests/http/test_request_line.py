@@ -276,7 +276,8 @@ def test_a_normalised_path_starts_with_a_slash_and_has_no_dot_segments(path: str
 def test_dot_segments_are_resolved_as_rfc_3986_does_it(segments: list[str]) -> None:
     """Against §5.2.4 taken literally."""
     path = "/" + "/".join(segments)
-    rest, output, climbs = path, [], False
+    rest, climbs = path, False
+    output: list[str] = []
     while rest:
         if rest.startswith("/./") or rest == "/.":
             rest = "/" + rest[3:]

@@ -1,0 +1,248 @@
+"""Accepting: in turn with other processes, only where there is room, and through a lack of descriptors."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.poller import POLLERS, make_poller
+from prefork.net.accept import accept, accept_rest
+from tests.net.conftest import PATIENCE, Run, forked
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+class Porch:
+    """Greets clients, and keeps them; a test waits for `count` of them. `room` may be changed by a test."""
+
+    def __init__(self, loop: Loop, stack: ExitStack) -> None:
+        self.loop = loop
+        self.stack = stack
+        self.clients: list[tuple[socket.socket, Any]] = []
+        self.asked: list[bool] = []
+        self.waiting: Task | None = None
+
+    def greet(self, client: socket.socket, address: Any) -> None:
+        self.clients.append((self.stack.enter_context(client), address))
+        if self.waiting is not None:
+            self.waiting.wake()
+
+    async def room(self, wanted: bool) -> None:
+        self.asked.append(wanted)
+
+    async def until(self, count: int) -> list[Any]:
+        self.waiting = self.loop.current
+        while len(self.clients) < count:
+            await PARKED
+        return [address for _, address in self.clients]
+
+    def connect(self, listener: socket.socket) -> socket.socket:
+        return self.stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE))
+
+
+@pytest.fixture
+def porch(loop: Loop) -> Iterator[Porch]:
+    with ExitStack() as stack:
+        yield Porch(loop, stack)
+
+
+# ---- one process
+
+
+def test_every_client_is_greeted_with_its_address(run: Run, loop: Loop, listener: socket.socket, porch: Porch) -> None:
+    names = [porch.connect(listener).getsockname() for _ in range(5)]
+    assert run(porch.until(5), accept(loop, listener, porch.room, porch.greet)) == names
+
+
+def test_one_client_is_accepted_a_turn(run: Run, loop: Loop, listener: socket.socket, porch: Porch) -> None:
+    """So that other processes, if they are idle, have their share of a burst."""
+    counts = []
+    loop.after_turn.append(lambda: counts.append(len(porch.clients)))
+    for _ in range(5):
+        porch.connect(listener)
+    run(porch.until(5), accept(loop, listener, porch.room, porch.greet))
+    assert all(later - earlier <= 1 for earlier, later in pairwise(counts))
+
+
+def test_room_is_asked_for_before_and_after_there_is_a_client(
+    run: Run, loop: Loop, listener: socket.socket, porch: Porch
+) -> None:
+    porch.connect(listener)
+    run(porch.until(1), accept(loop, listener, porch.room, porch.greet))
+    assert porch.asked[:2] == [False, True]
+
+
+@pytest.mark.parametrize("where", [False, True])
+def test_nobody_is_accepted_where_there_is_no_room(
+    run: Run, loop: Loop, listener: socket.socket, porch: Porch, where: bool
+) -> None:
+    """Who has to wait waits in the queue, for this process or another."""
+
+    async def room(wanted: bool) -> None:
+        if wanted is where and porch.clients:
+            await loop.sleep(3600)
+
+    async def look() -> int:
+        await porch.until(1)
+        for _ in range(10):
+            await loop.sleep(0)
+        return len(porch.clients)
+
+    porch.connect(listener)
+    porch.connect(listener)
+    assert run(look(), accept(loop, listener, room, porch.greet)) == 1
+    listener.accept()[0].close()
+
+
+def test_a_client_whom_another_took_is_no_error(run: Run, loop: Loop, listener: socket.socket, porch: Porch) -> None:
+    async def room(wanted: bool) -> None:
+        if wanted and not stolen:
+            stolen.append(porch.stack.enter_context(listener.accept()[0]))
+            names.append(porch.connect(listener).getsockname())
+
+    stolen: list[socket.socket] = []
+    names: list[Any] = []
+    porch.connect(listener)
+    assert run(porch.until(1), accept(loop, listener, room, porch.greet)) == names
+
+
+def test_a_client_who_has_left_already_is_no_error(run: Run, loop: Loop, listener: socket.socket, porch: Porch) -> None:
+    gone = porch.connect(listener)
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    gone.close()
+    name = porch.connect(listener).getsockname()
+    run(porch.until(1), accept(loop, listener, porch.room, porch.greet))
+    if porch.clients[-1][1] != name:  # on some systems the one who left is greeted as well
+        run(porch.until(2), accept(loop, listener, porch.room, porch.greet))
+    assert porch.clients[-1][1] == name
+
+
+def test_a_client_whose_descriptor_cannot_be_watched_is_let_go(
+    run: Run, loop: Loop, listener: socket.socket, porch: Porch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """select(2) has such a limit; the client is to know at once, not when it has waited for an answer."""
+
+    async def room(wanted: bool) -> None:
+        loop.poller.limit = None if "cannot watch" in caplog.text else 0
+
+    first = porch.connect(listener)
+    second = porch.connect(listener).getsockname()
+    assert run(porch.until(1), accept(loop, listener, room, porch.greet)) == [second]
+    assert first.recv(1) == b""
+    assert caplog.text.count("cannot watch descriptor") == 1
+
+
+def test_the_rest_are_whoever_is_in_the_queue(listener: socket.socket, porch: Porch) -> None:
+    names = [porch.connect(listener).getsockname() for _ in range(5)]
+    accept_rest(listener, porch.greet)
+    assert [address for _, address in porch.clients] == names
+    accept_rest(listener, porch.greet)
+    assert len(porch.clients) == 5
+
+
+# ---- a lack of descriptors
+
+
+def test_a_process_without_descriptors_waits_without_spinning_and_accepts_again(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefork.net.accept.BREATH", 0.05)
+    said, told = os.pipe()
+
+    def serve() -> None:
+        loop = Loop(make_poller())
+        warnings: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("prefork").addHandler(handler)
+        spare = os.dup(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, spare + 1))
+        turns: list[int] = []
+        clients: list[socket.socket] = []
+
+        async def room(wanted: bool) -> None:
+            pass
+
+        async def relieve() -> None:
+            while len(warnings) < 3:
+                await loop.sleep(0.02)
+            os.write(told, b"%d\n" % len(turns))
+            assert not clients
+            os.close(spare)
+
+        def greet(client: socket.socket, address: Any) -> None:
+            clients.append(client)
+            loop.stop()
+
+        loop.after_turn.append(lambda: turns.append(1))
+        loop.spawn(accept(loop, listener, room, greet), "accepting")
+        loop.spawn(relieve(), "relieving")
+        loop.run()
+        assert os.strerror(errno.EMFILE) in warnings[0]
+        clients[0].send(b"hello")
+
+    with forked(serve), socket.create_connection(listener.getsockname(), PATIENCE) as client:
+        assert client.recv(100) == b"hello"
+        assert int(os.read(said, 100)) < 100, "it spins"
+    os.close(said)
+    os.close(told)
+
+
+# ---- several processes
+
+
+@pytest.mark.skipif("epoll" not in POLLERS, reason="only epoll can wake one of several")
+def test_idle_processes_take_turns(listener: socket.socket) -> None:
+    said, told = os.pipe()
+
+    def serve(name: bytes) -> None:
+        loop = Loop(make_poller("epoll"))
+        news = [b""]
+
+        async def room(wanted: bool) -> None:
+            if not wanted:
+                news.append(name)  # about to wait
+
+        def tell() -> None:
+            if news:
+                os.write(told, name)
+                news.clear()
+
+        def greet(client: socket.socket, address: Any) -> None:
+            with client:
+                client.send(name)
+
+        loop.after_turn.append(tell)
+        loop.spawn(accept(loop, listener, room, greet), "accepting")
+        loop.run()
+
+    def idle() -> bytes:
+        assert select.select([said], [], [], PATIENCE)[0], "nobody is idle again"
+        return os.read(said, 1)
+
+    with forked(lambda: serve(b"A")), forked(lambda: serve(b"B")):
+        assert {idle(), idle()} == {b"A", b"B"}
+        taken = []
+        for _ in range(20):
+            with socket.create_connection(listener.getsockname(), PATIENCE) as client:
+                taken.append(client.recv(1))
+            idle()
+        assert 5 <= taken.count(b"A") <= 15, b"".join(taken)
+    os.close(said)
+    os.close(told)

@@ -1,0 +1,297 @@
+"""Listeners: bound, kept over reloads, taken down; and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from prefork.errors import StartError
+from prefork.net.listen import Sockets, adopt, bind, release, unlink
+from prefork.settings.address import Address
+from prefork.settings.schema import Listener
+from tests.net.conftest import forked
+
+ANY = Address.parse("127.0.0.1:0")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current one: paths of unix sockets are short in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def taken() -> Iterator[Address]:
+    """An address where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Address("tcp", "127.0.0.1", listener.getsockname()[1])
+
+
+@pytest.fixture
+def current() -> Iterator[Sockets]:
+    """What the server listens on; released in the end."""
+    sockets: Sockets = {}
+    yield sockets
+    release(sockets, keep={})
+
+
+def listeners(*texts: str | Address) -> list[Listener]:
+    return [Listener(address=text if isinstance(text, Address) else Address.parse(text)) for text in texts]
+
+
+def answers(address: object) -> bool:
+    """Whether somebody listens there."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        return client.connect_ex(address) == 0  # type: ignore[arg-type]
+
+
+# ---- binding
+
+
+def test_a_bound_socket_is_ready_for_a_server() -> None:
+    with closing(bind(ANY)) as bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
+        assert not bound.getblocking()
+        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        assert not os.get_inheritable(bound.fileno()), "an application's children do not hold it"
+        bound.listen()
+        with socket.create_connection(bound.getsockname()) as client, bound.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert client.getpeername() == accepted.getsockname()
+
+
+def test_an_address_in_time_wait_can_be_bound_again() -> None:
+    first = bind(ANY)
+    first.listen()
+    where = first.getsockname()
+    with socket.create_connection(where) as client:
+        first.accept()[0].close()  # the side that closes first goes into TIME_WAIT
+        assert client.recv(1) == b""
+    first.close()
+    bind(Address("tcp", *where)).close()
+
+
+def test_ipv6_leaves_ipv4_to_its_own_listener() -> None:
+    try:
+        six = bind(Address.parse("[::]:0"))
+    except StartError as error:
+        pytest.skip(str(error))
+    with six:
+        six.listen()
+        bind(Address("tcp", "0.0.0.0", six.getsockname()[1])).close()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("192.0.2.1:0", "this machine has no such address"),
+        ("unix:no/such/directory/app.sock", "its directory does not exist"),
+        ("unix:" + "a" * 200, "too long"),
+    ],
+)
+def test_an_address_that_cannot_be_bound_is_an_error_that_says_why(directory: Path, text: str, message: str) -> None:
+    with pytest.raises(StartError) as caught:
+        bind(Address.parse(text))
+    assert message in str(caught.value)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(directory.iterdir()) == []
+
+
+def test_a_name_that_nobody_knows_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is not one of the system's errors, though it may look like one."""
+
+    def getaddrinfo(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(errno.EACCES, "nobody knows it")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(StartError, match="cannot listen on host:80: nobody knows it"):
+        bind(Address.parse("host:80"))
+
+
+def test_an_address_in_use_is_an_error_that_names_the_way_out(taken: Address) -> None:
+    with pytest.raises(StartError, match=f"{taken}: something listens there already; stop it"):
+        bind(taken)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who is not")
+def test_a_port_without_permission_is_an_error_that_names_the_way_out() -> None:
+    def attempt() -> None:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+            if int(file.read()) <= 80:
+                return
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(StartError, match="no permission; a port below 1024"):
+            bind(Address.parse("127.0.0.1:80"))
+
+    with forked(attempt) as pid:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "unix:app.sock"])
+def test_a_lack_of_descriptors_is_an_error_that_says_so(directory: Path, text: str) -> None:
+    def attempt() -> None:
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, lowest_free))
+        with pytest.raises(StartError, match=os.strerror(errno.EMFILE)):
+            bind(Address.parse(text))
+
+    with forked(attempt) as pid:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+# ---- unix sockets
+
+
+def test_a_unix_socket_is_bound_where_its_path_says(directory: Path, current: Sockets) -> None:
+    current.update(adopt({}, listeners("unix:app.sock")))
+    assert answers("app.sock")
+    assert (directory / "app.sock").is_socket()
+
+
+def test_a_stale_unix_socket_makes_way(directory: Path) -> None:
+    """Whoever left it was killed."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind("app.sock")
+        dead.listen()
+    with closing(bind(Address.parse("unix:app.sock"))) as bound:
+        bound.listen()
+        assert answers("app.sock")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_unix_socket_that_somebody_listens_on_stays(directory: Path, full: bool) -> None:
+    with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as client:
+        living.bind("app.sock")
+        living.listen(0)
+        if full:
+            client.connect("app.sock")
+        with pytest.raises(StartError, match="something listens there already"):
+            bind(Address.parse("unix:app.sock"))
+        assert (directory / "app.sock").is_socket()
+        living.setblocking(False)
+        if not full:
+            living.accept()[0].close()  # our probe
+            assert answers("app.sock")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link to nothing"])
+def test_what_is_no_socket_stays_and_is_called_by_its_name(directory: Path, kind: str) -> None:
+    path = directory / "app.sock"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nothing")
+    with pytest.raises(StartError, match=r"app\.sock: it is there already, and is no socket"):
+        bind(Address.parse("unix:app.sock"))
+    assert os.path.lexists(path)
+
+
+def test_removing_a_socket_file_that_is_not_there_is_no_error(directory: Path) -> None:
+    unlink("app.sock")
+
+
+# ---- adopting
+
+
+def test_known_sockets_are_kept_and_new_ones_bound(current: Sockets, directory: Path) -> None:
+    current.update(adopt({}, listeners(ANY)))
+    sockets = adopt(current, listeners(ANY, "unix:app.sock"))
+    assert sockets[ANY] is current[ANY]
+    assert list(current) == [ANY]
+    assert answers("app.sock")
+    assert answers(sockets[ANY].getsockname())
+    current.update(sockets)
+
+
+def test_sockets_that_are_not_wanted_any_more_are_left_to_be_released(current: Sockets, directory: Path) -> None:
+    """For as long as the reload can fail, the old ones are needed."""
+    current.update(adopt({}, listeners(ANY, "unix:old.sock")))
+    sockets = adopt(current, listeners("unix:new.sock"))
+    assert list(sockets) == [Address.parse("unix:new.sock")]
+    assert answers("old.sock")
+    assert answers(current[ANY].getsockname())
+    current.update(sockets)
+
+
+def test_when_one_cannot_be_bound_nothing_has_changed(current: Sockets, directory: Path, taken: Address) -> None:
+    current.update(adopt({}, listeners(ANY, "unix:old.sock")))
+    before = dict(current)
+    descriptors = set(os.listdir("/dev/fd"))
+    with pytest.raises(StartError, match=str(taken)):
+        adopt(current, listeners(ANY, "unix:new.sock", "unix:newer.sock", taken))
+    assert current == before
+    assert answers("old.sock")
+    assert answers(current[ANY].getsockname())
+    assert os.listdir(directory) == ["old.sock"]
+    assert set(os.listdir("/dev/fd")) == descriptors
+
+
+def test_when_another_listens_first_nothing_has_changed(current: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two may bind the same address; only one of them gets to listen."""
+    rival = bind(ANY)
+    address = Address("tcp", *rival.getsockname())
+    ours = bind(address)
+    rival.listen()
+    monkeypatch.setattr("prefork.net.listen.bind", lambda address: ours)
+    with rival, pytest.raises(StartError, match="something listens there already"):
+        adopt(current, listeners(address))
+    assert ours.fileno() == -1
+    assert current == {}
+
+
+def test_the_backlog_of_a_known_socket_may_change(current: Sockets) -> None:
+    current.update(adopt({}, [Listener(address=ANY, backlog=5)]))
+    adopt(current, [Listener(address=ANY, backlog=7)])
+    if sys.platform == "linux":
+        info = current[ANY].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+        assert int.from_bytes(info[28:32], sys.byteorder) == 7  # tcpi_sacked: a listener's backlog (inet_diag(7))
+
+
+# ---- releasing
+
+
+def test_releasing_closes_and_removes_what_is_not_kept(directory: Path, current: Sockets) -> None:
+    sockets = adopt({}, listeners(ANY, "unix:old.sock", "unix:kept.sock"))
+    where = sockets[ANY].getsockname()
+    current.update({Address.parse("unix:kept.sock"): sockets[Address.parse("unix:kept.sock")]})
+    release(sockets, keep=current)
+    assert list(sockets) == list(current)
+    assert not answers(where)
+    assert os.listdir(directory) == ["kept.sock"]
+    assert answers("kept.sock")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a packet filter on the listener")
+def test_nobody_new_gets_into_the_queue_of_a_released_socket_that_others_still_empty() -> None:
+    """Workers share it: who is in its queue is served, and nobody comes in too late to be."""
+    sockets = adopt({}, listeners(ANY))
+    shared = sockets[ANY].dup()
+    where = shared.getsockname()
+    with shared, socket.create_connection(where) as early, socket.socket() as late:
+        early.send(b"early")
+        release(sockets, keep={})
+        late.setblocking(False)
+        assert late.connect_ex(where) == errno.EINPROGRESS
+        with shared.accept()[0] as accepted:
+            assert accepted.recv(100) == b"early"
+            accepted.send(b"served")
+            assert early.recv(100) == b"served"
+        with pytest.raises(BlockingIOError):
+            shared.accept()
+        assert select.select([], [late], [], 0)[1] == []
