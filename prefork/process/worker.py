@@ -81,7 +81,7 @@ class Worker:
             self._loop.after_turn.append(access.flush)
         record = None if access is None else access.record
         self._server = Server(self._loop, settings.http, router.find, self._board, record)
-        self._connections = _affordable(settings.workers.connections)
+        self._connections = _affordable(settings.workers.connections, self._loop.poller.limit)
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._draining = False
@@ -166,9 +166,14 @@ class Worker:
         self._loop.stop()
 
 
-def _affordable(connections: int) -> int:
-    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps."""
+def _affordable(connections: int, watchable: int | None) -> int:
+    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps.
+
+    `watchable` is how many descriptors the poller can watch, if that is bounded.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if watchable is not None:
+        connections = min(connections, watchable - RESERVE)
     wanted = connections + RESERVE
     if soft != resource.RLIM_INFINITY and soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

