@@ -13,11 +13,13 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
+import psutil
 import pytest
 
 from prefork.kernel.loop import PARKED, Loop, Task
 from prefork.kernel.poller import POLLERS, make_poller
 from prefork.net.accept import accept, accept_rest
+from tests.conftest import eventually
 from tests.net.conftest import PATIENCE, Run, forked
 
 
@@ -232,17 +234,21 @@ def test_idle_processes_take_turns(listener: socket.socket) -> None:
         loop.spawn(accept(loop, listener, room, greet), "accepting")
         loop.run()
 
-    def idle() -> bytes:
+    def until_idle(*pids: int) -> bytes:
+        """Until one has said that it is about to wait, and all of them do; who that was."""
         assert select.select([said], [], [], PATIENCE)[0], "nobody is idle again"
-        return os.read(said, 1)
+        name = os.read(said, 1)
+        processes = [psutil.Process(pid) for pid in pids]
+        eventually(lambda: all(each.status() == psutil.STATUS_SLEEPING for each in processes), PATIENCE)
+        return name
 
-    with forked(lambda: serve(b"A")), forked(lambda: serve(b"B")):
-        assert {idle(), idle()} == {b"A", b"B"}
+    with forked(lambda: serve(b"A")) as first, forked(lambda: serve(b"B")) as second:
+        assert {until_idle(), until_idle(first, second)} == {b"A", b"B"}
         taken = []
         for _ in range(20):
             with socket.create_connection(listener.getsockname(), PATIENCE) as client:
                 taken.append(client.recv(1))
-            idle()
-        assert 5 <= taken.count(b"A") <= 15, b"".join(taken)
+            assert until_idle(first, second) == taken[-1]
+        assert all(one != next for one, next in pairwise(taken)), b"".join(taken)
     os.close(said)
     os.close(told)
