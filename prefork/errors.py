@@ -89,6 +89,12 @@ class NotImplementedHere(ProtocolError):
     status = 501
 
 
+class TooManyConnections(ProtocolError):
+    """503: one address has more connections than `http.connections_per_client`."""
+
+    status = 503
+
+
 class VersionNotSupported(ProtocolError):
     """505: neither HTTP/1.0 nor HTTP/1.1 (RFC 9110 §15.6.6)."""
 

@@ -14,7 +14,8 @@ from typing import IO, Protocol
 from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
 from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
 from prefork.http.message import Request
-from prefork.net.stream import Stream
+from prefork.net.stream import Pace, Stream
+from prefork.settings.schema import Http
 
 LINE_LIMIT = 1024  # bytes of a chunk's size line, extensions included: nobody sends any
 TRAILER_LIMIT = 16 * 1024
@@ -125,11 +126,11 @@ class ChunkedDecoder:
 class Incoming:
     """The body of one request, as it comes in from `stream` (a RequestBody)."""
 
-    __slots__ = ("_awaited", "_buffer", "_decoder", "_stream", "_timeout")
+    __slots__ = ("_awaited", "_buffer", "_decoder", "_pace", "_stream", "_timeout")
 
-    def __init__(self, stream: Stream, request: Request, max_body: int, buffer: int, timeout: float) -> None:
-        """Bodies above `buffer` bytes are spooled to disk; `timeout` is between two reads. Raises BodyTooLarge."""
-        headers = request.headers
+    def __init__(self, stream: Stream, request: Request, http: Http) -> None:
+        """Bodies above `body_buffer` are spooled to disk; `body_timeout` is between two reads. Raises BodyTooLarge."""
+        headers, max_body = request.headers, http.max_body
         if headers.length is None:
             self._decoder: Decoder = ChunkedDecoder(max_body)
         elif max_body and headers.length > max_body:
@@ -137,8 +138,9 @@ class Incoming:
         else:
             self._decoder = LengthDecoder(headers.length)
         self._stream = stream
-        self._buffer = buffer
-        self._timeout = timeout
+        self._buffer = http.body_buffer
+        self._timeout = http.body_timeout
+        self._pace = Pace(http.min_receive_rate)
         # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
         self._awaited = headers.expects_continue and request.line.minor == 1
 
@@ -194,11 +196,12 @@ class Incoming:
             if self._awaited:
                 self._awaited = False
                 await self._stream.write(CONTINUE, self._timeout)
-            data = await self._stream.read(self._timeout)
+            data = await self._stream.read(self._pace.patience(self._timeout))
         except TimedOut:
-            raise RequestTimeout(f"no more of the body within {self._timeout:g} s") from None
+            raise RequestTimeout(f"too little of the body, or no more of it for {self._timeout:g} s") from None
         if not data:
             raise Disconnected("the client left in mid-body")
+        self._pace.moved(len(data))
         return data
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import heapq
 import logging
-import socket
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from time import monotonic
 
-from prefork.errors import ApplicationError, Disconnected, ProtocolError, RequestTimeout, TimedOut
+from prefork.errors import Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
 from prefork.http.body import NOTHING, Incoming
 from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
+from prefork.http.forwarded import Forwarding
 from prefork.http.head import HEAD_END, Heads
 from prefork.http.message import (
-    Body,
     Chunks,
     Client,
     FileSegment,
@@ -29,6 +29,7 @@ from prefork.http.message import (
     plain,
 )
 from prefork.http.render import Head, Renderer
+from prefork.http.send import release, send_chunks, send_file
 from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
@@ -36,7 +37,6 @@ from prefork.settings.schema import Http
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 CLIENT_LEFT = 499  # what nginx too writes into its log where the client did not wait for the answer
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
-MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: the head waits for the file's first bytes, and shares their packet
 UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what an unreadable request is answered as
 
 Find = Callable[[Request], Handler]
@@ -58,17 +58,32 @@ class Server:
         self.record = record
         self.heads = Heads(http.max_head, http.max_fields)
         self.renderer = Renderer("prefork" if http.server_header else "")
+        self.forwarding = Forwarding(http.trusted_proxies) if http.trusted_proxies else None
         self.connections: set[Connection] = set()
+        self._per_client: Counter[str] = Counter()
         self.draining = False
         self.waiting: list[Task] = []  # for fewer connections
 
-    def enter(self, connection: Connection) -> None:
+    def enter(self, connection: Connection) -> bool:
+        """Count a connection in; False where its client's address has `connections_per_client` already.
+
+        The proxies that speak for others may have any number, as may who comes through a unix socket.
+        """
+        address, limit = connection.client.address, self.http.connections_per_client
         self.connections.add(connection)
+        self._per_client[address] += 1
         self.board[ACCEPTED] += 1
         self.board[CONNECTIONS] += 1
+        if not limit or not address or self._per_client[address] <= limit:
+            return True
+        return self.forwarding is not None and self.forwarding.trusts(address)
 
     def leave(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        address = connection.client.address
+        self._per_client[address] -= 1
+        if not self._per_client[address]:
+            del self._per_client[address]
         self.board[CONNECTIONS] -= 1
         self.notify()
 
@@ -121,10 +136,10 @@ class Server:
 class Connection:
     """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
     anything, and `status` its answer's, once a part of that is out; `since` is when the last one was answered;
-    `task` is None until `serve` begins.
+    `task` is None until `serve` begins; one that is not `welcome` is refused then.
     """
 
-    __slots__ = ("client", "request", "server", "since", "status", "stream", "task")
+    __slots__ = ("client", "request", "server", "since", "status", "stream", "task", "welcome")
 
     def __init__(self, server: Server, stream: Stream, client: Client) -> None:
         self.server = server
@@ -134,7 +149,7 @@ class Connection:
         self.status = 0
         self.since = monotonic()
         self.task: Task | None = None
-        server.enter(self)
+        self.welcome = server.enter(self)
 
     @property
     def idle(self) -> bool:
@@ -147,6 +162,8 @@ class Connection:
         self.task = server.loop.current
         server.notify()  # it is idle
         try:
+            if not self.welcome:
+                raise TooManyConnections(f"more than {server.http.connections_per_client} connections of one client")
             await self._converse()
         except ProtocolError as error:
             await self._refuse(error)
@@ -163,6 +180,7 @@ class Connection:
         """
         server, stream, client = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
+        forwarding = server.forwarding
         whole, parse, find, render = server.heads.whole, server.heads.parse, server.find, server.renderer.head
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
@@ -190,10 +208,12 @@ class Connection:
                     data, end = await self._rest_of_head(data)
                 line, headers = parse(data, end)
                 data = data[end + 4 :]
+            if forwarding is not None:
+                client, headers = forwarding.judge(self.client, headers)
             self.request = request = Request(line, headers, NOTHING, client)
             if headers.has_body:
                 stream.unread = data
-                request.body = Incoming(stream, request, http.max_body, http.body_buffer, http.body_timeout)
+                request.body = Incoming(stream, request, http)
             persistent = line.minor == 1 if headers.keep_alive is None else headers.keep_alive
             started = loop.now
             task.deadline = inf
@@ -203,7 +223,7 @@ class Connection:
                     keep_alive = persistent and not server.draining and request.body.reusable
                     outgoing = render(response, line, keep_alive, started)
                 except BaseException:
-                    await _release(response.body)
+                    await release(response.body)
                     raise
             except (ProtocolError, Disconnected, GeneratorExit, KeyboardInterrupt):
                 raise
@@ -212,7 +232,7 @@ class Connection:
                 keep_alive = persistent and not server.draining and request.body.reusable
                 outgoing = render(response, line, keep_alive, started)
             body = response.body
-            if type(body) is bytes:
+            if isinstance(body, bytes):
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
                 total = len(wire)
                 try:
@@ -292,71 +312,27 @@ class Connection:
         data, self.stream.unread = self.stream.unread, b""
         return data
 
-    async def _send(self, head: Head, body: Body) -> int:
+    async def _send(self, head: Head, body: Chunks | FileSegment) -> int:
         """Send a response that is not plain bytes; how many bytes that was. Raises Disconnected."""
-        if isinstance(body, FileSegment):
-            return await self._send_file(head, body)
-        assert not isinstance(body, bytes)
+        stream, timeout = self.stream, self.server.http.send_timeout
         try:
-            return await self._send_chunks(head, body)
+            if isinstance(body, FileSegment):
+                return await send_file(stream, head, body, timeout)
+            return await send_chunks(stream, head, body, timeout)
         except (Disconnected, GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             # the head is out: all that is left is to make sure that the client does not take this for the whole
             assert self.request is not None
-            failed(self.request, error)
+            if isinstance(body, FileSegment) and isinstance(error, EOFError):
+                log.warning("%s: %s", self.request.target, error)
+            else:
+                failed(self.request, error)
             if not head.chunked and head.length is None:
-                self.stream.spoil()
+                stream.spoil()
             raise Disconnected("the response was cut short") from None
         finally:
-            await body.aclose()
-
-    async def _send_file(self, head: Head, segment: FileSegment) -> int:
-        stream, timeout = self.stream, self.server.http.send_timeout
-        try:
-            if head.silent:
-                await stream.write(head.wire, timeout)
-                return len(head.wire)
-            try:
-                sent = stream.send(head.wire, MSG_MORE if segment.count else 0)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise Disconnected(str(error)) from None
-            await stream.write(memoryview(head.wire)[sent:], timeout)
-            await stream.send_file(segment.file, segment.offset, segment.count, timeout)
-        except EOFError as error:
-            log.warning("%s: %s", self.request and self.request.target, error)
-            raise Disconnected("the response was cut short") from None
-        finally:
-            segment.close()
-        return len(head.wire) + segment.count
-
-    async def _send_chunks(self, head: Head, chunks: Chunks) -> int:
-        """Raises ApplicationError when there is less, or more, than the head says; whatever the application raises."""
-        stream, timeout = self.stream, self.server.http.send_timeout
-        pending, total, left = head.wire, 0, head.length
-        if not head.silent:
-            async for piece in chunks:
-                if left is not None:
-                    excess = len(piece) - left
-                    left = max(0, -excess)
-                    if excess > 0:
-                        await stream.write(pending + piece[:-excess], timeout)
-                        raise ApplicationError(f"the body is longer than its Content-Length of {head.length}")
-                if piece:
-                    pending += b"%x\r\n%b\r\n" % (len(piece), piece) if head.chunked else piece
-                    await stream.write(pending, timeout)
-                    total += len(pending)
-                    pending = b""
-                await PAUSE  # an eager producer is one among many
-            if left:
-                raise ApplicationError(f"the body is {left} bytes shorter than its Content-Length of {head.length}")
-            if head.chunked:
-                pending += b"0\r\n\r\n"
-        if pending:
-            await stream.write(pending, timeout)
-        return total + len(pending)
+            await release(body)
 
     async def _refuse(self, error: ProtocolError) -> None:
         """Tell the client what is wrong with its request, and let it read that before the connection closes."""
@@ -372,14 +348,6 @@ class Connection:
             return
         self._account(error.status, len(wire))
         await self.stream.linger()
-
-
-async def _release(body: Body) -> None:
-    """Close a body that is not going to be sent."""
-    if isinstance(body, FileSegment):
-        body.close()
-    elif not isinstance(body, bytes):
-        await body.aclose()
 
 
 def failed(request: Request, error: BaseException) -> Response:

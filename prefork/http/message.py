@@ -5,7 +5,7 @@ Text is latin-1 throughout, one character a byte, as PEP 3333 has it: `path.enco
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from typing import IO, Any, Protocol
 
 from prefork.http.grammar import REASONS
@@ -44,6 +44,14 @@ class Headers:
 
     def __contains__(self, name: str) -> bool:
         return name in self.fields
+
+    def without(self, names: Container[str]) -> Headers:
+        """A copy without the fields of these names, which say nothing of the connection."""
+        copy = Headers(tuple([pair for pair in self.pairs if pair[0] not in names]))
+        copy.host = self.host
+        copy.length, copy.chunked, copy.has_body = self.length, self.chunked, self.has_body
+        copy.keep_alive, copy.expects_continue = self.keep_alive, self.expects_continue
+        return copy
 
 
 def _join(pairs: Fields) -> dict[str, str]:

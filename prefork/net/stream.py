@@ -16,16 +16,40 @@ from prefork.kernel.loop import PAUSE, Loop
 
 READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
+GRACE = 5.0  # seconds for which a peer may be slower than its minimum rate: a start, a stall, a handover
 LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
 LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: who uploads too much finishes, and then learns that it was
 
 
+class Pace:
+    """How long to wait for a peer that has to move at least `rate` bytes a second (0: any), GRACE seconds aside."""
+
+    __slots__ = ("_began", "_moved", "_rate")
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._began = monotonic()
+        self._moved = 0
+
+    def moved(self, count: int) -> None:
+        self._moved += count
+
+    def patience(self, timeout: float) -> float:
+        """Seconds until it has moved too little: `timeout` at most, negative when that is so already."""
+        if not self._rate:
+            return timeout
+        return min(timeout, self._began + GRACE + self._moved / self._rate - monotonic())
+
+
 class Stream:
-    """`unread` is what was received and not consumed: the next message's beginning, say."""
+    """`unread` is what was received and not consumed: the next message's beginning, say. `min_rate` is how many bytes
+    a second the peer has to take, see Pace.
+    """
 
-    __slots__ = ("_loop", "_socket", "fd", "readable", "recv", "send", "unread", "writable")
+    __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "unread", "writable")
 
-    def __init__(self, loop: Loop, connected: socket.socket) -> None:
+    def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0) -> None:
+        self._min_rate = min_rate
         self._loop = loop
         self._socket = connected
         self.fd = connected.fileno()
@@ -51,19 +75,24 @@ class Stream:
             return data
 
     async def write(self, data: bytes | memoryview, timeout: float) -> None:
-        """Hand all of `data` to the kernel. Raises Disconnected when the peer takes nothing for `timeout` seconds."""
+        """Hand all of `data` to the kernel.
+
+        Raises Disconnected when the peer takes nothing for `timeout` seconds, or too little for its minimum rate.
+        """
         view = memoryview(data)
+        pace = Pace(self._min_rate)
         sliced = 0
         while view:
             try:
                 sent = self.send(view[:SLICE])
             except BlockingIOError:
-                await self._room(timeout)
+                await self._room(pace, timeout)
                 sliced = 0
                 continue
             except OSError as error:
                 raise Disconnected(str(error)) from None
             view = view[sent:]
+            pace.moved(sent)
             sliced += sent
             if view and sliced >= SLICE:
                 await PAUSE
@@ -74,11 +103,12 @@ class Stream:
 
         Raises Disconnected as `write` does, and EOFError when the file ends before `count` bytes.
         """
+        pace = Pace(self._min_rate)
         while count:
             try:
                 sent = os.sendfile(self.fd, file, offset, min(count, SLICE))
             except BlockingIOError:
-                await self._room(timeout)
+                await self._room(pace, timeout)
                 continue
             except OSError as error:
                 raise Disconnected(str(error)) from None
@@ -86,16 +116,17 @@ class Stream:
                 raise EOFError("the file was cut short while it was being sent")
             offset += sent
             count -= sent
+            pace.moved(sent)
             if count:
                 await PAUSE
 
-    async def _room(self, timeout: float) -> None:
+    async def _room(self, pace: Pace, timeout: float) -> None:
         task = self._loop.current
-        task.deadline = monotonic() + timeout
+        task.deadline = monotonic() + pace.patience(timeout)
         try:
             await self.writable
         except TimedOut:
-            raise Disconnected(f"the peer took nothing for {timeout:g} s") from None
+            raise Disconnected(f"the peer took too little, or nothing for {timeout:g} s") from None
         task.deadline = inf
 
     async def linger(self) -> None:

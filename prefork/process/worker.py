@@ -110,6 +110,7 @@ class Worker:
     def _greeter(self, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener`: a connection each, as a task of its own."""
         loop, server = self._loop, self._server
+        min_rate = self._assignment.settings.http.min_send_rate
         where = listener.getsockname()
         is_unix = listener.family == socket.AF_UNIX
         name, port = ("localhost", "0") if is_unix else (where[0], str(where[1]))
@@ -118,7 +119,7 @@ class Worker:
             socket.setblocking(False)
             host, from_port = ("", 0) if is_unix else address[:2]
             client = Client(host, from_port, "http", name, port)
-            loop.spawn(Connection(server, Stream(loop, socket), client).serve(), "a connection")
+            loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection")
 
         return greet
 

@@ -60,4 +60,5 @@ def _default(key: Key) -> Any:
     if key.field == "listen":
         return [str(listener.address) for listener in key.default]
     plain = isinstance(key.value, Kind | Entries) and key.default is not msgspec.NODEFAULT
-    return key.default if plain and not (key.field in KINDS and key.default is False) else None
+    default = list(key.default) if isinstance(key.default, tuple) else key.default
+    return default if plain and not (key.field in KINDS and default is False) else None

@@ -5,6 +5,7 @@ Paths are held against the file system here, so that a missing directory is a li
 
 from __future__ import annotations
 
+import ipaddress
 import keyword
 import math
 import os
@@ -149,6 +150,18 @@ def _field_text(text: str) -> str:
 
 _NON_EMPTY = Annotated[str, Meta(min_length=1)]
 
+
+def _proxies(texts: list[str]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            _when(text == "unix" or ipaddress.ip_network(text), text)
+        except ValueError:
+            raise ValueError(
+                f'expected addresses, networks such as "10.0.0.0/8", or "unix", got {quoted(text)}'
+            ) from None
+    return tuple(texts)
+
+
 FLAG = Kind("true or false", bool)
 ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})], lambda flag: _when(flag, flag))
 TEXT = Kind("a text", str)
@@ -173,6 +186,7 @@ PATH = Kind(
     _path,
 )
 TARGET = Kind('"module:attribute", such as "myproject.wsgi:application"', Annotated[str, Meta(pattern=":")], _target)
+PROXIES = Kind('a list of addresses, networks such as "10.0.0.0/8", or "unix"', list[str], _proxies)
 FIELD_NAME = Kind("a header name of letters, digits and dashes", str, _field_name)
 FIELD_TEXT = Kind("latin-1 text without control characters", str, _field_text)
 LOCATION = Kind("a path or URL in latin-1, without control characters", _NON_EMPTY, _field_text)

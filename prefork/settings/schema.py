@@ -92,6 +92,24 @@ class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_buffer: Annotated[
         int, kinds.size(0), Meta(description="Request bodies above this size are spooled to a temporary file.")
     ] = 64 << 10
+    min_receive_rate: Annotated[
+        int,
+        kinds.size(0),
+        Meta(description="Bytes a second, after 5 s, below which a request body is too slow; 0: none."),
+    ] = 240
+    min_send_rate: Annotated[
+        int,
+        kinds.size(0),
+        Meta(description="Bytes a second, after 5 s, below which a client reads too slowly; 0: none."),
+    ] = 240
+    connections_per_client: Annotated[
+        int, kinds.integer(0, 1 << 20), Meta(description="Connections of one address per worker; 503 beyond; 0: any.")
+    ] = 0
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        kinds.PROXIES,
+        Meta(description='Whose Forwarded and X-Forwarded-* fields count: addresses, networks, "unix".'),
+    ] = ()
     server_header: Annotated[bool, kinds.FLAG, Meta(description="Whether responses carry a Server header.")] = True
 
 

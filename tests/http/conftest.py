@@ -65,7 +65,8 @@ class World:
         theirs, ours = tcp_pair(buffer) if tcp else socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        connection = Connection(self.server, Stream(self.loop, theirs), WHO)
+        stream = Stream(self.loop, theirs, self.server.http.min_send_rate)
+        connection = Connection(self.server, stream, WHO)
         peer = Peer(self, ours, connection, self.loop.spawn(connection.serve(), "a connection"))
         self.clients.append(peer)
         return peer

@@ -10,8 +10,8 @@ from typing import Any
 import h11
 import pytest
 
-from prefork.http.connection import MSG_MORE
 from prefork.http.message import FileSegment, Request, Response
+from prefork.http.send import MSG_MORE
 from tests.http.conftest import GET, World, answering
 
 Make = Callable[..., World]

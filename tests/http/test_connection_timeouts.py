@@ -88,7 +88,7 @@ def test_a_client_that_waits_to_continue_has_its_time_too(world: Make) -> None:
 
 
 def test_body_timeout_is_between_two_reads(world: Make) -> None:
-    peer = world(echo, body_timeout=3600).connect()
+    peer = world(echo, body_timeout=3600, min_receive_rate=0).connect()
     deadlines = []
     peer.send(POST)
     for byte in b"hell":

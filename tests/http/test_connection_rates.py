@@ -1,0 +1,122 @@
+"""Slow and greedy clients: minimum rates both ways, connections per client, and proxies that speak for others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from prefork.http.message import Request, Response
+from prefork.net import stream
+from tests.http.conftest import GET, World, answering, echo
+from tests.http.oracle import answers
+
+Make = Callable[..., World]
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n"
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "GRACE", 0.05)
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_body_below_the_minimum_rate_is_408_though_each_byte_is_in_time(world: Make) -> None:
+    here = world(echo, body_timeout=60, min_receive_rate=1000)
+    peer = here.connect()
+    peer.send(POST)
+    began = time.monotonic()
+    while not here.log:
+        peer.send(b"x")
+        here.loop.turn()
+        assert time.monotonic() - began < 5, "a drip that is not ended"
+    assert [answer.status for answer in answers(peer.rest(), ["POST"])] == [408]
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_body_at_the_minimum_rate_may_take_longer_than_the_grace(world: Make) -> None:
+    here = world(echo, body_timeout=60, min_receive_rate=100)
+    peer = here.connect()
+    peer.send(POST)
+    for _ in range(10):  # 50 bytes are worth half a second each
+        peer.send(b"x" * 50)
+        until = time.monotonic() + 0.03
+        here.until(lambda until=until: time.monotonic() > until, "the next moment")
+    assert peer.answer("POST").body == b"x" * 500
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_client_that_reads_below_the_minimum_rate_is_dropped(world: Make) -> None:
+    here = world(answering(lambda request: Response(200, (), b"x" * 8_000_000)), send_timeout=60, min_send_rate=1 << 30)
+    peer = here.connect(buffer=4096)
+    peer.send(GET)
+    peer.until_gone()
+    assert here.log[0][2] == 200
+
+
+def test_without_a_minimum_rate_only_the_timeouts_count() -> None:
+    pace = stream.Pace(0)
+    assert pace.patience(7.0) == 7.0
+
+
+def test_what_has_moved_buys_time() -> None:
+    pace = stream.Pace(100)
+    pace.moved(1000)
+    assert 14.0 < pace.patience(60.0) <= 15.0
+    assert pace.patience(3.0) == 3.0
+
+
+def test_more_connections_than_one_client_may_have_are_503_and_others_are_served(world: Make) -> None:
+    here = world(echo, connections_per_client=2)
+    first, second = here.connect(), here.connect()
+    third = here.connect()
+    third.send(GET)
+    assert [answer.status for answer in answers(third.rest(), ["GET"])] == [503]
+    for peer in (first, second):
+        peer.send(GET)
+        assert peer.answer().status == 200
+
+
+def test_who_leaves_may_come_again(world: Make) -> None:
+    here = world(echo, connections_per_client=1)
+    for _ in range(3):
+        peer = here.connect()
+        peer.send(GET)
+        assert peer.answer().status == 200
+        peer.close()
+        peer.until_gone()
+    assert not here.server._per_client
+
+
+def test_a_proxy_of_ours_may_have_any_number(world: Make) -> None:
+    here = world(echo, connections_per_client=1, trusted_proxies=("127.0.0.1",))
+    peers = [here.connect() for _ in range(3)]
+    for peer in peers:
+        peer.send(GET)
+        assert peer.answer().status == 200
+
+
+def whoever(request: Request) -> Response:
+    return Response(200, (), f"{request.client.address} {request.client.scheme}".encode())
+
+
+FORWARDED = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: https\r\n\r\n"
+
+
+def test_each_request_of_a_proxys_connection_has_its_own_client(world: Make) -> None:
+    here = world(answering(whoever), trusted_proxies=("127.0.0.0/8",))
+    peer = here.connect()
+    for address in (b"198.51.100.1", b"198.51.100.2"):
+        peer.send(FORWARDED % address)
+        assert peer.answer().body == address + b" https"
+    peer.send(GET)
+    assert peer.answer().body == b"127.0.0.1 http"
+    assert [client.address for client, *_ in here.log] == ["198.51.100.1", "198.51.100.2", "127.0.0.1"]
+
+
+def test_without_trusted_proxies_nobody_speaks_for_others(world: Make) -> None:
+    peer = world(answering(whoever)).connect()
+    peer.send(FORWARDED % b"198.51.100.1")
+    assert peer.answer().body == b"127.0.0.1 http"

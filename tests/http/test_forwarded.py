@@ -1,0 +1,104 @@
+"""Whom a trusted proxy speaks for, and that nobody else is believed."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefork.http.forwarded import Forwarding
+from prefork.http.head import parse_block
+from prefork.http.message import Client, Headers
+
+PROXIES = Forwarding(["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"])
+
+
+def block(*lines: str) -> Headers:
+    return parse_block("".join(f"{line}\r\n" for line in ("Host: a", *lines)).encode(), 100)
+
+
+def peer(address: str = "10.0.0.1") -> Client:
+    return Client(address, 4711, "http", "127.0.0.1", "8000")
+
+
+def told(*lines: str, address: str = "10.0.0.1") -> tuple[str, str]:
+    client, _ = PROXIES.judge(peer(address), block(*lines))
+    return client.address, client.scheme
+
+
+@pytest.mark.parametrize("address", ["10.255.0.1", "192.0.2.1", "2001:db8::7", "::ffff:10.0.0.9"])
+def test_addresses_and_networks_are_trusted(address: str) -> None:
+    assert PROXIES.trusts(address)
+
+
+@pytest.mark.parametrize("address", ["11.0.0.1", "192.0.2.2", "::1", "", "nonsense"])
+def test_all_others_are_not(address: str) -> None:
+    assert not PROXIES.trusts(address)
+
+
+def test_who_comes_through_a_unix_socket_is_trusted_where_that_is_said() -> None:
+    assert Forwarding(["unix"]).trusts("")
+    assert not Forwarding(["unix"]).trusts("127.0.0.1")
+
+
+def test_a_proxy_that_says_nothing_is_the_client() -> None:
+    client = peer()
+    assert PROXIES.judge(client, block())[0] is client
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["X-Forwarded-For: 198.51.100.7"], ("198.51.100.7", "http")),
+        (["X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https"], ("198.51.100.7", "https")),
+        (["X-Forwarded-Proto: HTTPS"], ("10.0.0.1", "https")),
+        (["X-Forwarded-For: 198.51.100.7:555"], ("198.51.100.7", "http")),
+        (["X-Forwarded-For: [2001:dead::1]:555"], ("2001:dead::1", "http")),
+        (["X-Forwarded-For: 2001:dead::1"], ("2001:dead::1", "http")),
+        (["X-Forwarded-For: 198.51.100.7, 10.0.0.3"], ("198.51.100.7", "http")),
+        (["X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 10.0.0.3"], ("198.51.100.7", "http")),
+        (["X-Forwarded-For: 10.0.0.4, 10.0.0.3"], ("10.0.0.4", "http")),
+        (["X-Forwarded-Proto: ftp"], ("10.0.0.1", "http")),
+        (["Forwarded: for=198.51.100.7;proto=https;by=10.0.0.1"], ("198.51.100.7", "https")),
+        (['Forwarded: For="[2001:dead::1]:555"; Proto=https'], ("2001:dead::1", "https")),
+        (["Forwarded: for=198.51.100.7;proto=https, for=10.0.0.3;proto=http"], ("198.51.100.7", "https")),
+    ],
+)
+def test_a_trusted_proxy_is_believed(lines: list[str], expected: tuple[str, str]) -> None:
+    assert told(*lines) == expected
+
+
+@pytest.mark.parametrize(
+    "line", ["X-Forwarded-For: 6.6.6.6, 198.51.100.7", "Forwarded: for=6.6.6.6, for=198.51.100.7, for=10.0.0.2"]
+)
+def test_what_the_client_made_up_to_the_left_does_not_count(line: str) -> None:
+    assert told(line)[0] == "198.51.100.7"
+
+
+@pytest.mark.parametrize("told_of", ["unknown", "_hidden", "", "999.1.1.1", "1.2.3", "<script>", '"', "a" * 5000])
+def test_nonsense_is_not_an_address(told_of: str) -> None:
+    assert told(f"X-Forwarded-For: {told_of}")[0] == "10.0.0.1"
+    assert told(f"Forwarded: for={told_of}")[0] == "10.0.0.1"
+
+
+def test_a_hop_that_is_not_told_ends_the_chain() -> None:
+    assert told("X-Forwarded-For: 6.6.6.6, unknown, 10.0.0.3")[0] == "10.0.0.3"
+
+
+def test_what_a_stranger_says_is_dropped_and_the_rest_is_as_it_was() -> None:
+    headers = block("X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.4", "X-Forwarded-Proto: https", "X-A: b")
+    stranger = peer("198.51.100.9")
+    client, stripped = PROXIES.judge(stranger, headers)
+    assert client is stranger
+    assert stripped.pairs == (("host", "a"), ("x-a", "b"))
+    assert PROXIES.judge(stranger, headers)[1] is stripped
+
+
+def test_the_connections_own_fields_survive_the_stripping() -> None:
+    headers = block("X-Forwarded-For: 1.2.3.4", "Content-Length: 5", "Connection: close", "Expect: 100-continue")
+    _, stripped = PROXIES.judge(peer("198.51.100.9"), headers)
+    assert (stripped.host, stripped.length, stripped.has_body) == ("a", 5, True)
+    assert (stripped.keep_alive, stripped.expects_continue) == (False, True)
+
+
+def test_a_block_without_such_fields_is_passed_on_as_it_is() -> None:
+    headers = block("X-A: b")
+    assert PROXIES.judge(peer("198.51.100.9"), headers)[1] is headers
