@@ -147,7 +147,7 @@ class Files:
             validators = (("Last-Modified", modified), ("ETag", etag), *self._cache_control)
             if _unchanged(request, etag, modified):
                 return Response(304, validators)
-            kind = ("Content-Type", _content_type(name))
+            kind = ("Content-Type", content_type(name))
             size = status.st_size
             if size > SMALL or (size and request.method == "HEAD"):  # for HEAD only the length counts: nothing is read
                 keep = True
@@ -170,7 +170,7 @@ def _read(file: int, size: int) -> bytes:
     return content
 
 
-def _content_type(name: bytes) -> str:
+def content_type(name: bytes) -> str:
     _, dot, extension = name.rpartition(b".")
     return _CONTENT_TYPES.get(extension.lower(), "application/octet-stream") if dot else "application/octet-stream"
 

@@ -21,10 +21,12 @@ async def whole_server(request: Request) -> Response:
 class Router:
     """Routes are (host, path prefix, handler): host "" is any, "*.example.com" every name under it.
 
-    A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple".
+    A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple". Where none does,
+    `otherwise` answers.
     """
 
-    def __init__(self, routes: Iterable[tuple[str, str, Handler]]) -> None:
+    def __init__(self, routes: Iterable[tuple[str, str, Handler]], otherwise: Handler = not_found) -> None:
+        self._otherwise = otherwise
         self._hosts: dict[str, list[tuple[str, Handler]]] = {}
         for host, path, handler in routes:
             self._hosts.setdefault(host, []).append((mount(path), handler))
@@ -51,7 +53,7 @@ class Router:
             for prefix, handler in self._hosts.get(candidate, ()):
                 if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/"):
                     return handler
-        return not_found
+        return self._otherwise
 
 
 def mount(path: str) -> str:

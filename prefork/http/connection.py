@@ -40,6 +40,7 @@ LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its clie
 UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what an unreadable request is answered as
 
 Find = Callable[[Request], Handler]
+Dress = Callable[[Response], Response]
 Record = Callable[[Client, Request | None, int, int, float], None]
 
 log = logging.getLogger("prefork")
@@ -47,15 +48,18 @@ log = logging.getLogger("prefork")
 
 class Server:
     """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
-    `board` is the worker's scoreboard slot (see counts.py).
+    `board` is the worker's scoreboard slot (see counts.py); `dress` is given what the server says by itself.
     """
 
-    def __init__(self, loop: Loop, http: Http, find: Find, board: memoryview, record: Record | None) -> None:
+    def __init__(
+        self, loop: Loop, http: Http, find: Find, board: memoryview, record: Record | None, dress: Dress = lambda _: _
+    ) -> None:
         self.loop = loop
         self.http = http
         self.find = find
         self.board = board
         self.record = record
+        self.dress = dress
         self.heads = Heads(http.max_head, http.max_fields)
         self.renderer = Renderer("prefork" if http.server_header else "")
         self.forwarding = Forwarding(http.trusted_proxies) if http.trusted_proxies else None
@@ -228,7 +232,7 @@ class Connection:
             except (ProtocolError, Disconnected, GeneratorExit, KeyboardInterrupt):
                 raise
             except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
-                response = failed(request, error)
+                response = server.dress(failed(request, error))
                 keep_alive = persistent and not server.draining and request.body.reusable
                 outgoing = render(response, line, keep_alive, started)
             body = response.body
@@ -337,7 +341,7 @@ class Connection:
     async def _refuse(self, error: ProtocolError) -> None:
         """Tell the client what is wrong with its request, and let it read that before the connection closes."""
         server, request = self.server, self.request
-        response = plain(error.status)
+        response = server.dress(plain(error.status))
         head = server.renderer.head(response, request.line if request else UNKNOWN, False, server.loop.now)
         assert isinstance(response.body, bytes)
         wire = head.wire if head.silent else head.wire + response.body

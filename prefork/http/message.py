@@ -196,7 +196,13 @@ class Response:
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def plain(status: int, *fields: tuple[str, str]) -> Response:
+class Plain(Response):
+    """What the server says by itself, in place of which an operator may have put a page."""
+
+    __slots__ = ()
+
+
+def plain(status: int, *fields: tuple[str, str]) -> Plain:
     """The small text that goes with a status where there is nothing better to say: "404 Not Found"."""
     text = f"{status} {REASONS.get(status, 'Unknown')}\n"
-    return Response(status, (("Content-Type", "text/plain; charset=utf-8"), *fields), text.encode())
+    return Plain(status, (("Content-Type", "text/plain; charset=utf-8"), *fields), text.encode())

@@ -15,6 +15,7 @@ from typing import Any
 
 from prefork.errors import TimedOut
 from prefork.handlers.build import build
+from prefork.handlers.pages import Pages
 from prefork.http.connection import Connection, Server
 from prefork.http.message import Client
 from prefork.kernel.loop import PAUSE, Loop, Task
@@ -74,13 +75,14 @@ class Worker:
         assignment.logs.apply()
         if sys.path[0] != os.getcwd():
             sys.path.insert(0, os.getcwd())  # where people keep the application that they name
-        router = build(settings.routes, lambda: snapshot(assignment.scoreboard), multiprocess=True)
+        pages = Pages(settings.error_pages)
+        router = build(settings.routes, lambda: snapshot(assignment.scoreboard), multiprocess=True, pages=pages)
         assignment.logs.apply()
         access = assignment.logs.access
         if access is not None:
             self._loop.after_turn.append(access.flush)
         record = None if access is None else access.record
-        self._server = Server(self._loop, settings.http, router.find, self._board, record)
+        self._server = Server(self._loop, settings.http, router.find, self._board, record, pages.dress)
         self._connections = _affordable(settings.workers.connections, self._loop.poller.limit)
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []

@@ -197,6 +197,11 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[Workers, Meta(description="The worker processes.")] = Workers()
     http: Annotated[Http, Meta(description="HTTP limits and time-outs.")] = Http()
     log: Annotated[Log, Meta(description="The logs.")] = Log()
+    error_pages: Annotated[
+        dict[str, str],
+        kinds.Entries(kinds.ERROR_STATUS, kinds.EXISTING_FILE),
+        Meta(description="Files in place of the server's own short texts, by status."),
+    ] = {}
     routes: Annotated[tuple[Route, ...], Meta(description="What answers which requests; at least one.")] = field(
         name="route", default=()
     )

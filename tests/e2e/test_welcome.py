@@ -103,7 +103,7 @@ def test_it_shows_every_key_of_a_table(table: str) -> None:
 
 
 def test_it_shows_every_table() -> None:
-    assert list(tomllib.loads(SHIPPED)) == ["listen", *TABLES, "route"] == list(keys(Settings))
+    assert list(tomllib.loads(SHIPPED)) == ["listen", *TABLES, "error_pages", "route"] == list(keys(Settings))
 
 
 @pytest.mark.parametrize(("table", "key"), [(table, key) for table in ROUTE_TABLES for key in keys(table)])

@@ -15,7 +15,8 @@ from prefork.settings.load import load
 from prefork.settings.schema import Settings
 from prefork.settings.tables import keys
 
-NAMES = [name for table in (Settings, *(k.value for k in keys(Settings).values())) for name in keys(table)]
+TABLES = (Settings, *(key.value for key in keys(Settings).values() if isinstance(key.value, type)))
+NAMES = [name for table in TABLES for name in keys(table)]
 NAMES += ["root", "to", "body", "headers", "x", '"a b"', '"\\n"', '""']
 TEXTS = ["auto", "-", "/", "//", "a:b", ":80", "unix:x", "64KiB", "*.a", "$", "\n", "\0", "é", "€", "\u2028"]
 texts = st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
