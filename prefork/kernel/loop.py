@@ -145,7 +145,7 @@ class Task:
         self.loop.ready.append((self, self.wait, None))
 
     def throw(self, error: BaseException) -> None:
-        """Raise `error` where the task waits, in the loop's next turn, unless something else makes it go on before."""
+        """Raise `error` where the task waits, in the loop's next turn, unless it waits for something else by then."""
         self.loop.ready.append((self, self.wait, error))
 
     def cancel(self) -> None:

@@ -34,18 +34,23 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet) 
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
                 await loop.sleep(BREATH)
             continue  # someone else took it, or it has left already
-        if loop.poller.limit is not None and client.fileno() >= loop.poller.limit:
-            log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
-            client.close()
-            continue
-        greet(client, address)
+        _hand_over(loop, client, address, greet)
 
 
-def accept_rest(listener: socket.socket, greet: Greet) -> None:
+def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
     """Hand over whoever is in the queue now: nobody who has connected is to meet a closed door."""
     while True:
         try:
             client, address = listener.accept()
         except OSError:
             return
+        _hand_over(loop, client, address, greet)
+
+
+def _hand_over(loop: Loop, client: socket.socket, address: Any, greet: Greet) -> None:
+    limit = loop.poller.limit
+    if limit is not None and client.fileno() >= limit:
+        log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
+        client.close()
+    else:
         greet(client, address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
@@ -107,13 +108,14 @@ class Generation:
         while not self._leaving.is_set():
             try:
                 lived = await self._one_life()
-            except BootError as error:
+            except Exception as error:  # whatever it is: nobody may wait for this worker in vain
+                failure = error if isinstance(error, BootError) else _unforeseen(error)
                 if self.phase is Phase.BOOTING:
-                    self._failure = self._failure or error
+                    self._failure = self._failure or failure
                     self._settled.set()
                     return
                 if self.phase is Phase.SERVING:
-                    log.error("%s", error, extra={"report": error.report})
+                    log.error("%s", failure, extra={"report": failure.report})
                 lived = 0.0
             early = early + 1 if lived < YOUNG else 0
             if early > 1 and not self._leaving.is_set():
@@ -177,3 +179,7 @@ class Generation:
         log.error(
             "worker %d died: %s (after %.0f s, %d requests); replacing it", child.pid, child.ending, child.age, served
         )
+
+
+def _unforeseen(error: Exception) -> BootError:
+    return BootError(f"cannot supervise a worker: {error!r}", "".join(traceback.format_exception(error)))

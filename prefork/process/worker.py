@@ -152,7 +152,7 @@ class Worker:
         self._opening.cancel()
         for task, listener in zip(self._accepting, self._assignment.sockets.values(), strict=False):
             task.cancel()
-            accept.accept_rest(listener, self._greeter(listener))
+            accept.accept_rest(self._loop, listener, self._greeter(listener))
             self._loop.forget(listener.fileno())
             listener.close()
         self._server.drain()

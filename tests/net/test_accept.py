@@ -152,9 +152,9 @@ def test_a_client_whose_descriptor_cannot_be_watched_is_let_go(
 
 def test_the_rest_are_whoever_is_in_the_queue(listener: socket.socket, porch: Porch) -> None:
     names = [porch.connect(listener).getsockname() for _ in range(5)]
-    accept_rest(listener, porch.greet)
+    accept_rest(porch.loop, listener, porch.greet)
     assert [address for _, address in porch.clients] == names
-    accept_rest(listener, porch.greet)
+    accept_rest(porch.loop, listener, porch.greet)
     assert len(porch.clients) == 5
 
 
