@@ -1,0 +1,32 @@
+"""Fixtures of the tests of static files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefork.handlers.files import Files
+from tests.handlers.file_trees import SECRET, descriptors, serve
+
+
+@pytest.fixture
+def no_descriptor_is_left() -> Iterator[None]:
+    before = descriptors()
+    yield
+    assert descriptors() == before
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An empty root, beside which `outside/secret` lies."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_bytes(SECRET)
+    (tmp_path / "public").mkdir()
+    return tmp_path / "public"
+
+
+@pytest.fixture
+def files(root: Path) -> Files:
+    return serve(root)

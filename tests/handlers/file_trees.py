@@ -1,0 +1,74 @@
+"""What the tests of static files share: how to ask the handler, and what it answered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import pytest
+
+from prefork.handlers.files import Files
+from prefork.http.message import Client, FileSegment, Headers, Request, RequestLine, Response
+
+SECRET = b"SECRET: outside the root"
+CLIENT = Client("127.0.0.1", 50000, "http", "localhost", "8000")
+
+
+class NoBody:
+    async def spool(self) -> IO[bytes]:
+        raise AssertionError("a file handler reads no body")
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        raise AssertionError("a file handler reads no body")
+
+    async def discard(self) -> bool:
+        raise AssertionError("what is left of a body is the connection's affair")
+
+
+def ask(files: Files, path: str | bytes, method: str = "GET", query: str = "", **fields: str) -> Response:
+    """The response to `path`, which is decoded; `if_none_match="*"` is a field."""
+    raw = path.encode() if isinstance(path, str) else path
+    target = quote(raw) + (f"?{query}" if query else "")
+    line = RequestLine(method, target, raw.decode("latin-1"), query, "", 1)
+    headers = Headers(tuple((name.replace("_", "-"), value) for name, value in fields.items()))
+    coroutine: Any = files(Request(line, headers, NoBody(), CLIENT))
+    with pytest.raises(StopIteration) as stopped:
+        coroutine.send(None)
+    response = stopped.value.value
+    assert isinstance(response, Response)
+    return response
+
+
+def content(response: Response) -> bytes:
+    """The body's bytes; closes a FileSegment, as the connection does."""
+    if isinstance(response.body, FileSegment):
+        segment = response.body
+        try:
+            return os.pread(segment.file, segment.count, segment.offset)
+        finally:
+            segment.close()
+    assert isinstance(response.body, bytes)
+    return response.body
+
+
+def field(response: Response, name: str) -> str | None:
+    values = [value for known, value in response.headers if known == name]
+    assert len(values) < 2, f"{name} is sent twice"
+    return values[0] if values else None
+
+
+def got(files: Files, path: str | bytes) -> tuple[int, bytes]:
+    response = ask(files, path)
+    body = content(response)
+    return response.status, body if response.status == 200 else b""
+
+
+def descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+def serve(root: Path, index: str = "index.html", max_age: int | None = None, mount: str = "") -> Files:
+    return Files(str(root), index, max_age, mount)
