@@ -264,6 +264,7 @@ class Master:
             self._reloader.cancel()
             self._reloader = None
         self._refuse_reloads()
+        self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
         if fast:
             self._loop.spawn(self._stop_now(), "stopping at once")
         else:
@@ -278,7 +279,6 @@ class Master:
         self._loop.stop()
 
     async def _stop_now(self) -> None:
-        self.generation.leave()
         await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
         self._loop.stop()
 

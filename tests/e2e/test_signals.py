@@ -178,3 +178,13 @@ os.execv(sys.executable, [sys.executable, "-m", "prefork", "start", "app:app", "
         eventually(lambda: set(psutil.Process(process.pid).children()) - {worker}, what="another worker")
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_stops_without_replacing_anybody(serve: Serve, number: signal.Signals) -> None:
+    """As Ctrl-C in a terminal is sent, and as some service managers stop: the workers hear of it themselves."""
+    server = serve(PAIR, {"app.py": APP})
+    os.killpg(server.process.pid, number)
+    assert server.wait_exit() == 0
+    assert "died" not in server.stderr
+    assert "stopped" in server.stderr
