@@ -276,12 +276,12 @@ class Connection:
 
     def _account(self, status: int, sent: int) -> None:
         """Count and record what is not an ordinary answer: a refusal, or one that did not get through."""
-        server, board = self.server, self.server.board
+        server, board, request = self.server, self.server.board, self.request
         board[REQUESTS] += 1
         board[STATUS_CLASS + status // 100] += 1
         board[SENT] += sent
         if server.record is not None:
-            server.record(self.client, self.request, status, sent, 0.0)
+            server.record(request.client if request else self.client, request, status, sent, 0.0)
 
     async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
         """Read on until the head that `data` begins is whole; where it ends. Raises RequestTimeout, BadRequest, ..."""
