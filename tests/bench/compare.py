@@ -22,13 +22,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 
 from apps import BODY
-from servers import FILE, PEERS, Absent, Peer, running
+from servers import FILE, PEERS, Absent, Peer, Running, running
 
 HOST = "shop.example.com"
 FIELDS = (
@@ -46,6 +47,7 @@ FIELDS = (
     "Sec-Fetch-Site: same-origin",
     "Cache-Control: max-age=0",
 )
+SAME = tuple(option for field in FIELDS for option in ("-H", field))  # of wrk: these fields in every request
 CASES = {"wsgi": ("/", BODY), "respond": ("/", BODY), "static": ("/static/file.txt", FILE)}  # path, body
 PACKAGES = ("gunicorn", "uvicorn[standard]", "granian", "bjoern")  # bjoern is compiled on the spot, against libev
 WARM_UP = 1  # seconds of wrk before the measured ones, the least it can do
@@ -82,6 +84,14 @@ class Sample:
         return self.cpu * self.rate / 1e6
 
 
+def two_cores() -> tuple[int, int]:
+    """The server's core and wrk's; leaves the program where they, or wrk, or taskset are missing."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2 or not shutil.which("wrk") or not shutil.which("taskset"):
+        sys.exit("this needs wrk, taskset and two cores: one for the server, one for wrk")
+    return cores[-1], cores[0]
+
+
 def ask(port: int, path: str, body: bytes) -> Reply:
     """Send the measured request once; raises Absent where the answer is not a 200 with this body."""
     request = "\r\n".join((f"GET {path} HTTP/1.1", *FIELDS, "", "")).encode()
@@ -104,10 +114,9 @@ def ask(port: int, path: str, body: bytes) -> Reply:
     raise Absent(f"answers {got[:200]!r}")
 
 
-def wrk(url: str, load: Load, seconds: int) -> tuple[int, float]:
+def wrk(url: str, load: Load, seconds: int, options: Sequence[str]) -> tuple[int, float]:
     """Requests done and requests per second; raises Absent on a socket error or another status than 2xx and 3xx."""
-    fields = [option for field in FIELDS for option in ("-H", field)]
-    command = ["taskset", "-c", str(load.core), "wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", *fields, url]
+    command = ["taskset", "-c", str(load.core), "wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", *options, url]
     result = subprocess.run(command, capture_output=True, text=True)
     text = result.stdout
     if result.returncode:
@@ -126,13 +135,18 @@ def measure(peer: Peer, peers: Path, core: int, load: Load) -> Sample:
     with running(peer, peers, core) as server:
         url = f"http://127.0.0.1:{server.port}{path}"
         reply = ask(server.port, path, body)
-        wrk(url, load, WARM_UP)
-        before = server.cpu()
-        done, rate = wrk(url, load, load.seconds)
-        after = server.cpu()
-        if after.keys() != before.keys():
-            raise Absent("under load: a process of it came or went")
-        return Sample((sum(after.values()) - sum(before.values())) / done * 1e6, rate, reply)
+        return Sample(*cost(server, url, load, SAME), reply)
+
+
+def cost(server: Running, url: str, load: Load, options: Sequence[str]) -> tuple[float, float]:
+    """CPU microseconds per request and requests per second, once warm, of what wrk asks for with these options."""
+    wrk(url, load, WARM_UP, options)
+    before = server.cpu()
+    done, rate = wrk(url, load, load.seconds, options)
+    after = server.cpu()
+    if after.keys() != before.keys():
+        raise Absent("under load: a process of it came or went")
+    return (sum(after.values()) - sum(before.values())) / done * 1e6, rate
 
 
 def compare(
@@ -214,14 +228,12 @@ def main() -> None:
     if options.install:
         install(options.peers)
         return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2 or not shutil.which("wrk") or not shutil.which("taskset"):
-        sys.exit("compare.py needs wrk, taskset and two cores: one for the server, one for wrk")
+    server_core, wrk_core = two_cores()
     of_case = {peer.name: peer for peer in PEERS if peer.case == options.case}
     names = list(dict.fromkeys(options.server or of_case))
-    load = Load(cores[0], options.connections, options.seconds)
+    load = Load(wrk_core, options.connections, options.seconds)
     chosen = [of_case[name] for name in names if name in of_case]
-    samples, absent = compare(chosen, options.rounds, options.peers, cores[-1], load)
+    samples, absent = compare(chosen, options.rounds, options.peers, server_core, load)
     absent |= {name: f"has no case {options.case}" for name in names if name not in of_case}
     print(f"case {options.case}, {options.rounds} rounds of {options.seconds} s, {options.connections} connections")
     print(versions(options.peers), end="\n\n")

@@ -141,11 +141,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def prefork(route: str) -> Callable[[Site], list[str]]:
-    """prefork with one worker and this route."""
+def prefork(route: str, *settings: str) -> Callable[[Site], list[str]]:
+    """prefork with one worker, this route and these settings, such as `workers.connections = 10`."""
 
     def command(site: Site) -> list[str]:
-        config = f'listen = ["127.0.0.1:{site.port}"]\n[workers]\ncount = 1\n[log]\naccess = ""\n[[route]]\n{route}\n'
+        listen = f'listen = ["127.0.0.1:{site.port}"]'
+        config = "\n".join([listen, "workers.count = 1", 'log.access = ""', *settings, "[[route]]", route, ""])
         return [str(REPO / ".venv/bin/python"), "-m", "prefork", "start", "-c", site.write("server.toml", config)]
 
     return command
@@ -204,8 +205,10 @@ TEXT = BODY.decode().replace("\n", "\\n")
 NGINX_RETURN = nginx(f'return 200 "{TEXT}";')
 NGINX_FILES = nginx("root public; sendfile on; tcp_nopush on; open_file_cache max=1000 inactive=60s;")
 
+HELLO = 'path = "/"\nwsgi = "apps:hello"'
+
 PEERS = (
-    Peer("prefork", "wsgi", "WSGI", prefork('path = "/"\nwsgi = "apps:hello"')),
+    Peer("prefork", "wsgi", "WSGI", prefork(HELLO)),
     Peer("gunicorn", "wsgi", "WSGI, sync (its default)", gunicorn("apps:hello")),
     Peer("gunicorn-gthread", "wsgi", "WSGI, 8 threads", gunicorn("apps:hello", "-k", "gthread", "--threads", "8")),
     Peer("gunicorn-asgi", "wsgi", "ASGI", gunicorn("apps:hello_asgi", "-k", "asgi")),

@@ -49,6 +49,7 @@ def test_anything_else_before_it_is_refused(before: bytes) -> None:
 
 def test_an_empty_line_is_no_part_of_what_is_cached() -> None:
     heads = Heads(32768, 100)
+    parse(GET, heads)
     with_line, without = parse(b"\r\n" + GET, heads), parse(GET, heads)
     assert with_line[0] is without[0]
     assert with_line[1] is without[1]
@@ -132,8 +133,18 @@ def test_a_limit_holds_for_one_head_not_for_what_follows_it() -> None:
 # ---- caches
 
 
+def test_what_came_once_is_not_cached_what_came_twice_is() -> None:
+    heads = Heads(32768, 100)
+    parse(GET, heads)
+    assert not heads._lines
+    assert not heads._blocks
+    parse(GET, heads)
+    assert len(heads._lines) == len(heads._blocks) == 1
+
+
 def test_a_hit_gives_the_same_objects_as_the_miss() -> None:
     heads = Heads(32768, 100)
+    parse(GET, heads)
     first, second = parse(GET, heads), parse(GET, heads)
     assert first[0] is second[0]
     assert first[1] is second[1]
@@ -141,6 +152,7 @@ def test_a_hit_gives_the_same_objects_as_the_miss() -> None:
 
 def test_the_request_line_and_the_fields_are_cached_apart() -> None:
     heads = Heads(32768, 100)
+    parse(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", heads)
     line, headers = parse(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", heads)
     assert parse(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n", heads)[1] is headers
     assert parse(b"GET /a HTTP/1.1\r\nHost: b\r\n\r\n", heads)[0] is line
@@ -182,8 +194,9 @@ def test_what_is_refused_once_is_refused_always() -> None:
 def test_a_limit_holds_for_what_is_cached() -> None:
     """The head is over the limit only as a whole: both halves may be known."""
     heads = Heads(60, 100)
-    parse(b"GET /" + b"a" * 20 + b" HTTP/1.1\r\nHost: a\r\n\r\n", heads)
-    parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20 + b"\r\n\r\n", heads)
+    for _ in range(2):
+        parse(b"GET /" + b"a" * 20 + b" HTTP/1.1\r\nHost: a\r\n\r\n", heads)
+        parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20 + b"\r\n\r\n", heads)
     with pytest.raises(HeadTooLarge):
         parse(b"GET /" + b"a" * 20 + b" HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20 + b"\r\n\r\n", heads)
 
@@ -191,8 +204,9 @@ def test_a_limit_holds_for_what_is_cached() -> None:
 def test_the_caches_are_bounded_in_number() -> None:
     heads = Heads(32768, 100)
     for number in range(ENTRIES * 3):
-        parse(f"GET /{number} HTTP/1.1\r\nHost: a\r\nX: {number}\r\n\r\n".encode(), heads)
-    assert len(heads._lines) == len(heads._blocks) == ENTRIES
+        for _ in range(2):
+            parse(f"GET /{number} HTTP/1.1\r\nHost: a\r\nX: {number}\r\n\r\n".encode(), heads)
+        assert len(heads._lines) == len(heads._blocks) <= ENTRIES
     assert parse(f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), heads)[0] in heads._lines.values()
 
 
@@ -200,7 +214,8 @@ def test_the_caches_are_bounded_in_size() -> None:
     heads = Heads(1 << 20, 100)
     for size in (ENTRY_BYTES - 1000, ENTRY_BYTES, 100_000):
         long = b"x" * size
-        line, headers = parse(b"GET /%b HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (long, long), heads)
+        for _ in range(2):
+            line, headers = parse(b"GET /%b HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (long, long), heads)
         assert (line.path, headers.get("x")) == ("/" + "x" * size, "x" * size)
     kept = [*heads._lines, *heads._blocks]
     assert len(kept) == 2
@@ -248,6 +263,7 @@ def test_a_head_taken_as_a_whole_is_what_parsing_would_give(data: bytes) -> None
     heads = Heads(32768, 100)
     for seen in (b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.0\r\nA: b\r\n\r\n", GET, GET[:-2] + b"A: b\r\n\r\n"):
         parse(seen, heads)
+        parse(seen, heads)
     end = data.find(b"\r\n\r\n")
     if end < 0 or end != len(data) - 4:
         assert heads.whole(data) is None
@@ -269,6 +285,7 @@ def test_a_head_taken_as_a_whole_is_what_parsing_would_give(data: bytes) -> None
 
 def test_a_whole_head_that_is_known_is_the_same_object() -> None:
     heads = Heads(32768, 100)
+    heads.whole(GET)
     first, second = heads.whole(GET), heads.whole(GET)
     assert first is not None
     assert second is not None
@@ -279,9 +296,10 @@ def test_a_whole_head_that_is_known_is_the_same_object() -> None:
 def test_the_limits_hold_for_a_whole_head_that_is_known() -> None:
     heads = Heads(60, 100)
     long, other = b"GET /" + b"a" * 20 + b" HTTP/1.1\r\n", b"Host: a\r\nX: " + b"x" * 20 + b"\r\n\r\n"
-    heads.whole(long + b"Host: a\r\n\r\n")
-    heads.whole(b"GET / HTTP/1.1\r\n" + other)
-    heads.whole(b"GET / HTTP/1.0\r\n\r\n")
+    for _ in range(2):
+        heads.whole(long + b"Host: a\r\n\r\n")
+        heads.whole(b"GET / HTTP/1.1\r\n" + other)
+        heads.whole(b"GET / HTTP/1.0\r\n\r\n")
     for refused in (long + other, b"GET / HTTP/1.1\r\n\r\n"):
         with pytest.raises(ProtocolError):
             heads.whole(refused)
@@ -294,13 +312,13 @@ def test_the_limits_hold_for_a_whole_head_that_is_known() -> None:
 def test_a_cache_never_changes_the_verdict(lines: list[bytes], minor: bool) -> None:
     head = b"GET / HTTP/1.%d\r\n" % minor + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
     verdicts: list[object] = []
-    for heads in (SHARED, SHARED, Heads(32768, 100)):
+    for heads in (SHARED, SHARED, SHARED, Heads(32768, 100)):
         try:
             headers = parse(head, heads)[1]
             verdicts.append((headers.length, headers.chunked, headers.has_body, headers.host))
         except ProtocolError as error:
             verdicts.append((error.status, str(error)))
-    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert verdicts.count(verdicts[0]) == 4
 
 
 SHARED = Heads(32768, 100)
