@@ -134,7 +134,7 @@ class Server:
         for connection in self.connections:
             if connection.idle:
                 assert connection.task is not None
-                connection.task.deadline = min(connection.task.deadline, self.loop.now + LAME_DUCK)
+                connection.task.deadline = min(connection.task.deadline, monotonic() + LAME_DUCK)
 
 
 class Connection:
@@ -188,7 +188,7 @@ class Connection:
         whole, parse, find, render = server.heads.whole, server.heads.parse, server.find, server.renderer.head
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
-        task.deadline = loop.now + (LAME_DUCK if server.draining else http.header_timeout)
+        task.deadline = monotonic() + (LAME_DUCK if server.draining else http.header_timeout)
         data = b""
         while True:
             if not data:

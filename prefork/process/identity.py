@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from prefork.errors import StartError
+
+ATTEMPTS = 100  # to take a lock while other masters come and go
 
 
 class PidFile:
@@ -26,27 +30,30 @@ class PidFile:
             raise StartError(f"{path}: cannot make this pid file: {error.strerror}") from None
 
     def _lock(self) -> int:
-        directory = os.path.dirname(self.path)
-        while True:
-            if not os.path.isdir(directory):
-                os.makedirs(directory, exist_ok=True)
-                self._made_directory = True
-            try:
-                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            except FileNotFoundError:
-                if os.path.isdir(directory):
-                    raise
-                continue  # its last holder removed the directory too
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(file), os.stat(self.path)):
+        """The locked descriptor. Whoever leaves may remove file and directory between any two steps of ours."""
+        for _ in range(ATTEMPTS):
+            with suppress(FileNotFoundError):
+                file = self._try_lock()
+                if file is not None:
                     return file
-            except FileNotFoundError:
-                pass  # its last holder removed it after we had opened it
-            except BaseException:
-                os.close(file)
-                raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _try_lock(self) -> int | None:
+        """None where the file that was locked is no longer the one that stands there."""
+        directory = os.path.dirname(self.path)
+        if not os.path.isdir(directory):
+            os.makedirs(directory, exist_ok=True)
+            self._made_directory = True
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), os.stat(self.path)):
+                return file
+        except BaseException:
             os.close(file)
+            raise
+        os.close(file)
+        return None
 
     def write(self, pid: int) -> None:
         """Make `pid` known. Raises StartError."""
