@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +14,12 @@ import psutil
 import pytest
 
 T = TypeVar("T")
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in the background with INT ignored, which the servers and commands would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def eventually(condition: Callable[[], T], within: float = 5.0, what: str | Callable[[], str] = "the condition") -> T:

@@ -160,34 +160,6 @@ class Task:
             log.error("%s crashed", self.name, exc_info=error)
 
 
-class Event:
-    """A flag to wait for. Any number of tasks wait; once set it stays set."""
-
-    __slots__ = ("_loop", "_set", "_waiting")
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._set = False
-        self._waiting: list[Task] = []
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        self._set = True
-        for task in self._waiting:
-            task.wake()
-
-    async def wait(self) -> None:
-        task = self._loop.current
-        self._waiting.append(task)
-        try:
-            while not self._set:
-                await PARKED
-        finally:
-            self._waiting.remove(task)
-
-
 class Loop:
     """One select event loop. `now` is its clock (monotonic seconds), set once a turn; `current` the task that runs.
 
@@ -208,7 +180,7 @@ class Loop:
         self._sleeping: list[tuple[float, int, Sleep]] = []
         self._order = count()
         self._next_sweep = inf
-        self._stopped = False
+        self.stopped = False
 
     # ---- for tasks and their makers
 
@@ -247,7 +219,7 @@ class Loop:
 
     def stop(self) -> None:
         """Make `run` return at the end of this turn."""
-        self._stopped = True
+        self.stopped = True
 
     def close(self) -> None:
         """End every task where it waits, by GeneratorExit, and release the poller."""
@@ -283,13 +255,17 @@ class Loop:
 
     def run(self) -> None:
         """Run until `stop()` is called or no task is left."""
-        self._stopped = False
-        while self.tasks and not self._stopped:
+        self.stopped = False
+        while self.tasks and not self.stopped:
             self.turn()
 
-    def turn(self) -> None:
-        """Wait for what comes first, then let everybody concerned take one step."""
-        self._pending = iter(self.poller.poll(self._timeout()))
+    def turn(self, limit: float | None = None) -> None:
+        """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
+        self._pending = iter(self.poller.poll(self._timeout(limit)))
+        self.finish_turn()
+
+    def finish_turn(self) -> None:
+        """The steps of the turn that have not been taken yet."""
         self.now = now = monotonic()
         readers, writers = self._readers, self._writers
         for fd, event in self._pending:
@@ -368,14 +344,16 @@ class Loop:
         else:
             self.poller.forget(fd)
 
-    def _timeout(self) -> float | None:
-        """Seconds until something is due at the latest; None when only a descriptor can wake us."""
+    def _timeout(self, limit: float | None) -> float | None:
+        """Seconds until something is due, `limit` at most; None when only a descriptor can wake us."""
         if self.ready:
             return 0.0
         due = self._next_sweep
         if self._sleeping and self._sleeping[0][0] < due:
             due = self._sleeping[0][0]
-        return None if due == inf else min(max(0.0, due - monotonic()), LONGEST)
+        if due == inf:
+            return limit
+        return min(max(0.0, due - monotonic()), LONGEST if limit is None else limit)
 
     def _sweep(self) -> None:
         """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""

@@ -19,7 +19,8 @@ from typing import NoReturn
 import msgspec
 
 from prefork.errors import BootError, TargetError, TimedOut
-from prefork.kernel.loop import Event, Loop
+from prefork.kernel.event import Event
+from prefork.kernel.loop import Loop
 
 log = logging.getLogger("prefork")
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from prefork.errors import BootError, TimedOut
 from prefork.http.counts import REQUESTS
-from prefork.kernel.loop import Event
+from prefork.kernel.event import Event
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard

@@ -16,7 +16,8 @@ from contextlib import ExitStack, suppress
 
 from prefork import __version__
 from prefork.errors import BootError, PreforkError
-from prefork.kernel.loop import PARKED, Event, Loop, Task
+from prefork.kernel.event import Event
+from prefork.kernel.loop import PARKED, Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net import listen
 from prefork.observe.logs import Logs

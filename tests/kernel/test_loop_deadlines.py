@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork.errors import TimedOut
-from prefork.kernel.loop import PARKED, PAUSE, SWEEP, Event, Loop, Task
+from prefork.kernel.event import Event
+from prefork.kernel.loop import PARKED, PAUSE, SWEEP, Loop, Task
 from prefork.kernel.poller import Events
 from tests.kernel.conftest import BRISK, SLACK, Noted, Pairs
 

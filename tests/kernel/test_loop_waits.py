@@ -8,7 +8,8 @@ from time import monotonic
 import pytest
 
 from prefork.errors import TimedOut
-from prefork.kernel.loop import PARKED, PAUSE, Event, Loop
+from prefork.kernel.event import Event
+from prefork.kernel.loop import PARKED, PAUSE, Loop
 from tests.kernel.conftest import SLACK, Noted, Pairs, pause
 
 
