@@ -43,15 +43,18 @@ def start(serve: Serve, count: int = 2, connections: int = 4096) -> Server:
     return serve(CONFIG.format(count=count, connections=connections), files={"app.py": APP})
 
 
-def wrk(server: Server, during: Callable[[subprocess.Popen[str]], None], seconds: int) -> str:
-    """What wrk reports of so many seconds with 64 keep-alive connections, `during` which something happens."""
+def wrk(server: Server, during: Callable[[], None]) -> str:
+    """What wrk reports of 64 keep-alive connections that were at it before, `during` and after something happens."""
     url = f"http://127.0.0.1:{server.port}/"
-    command = ["wrk", "-t1", "-c64", f"-d{seconds}", "--timeout", "30", url]
+    command = ["wrk", "-t1", "-c64", "-d50", "--timeout", "30", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
         try:
-            eventually(lambda: connections(server) >= 64, what="wrk at work")
-            during(load)
-            return load.communicate()[0]
+            eventually(lambda: connections(server) >= 64, 15, what="wrk at work")
+            during()
+            with suppress(subprocess.TimeoutExpired):
+                load.wait(0.5)  # and after
+            load.send_signal(signal.SIGINT)  # it reports early
+            return load.communicate(timeout=15)[0]
         finally:
             load.kill()
 
@@ -72,18 +75,16 @@ def test_five_reloads_under_load_lose_no_request(serve: Serve) -> None:
     needs("wrk")
     server = start(serve)
 
-    def reload_five_times(load: subprocess.Popen[str]) -> None:
+    def reload_five_times() -> None:
         for generation in range(2, 7):
-            if load.poll() is None:
-                server.signal(signal.SIGHUP)
-                server.wait_log(f"generation {generation} serves", within=20)
-                server.wait_log(f"generation {generation - 1} has left", within=20)
+            server.signal(signal.SIGHUP)
+            server.wait_log(f"generation {generation} serves", within=20)
+            server.wait_log(f"generation {generation - 1} has left", within=20)
 
-    report = wrk(server, reload_five_times, seconds=5)
+    report = wrk(server, reload_five_times)
     assert requests(report) > 100
     assert "Socket errors" not in report
     assert "Non-2xx" not in report
-    assert "reloaded: generation 2 serves" in server.stderr
     assert " error: " not in server.stderr
     eventually(lambda: len(server.workers()) == 2, what="two workers, and none of before")
 
@@ -93,12 +94,12 @@ def test_a_server_recovers_when_its_workers_are_killed_under_load(serve: Serve) 
     server = start(serve)
     before = server.workers()
 
-    def kill_both(load: subprocess.Popen[str]) -> None:
+    def kill_both() -> None:
         for worker in before:
             worker.kill()
             server.wait_log(f"worker {worker.pid} died: SIGKILL")
 
-    assert requests(wrk(server, kill_both, seconds=2)) > 100
+    assert requests(wrk(server, kill_both)) > 100
     after = eventually(lambda: len(server.workers()) == 2 and server.workers())
     assert not set(before) & set(after)
     assert [server.get().body for _ in range(20)] == [BODY] * 20
