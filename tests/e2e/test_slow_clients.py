@@ -153,7 +153,7 @@ def test_clients_that_do_not_read_hold_nobody_up_and_are_left(server: Server) ->
     ask = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
     with clients(server, 50, lambda number: ask % [b"/files/big", b"/big"][number % 2]) as slow:
         normal.ask(NORMAL)
-        assert connected() == 50
+        eventually(lambda: connected() == 50, TIMEOUT / 2, "nobody but the slow ones")
         eventually(lambda: connected() == 0, TIMEOUT + SLACK, "the end of all who do not read")
         assert all(0 < received(connection) < 64 * MiB for connection in slow)
     normal.check()

@@ -82,14 +82,16 @@ def test_without_descriptors_it_is_503_and_none_is_lost(root: Path, files: Files
     lowest = os.dup(0)
     os.close(lowest)
     before, seen = descriptors(), []
-    for spare in range(4):
+    while seen[-2:] != [200, 200] and len(seen) < 50:  # some of the next numbers may be taken
+        spare = len(seen)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, hard))
         try:
             seen.append(ask(files, "/sub/file").status)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert descriptors() == before
-    assert seen == [503, 503, 200, 200]
+    assert seen == [*[503] * (len(seen) - 2), 200, 200]
+    assert len(seen) >= 4
 
 
 @pytest.mark.parametrize("call", ["open", "read", "fstat"])
