@@ -17,7 +17,7 @@ import psutil
 
 from prefork import __version__
 from prefork.errors import ConfigError, StartError
-from prefork.process import control
+from prefork.process import control, watch
 from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
@@ -25,6 +25,7 @@ from prefork.process.status import table
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Master as MasterSettings
 from prefork.settings.schema import Settings
+from prefork.settings.wording import quoted
 
 CONFIG = "config/server.toml"
 
@@ -69,9 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     start = add_config(add("start", _start, "run the server in the foreground"))
-    start.add_argument("app", metavar="APP", nargs="?", default="", help='a WSGI application such as "myapp:app"')
+    start.add_argument("app", metavar="APP", nargs="?", default="", help='an application such as "myapp:app"')
+    start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
     start.add_argument("--listen", metavar="ADDRESS", action="append", default=[], help="where to listen; repeatable")
     start.add_argument("--workers", metavar="N", default="", help='how many workers, or "auto": one per CPU core')
+    start.add_argument("--watch", action="store_true", help="reload when files below this directory change")
+    start.add_argument("--watch-dir", metavar="DIR", action="append", help="watch this one instead; repeatable")
     add_config(add("check", _check, "validate the configuration"))
     add("schema", _schema, "print the JSON Schema of the configuration")
     add_config(add("reload", _reload, "replace the workers by ones with the configuration and code of now"))
@@ -88,10 +92,26 @@ def _start(options: argparse.Namespace) -> int:
     # an APP is a whole configuration; a file beside it counts only when it is named
     path = options.config or (None if options.app else CONFIG)
 
-    def load() -> Settings:
-        return read(path, app=options.app, listen=options.listen, workers=options.workers)
+    watched = _watched(options)
 
-    return Master(load(), load).run()
+    def load() -> Settings:
+        settings = read(path, app=options.app, listen=options.listen, workers=options.workers, app_dir=options.app_dir)
+        return watch.for_development(settings) if watched else settings
+
+    return Master(load(), load, watched).run()
+
+
+def _watched(options: argparse.Namespace) -> list[str]:
+    """The directories to watch, none by default. Raises StartError where that cannot be."""
+    directories: list[str] = options.watch_dir or (
+        [os.curdir, *filter(None, [options.app_dir])] if options.watch else []
+    )
+    for directory in directories:
+        if not os.path.isdir(directory):
+            raise ConfigError(f"--watch-dir: expected an existing directory, got {quoted(directory)}")
+    if directories:
+        watch.require()
+    return directories
 
 
 def _check(options: argparse.Namespace) -> int:

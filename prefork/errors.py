@@ -31,12 +31,24 @@ class TargetError(PreforkError):
     """A `module:attribute` target does not lead to an application."""
 
 
+class LifespanError(PreforkError):
+    """An ASGI application's lifespan could not start; the cause, where there is one, is its own exception."""
+
+
+class ClientGone(PreforkError, OSError):
+    """Raised in an ASGI application that sends to a client who is gone, or whose response is over (ASGI 2.4)."""
+
+
 class TimedOut(PreforkError):
     """Raised by the loop in a task whose deadline has passed."""
 
 
 class Disconnected(PreforkError):
     """The peer is gone, or the stream is at its end where bytes were due. An event, not a fault."""
+
+
+class Abandoned(Disconnected):
+    """Nobody waits for this call's outcome any more: it has taken too long, and its client has had its answer."""
 
 
 class ApplicationError(PreforkError):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from prefork.errors import TargetError
 from prefork.handlers.files import Files
+from prefork.handlers.interface import Interface, load_application
 from prefork.handlers.pages import Pages
 from prefork.handlers.respond import redirect, respond
 from prefork.handlers.router import Router, mount, not_found
 from prefork.handlers.status import status
-from prefork.handlers.target import load_callable
 from prefork.handlers.wsgi import Wsgi
 from prefork.http.message import Handler
-from prefork.settings.schema import Route
+from prefork.kernel.leader import Crew
+from prefork.settings.schema import Route, Workers
 
 Snapshot = Callable[[], Mapping[str, object]]
 
@@ -21,27 +25,68 @@ Snapshot = Callable[[], Mapping[str, object]]
 NO_PAGES = Pages({})
 
 
-def build(routes: Sequence[Route], snapshot: Snapshot, *, multiprocess: bool, pages: Pages = NO_PAGES) -> Router:
-    """The router for `routes`; `snapshot` is what a status route shows, `pages` dress the server's own answers.
+def _no_asgi() -> AsgiHost:
+    raise TargetError("ASGI applications are served by workers only")
 
-    Raises TargetError, and whatever importing an application raises.
+
+class AsgiHost(Protocol):
+    """What runs ASGI applications (asgi.py, which is imported only where there is one)."""
+
+    def handler(self, application: Any, mount: str) -> Handler: ...
+
+
+@dataclass(frozen=True)
+class Host:
+    """The worker as its handlers know it: who calls applications, and by which settings; what a status route shows;
+    what dresses the server's own answers; the directory that the files' roots are relative to. `asgi` makes what runs
+    ASGI applications, once there is one.
     """
+
+    crew: Crew
+    workers: Workers
+    snapshot: Snapshot
+    roots: str
+    multiprocess: bool = True
+    pages: Pages = NO_PAGES
+    asgi: Callable[[], AsgiHost] = _no_asgi
+
+
+def build(routes: Sequence[Route], host: Host) -> Router:
+    """The router for `routes`. Raises TargetError, and whatever importing an application raises."""
     built = []
-    roots = os.getcwd()  # before an application is imported, which may change it
     for route in routes:
         path = route.path.encode().decode("latin-1")  # as a request's path is: a character a byte
-        handler = _handler(route, mount(path), roots, snapshot, multiprocess)
-        built.append((route.host, path, pages.around(handler)))
-    return Router(built, pages.around(not_found))
+        built.append((route.host, path, host.pages.around(_handler(route, mount(path), host))))
+    return Router(built, host.pages.around(not_found))
 
 
-def _handler(route: Route, mounted: str, roots: str, snapshot: Snapshot, multiprocess: bool) -> Handler:
+def _handler(route: Route, mounted: str, host: Host) -> Handler:
     if route.files is not None:
-        return Files(os.path.join(roots, route.files.root), route.files.index, route.files.max_age, mounted)
-    if route.wsgi is not None:
-        return Wsgi(load_callable(route.wsgi), mounted, multiprocess=multiprocess).handle
+        return Files(os.path.join(host.roots, route.files.root), route.files.index, route.files.max_age, mounted)
     if route.respond is not None:
         return respond(route.respond)
     if route.redirect is not None:
         return redirect(route.redirect)
-    return status(snapshot)
+    if route.status:
+        return status(host.snapshot)
+    return _application(route, mounted, host)
+
+
+def _application(route: Route, mounted: str, host: Host) -> Handler:
+    """The Handler of an application, of the kind that it is where the route does not say."""
+    target, key = next((getattr(route, key), key) for key in ("app", "wsgi", "asgi") if getattr(route, key) is not None)
+    if key == "asgi":
+        host.asgi()  # before the application is imported, which may ask for the current asyncio loop
+    found, application = load_application(target, key)
+    if found is Interface.ASGI:
+        return host.asgi().handler(application, mounted)
+    workers = host.workers
+    host.crew.wanted = True
+    return Wsgi(
+        application,
+        mounted,
+        host.crew,
+        multiprocess=host.multiprocess,
+        timeout=workers.timeout if route.timeout is None else route.timeout,
+        queue_timeout=workers.queue_timeout,
+    ).handle

@@ -4,37 +4,79 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import pkgutil
+import sys
 from functools import reduce
+from types import ModuleType
 from typing import Any
 
 from prefork.errors import TargetError
+from prefork.settings.target import Target
 from prefork.settings.wording import nearest
+
+USUAL = ("application", "app")  # what applications are called, the first of PEP 3333's examples, the other Flask's
+FACTORIES = ("create_app", "make_app")  # and what makes them
 
 
 def load(target: str) -> Any:
-    """Import the module and follow the attribute's dots.
+    """Import the module, follow the attribute's dots, and call what is there if it is a factory.
 
     Raises TargetError where there is no such module or attribute; what the module itself raises passes through.
     """
-    name, _, attribute = target.partition(":")
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if name == missing or name.startswith(missing + "."):  # else it is the module's own import that failed
-            raise TargetError(f'"{target}": there is no module `{missing}` on the path') from None
-        raise
-    try:
-        return reduce(getattr, attribute.split("."), module)
-    except AttributeError:
-        near = nearest(attribute, [known for known in vars(module) if known[0] != "_"])
-        hint = f"; did you mean `{near}`?" if near else ""
-        raise TargetError(f'"{target}": module `{name}` has no attribute `{attribute}`{hint}') from None
+    named = Target.parse(target)
+    module = _import(target, named.module)
+    found = _follow(target, module, named.attribute) if named.attribute else _usual(target, module)
+    return found if named.arguments is None else found(*named.arguments, **named.keywords)
 
 
 def load_callable(target: str) -> Any:
     """The callable that `target` names. Raises TargetError as `load` does, and where it cannot be called."""
     found = load(target)
     if not callable(found):
-        raise TargetError(f'"{target}" is no application: {type(found).__name__} is not callable')
+        what = f"the factory returned {type(found).__name__}, which" if "(" in target else type(found).__name__
+        raise TargetError(f'"{target}" is no application: {what} is not callable')
     return found
+
+
+def _import(target: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name != missing and not name.startswith(missing + "."):  # then it is the module's own import that failed
+            raise
+    parent, _, last = missing.rpartition(".")
+    if parent and hasattr(sys.modules.get(parent), last):
+        near = f"{parent}:{last}"  # as in "myproject.wsgi.application"
+    else:
+        near = "" if parent else nearest(missing, [module.name for module in pkgutil.iter_modules([os.getcwd()])])
+    raise TargetError(f'"{target}": there is no module `{missing}` on the path{_did_you_mean(near)}') from None
+
+
+def _follow(target: str, module: ModuleType, attribute: str) -> Any:
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        known = [name for name in vars(module) if name[0] != "_"]
+        near = nearest(attribute, known) or _usual_name(module)
+        problem = f'"{target}": module `{module.__name__}` has no attribute `{attribute}`'
+        raise TargetError(f"{problem}{_did_you_mean(near)}") from None
+
+
+def _usual(target: str, module: ModuleType) -> Any:
+    for name in USUAL:
+        if hasattr(module, name):
+            return getattr(module, name)
+    near = _usual_name(module)
+    problem = f'"{target}": module `{module.__name__}` has neither `application` nor `app`'
+    raise TargetError(f'{problem}; write "{target}:{near or "NAME"}"')
+
+
+def _usual_name(module: ModuleType) -> str:
+    known = [*USUAL, *(f"{factory}()" for factory in FACTORIES)]
+    return next((name for name in known if hasattr(module, name.removesuffix("()"))), "")
+
+
+def _did_you_mean(near: str) -> str:
+    return f"; did you mean `{near}`?" if near else ""

@@ -126,7 +126,7 @@ class ChunkedDecoder:
 class Incoming:
     """The body of one request, as it comes in from `stream` (a RequestBody)."""
 
-    __slots__ = ("_awaited", "_buffer", "_decoder", "_pace", "_stream", "_timeout")
+    __slots__ = ("_awaited", "_buffer", "_decoder", "_pace", "_silent", "_stream", "_timeout")
 
     def __init__(self, stream: Stream, request: Request, http: Http) -> None:
         """Bodies above `body_buffer` are spooled to disk; `body_timeout` is between two reads. Raises BodyTooLarge."""
@@ -143,19 +143,43 @@ class Incoming:
         self._pace = Pace(http.min_receive_rate)
         # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
         self._awaited = headers.expects_continue and request.line.minor == 1
+        self._silent = False
+
+    @property
+    def ended(self) -> bool:
+        return self._decoder.done
+
+    def arrived(self) -> bytes:
+        """What has arrived and was not read, without waiting for more. Raises ProtocolError."""
+        data, self._stream.unread = self._stream.unread, b""
+        return self._feed(data) if data else b""
+
+    async def piece(self) -> bytes:
+        """The next piece of the body; b"" at its end. Raises ProtocolError, Disconnected."""
+        piece = self.arrived()
+        while not piece and not self._decoder.done:
+            piece = self._feed(await self._receive())
+        return piece
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body, piece by piece. Raises ProtocolError, Disconnected."""
-        decoder, stream = self._decoder, self._stream
-        while not decoder.done:
-            data, stream.unread = stream.unread, b""
-            if not data:
-                data = await self._receive()
-            piece = decoder.feed(data)
-            if decoder.done:
-                stream.unread, decoder.rest = decoder.rest, b""
-            if piece:
-                yield piece
+        while piece := await self.piece():
+            yield piece
+
+    async def hangup(self) -> None:
+        """Wait until the client hangs up. To be called once the body has ended."""
+        await self._stream.hangup()
+
+    def answered(self) -> None:
+        """The response has begun: no 100 Continue may come any more (RFC 9110 §15.2)."""
+        self._silent = True
+
+    def _feed(self, data: bytes) -> bytes:
+        decoder = self._decoder
+        piece = decoder.feed(data)
+        if decoder.done:
+            self._stream.unread, decoder.rest = decoder.rest, b""
+        return piece
 
     async def spool(self) -> IO[bytes]:
         """The whole body as a file at position 0. Raises ProtocolError, Disconnected; OSError when the disk is full."""
@@ -193,7 +217,7 @@ class Incoming:
 
     async def _receive(self) -> bytes:
         try:
-            if self._awaited:
+            if self._awaited and not self._silent:
                 self._awaited = False
                 await self._stream.write(CONTINUE, self._timeout)
             data = await self._stream.read(self._pace.patience(self._timeout))
@@ -201,14 +225,27 @@ class Incoming:
             raise RequestTimeout(f"too little of the body, or no more of it for {self._timeout:g} s") from None
         if not data:
             raise Disconnected("the client left in mid-body")
+        self._awaited = False
         self._pace.moved(len(data))
         return data
 
 
-class _Nothing:
-    """The body of a request without one: stateless, shared by all."""
+class Nothing:
+    """The body of a request without one: all such requests of a connection share it."""
 
+    __slots__ = ("_stream",)
+
+    ended = True
     reusable = True
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def arrived(self) -> bytes:
+        return b""
+
+    async def piece(self) -> bytes:
+        return b""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         return
@@ -220,5 +257,8 @@ class _Nothing:
     async def discard(self) -> bool:
         return True
 
+    async def hangup(self) -> None:
+        await self._stream.hangup()
 
-NOTHING = _Nothing()
+    def answered(self) -> None:
+        pass

@@ -14,7 +14,7 @@ from math import inf
 from time import monotonic
 
 from prefork.errors import Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
-from prefork.http.body import NOTHING, Incoming
+from prefork.http.body import Incoming, Nothing
 from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import HEAD_END, Heads
@@ -26,10 +26,11 @@ from prefork.http.message import (
     Request,
     RequestLine,
     Response,
+    Upgrade,
     plain,
 )
 from prefork.http.render import Head, Renderer
-from prefork.http.send import release, send_chunks, send_file
+from prefork.http.send import release, send_chunks, send_file, send_upgrade
 from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
@@ -61,7 +62,8 @@ class Server:
         self.record = record
         self.dress = dress
         self.heads = Heads(http.max_head, http.max_fields)
-        self.renderer = Renderer("prefork" if http.server_header else "")
+        self.whole, self.parse = self.heads.whole, self.heads.parse  # bound once: 64 bytes less a connection, each
+        self.render = Renderer("prefork" if http.server_header else "").head
         self.forwarding = Forwarding(http.trusted_proxies) if http.trusted_proxies else None
         self.connections: set[Connection] = set()
         self._per_client: Counter[str] = Counter()
@@ -83,7 +85,10 @@ class Server:
         return self.forwarding is not None and self.forwarding.trusts(address)
 
     def leave(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        """Count a connection out, once."""
+        if connection not in self.connections:
+            return
+        self.connections.remove(connection)
         address = connection.client.address
         self._per_client[address] -= 1
         if not self._per_client[address]:
@@ -128,9 +133,15 @@ class Server:
             connection.task.cancel()
         return bool(idle)
 
-    def drain(self) -> None:
-        """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds."""
+    def drain(self, spread: float = 0.0) -> None:
+        """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds.
+
+        Upgraded ones are ended one after another over `spread` seconds, as their clients will come back at once.
+        """
         self.draining = True
+        upgrades = [connection.upgrade for connection in self.connections if connection.upgrade is not None]
+        for number, upgrade in enumerate(upgrades):
+            upgrade.drain(spread * number / len(upgrades))
         for connection in self.connections:
             if connection.idle:
                 assert connection.task is not None
@@ -140,10 +151,10 @@ class Server:
 class Connection:
     """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
     anything, and `status` its answer's, once a part of that is out; `since` is when the last one was answered;
-    `task` is None until `serve` begins; one that is not `welcome` is refused then.
+    `task` is None until `serve` begins; one that is not `welcome` is refused then; `upgrade` is what it has become.
     """
 
-    __slots__ = ("client", "request", "server", "since", "status", "stream", "task", "welcome")
+    __slots__ = ("client", "request", "server", "since", "status", "stream", "task", "upgrade", "welcome")
 
     def __init__(self, server: Server, stream: Stream, client: Client) -> None:
         self.server = server
@@ -153,6 +164,7 @@ class Connection:
         self.status = 0
         self.since = monotonic()
         self.task: Task | None = None
+        self.upgrade: Upgrade | None = None
         self.welcome = server.enter(self)
 
     @property
@@ -170,13 +182,15 @@ class Connection:
                 raise TooManyConnections(f"more than {server.http.connections_per_client} connections of one client")
             await self._converse()
         except ProtocolError as error:
-            await self._refuse(error)
+            log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
+            await self._refuse(error.status, self.request)
         except (Disconnected, TimedOut):
             if self.request is not None:  # else it left, or had nothing more to ask
-                self._account(self.status or CLIENT_LEFT, 0)
+                self._account(self.status or CLIENT_LEFT, 0, self.request)
         finally:
-            self.stream.close()
-            server.leave(self)
+            if self.task is not None:  # else it is given up, and another's
+                self.stream.close()
+                server.leave(self)
 
     async def _converse(self) -> None:
         """Answer requests until one is the last. The hot path: what happens with every request stands in here, and
@@ -185,10 +199,11 @@ class Connection:
         server, stream, client = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
         forwarding = server.forwarding
-        whole, parse, find, render = server.heads.whole, server.heads.parse, server.find, server.renderer.head
+        whole, parse, find, render = server.whole, server.parse, server.find, server.render
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else http.header_timeout)
+        nothing = Nothing(stream)
         data = b""
         while True:
             if not data:
@@ -214,7 +229,7 @@ class Connection:
                 data = data[end + 4 :]
             if forwarding is not None:
                 client, headers = forwarding.judge(self.client, headers)
-            self.request = request = Request(line, headers, NOTHING, client)
+            self.request = request = Request(line, headers, nothing, client)
             if headers.has_body:
                 stream.unread = data
                 request.body = Incoming(stream, request, http)
@@ -248,8 +263,12 @@ class Connection:
                 if sent != total:
                     self.status = response.status
                     await stream.write(memoryview(wire)[sent:], http.send_timeout)
+                del wire
             else:
                 self.status = response.status
+                request.body.answered()
+                if isinstance(body, Upgrade):
+                    stream.unread, data = data + stream.unread, b""
                 total = await self._send(outgoing, body)
             board[REQUESTS] += 1
             board[STATUS_CLASS + response.status // 100] += 1
@@ -261,12 +280,16 @@ class Connection:
             self.status = 0
             if headers.has_body:
                 data = await self._after_body(request)
+            elif stream.unread:  # came while a handler was watching for the client's end
+                data, stream.unread = data + stream.unread, b""
             if not outgoing.keep_alive:
                 if data or headers.has_body or persistent:  # the client may be sending more
                     await stream.linger()
                 return
             self.since = now
             task.deadline = now + (LAME_DUCK if server.draining else http.keepalive_timeout)
+            # or an idle connection would keep them: 0.5 KiB, and several where its header block is like no other's
+            del head, line, headers, request, response, outgoing, body
             if data:
                 stream.unread = data  # not idle
                 await PAUSE  # a pipeline is served in turn with everybody else
@@ -274,14 +297,14 @@ class Connection:
             elif waiting:
                 server.notify()
 
-    def _account(self, status: int, sent: int) -> None:
+    def _account(self, status: int, sent: int, request: Request | None, duration: float = 0.0) -> None:
         """Count and record what is not an ordinary answer: a refusal, or one that did not get through."""
-        server, board, request = self.server, self.server.board, self.request
+        server, board = self.server, self.server.board
         board[REQUESTS] += 1
         board[STATUS_CLASS + status // 100] += 1
         board[SENT] += sent
         if server.record is not None:
-            server.record(request.client if request else self.client, request, status, sent, 0.0)
+            server.record(request.client if request else self.client, request, status, sent, duration)
 
     async def _rest_of_head(self, data: bytes) -> tuple[bytes, int]:
         """Read on until the head that `data` begins is whole; where it ends. Raises RequestTimeout, BadRequest, ..."""
@@ -316,12 +339,17 @@ class Connection:
         data, self.stream.unread = self.stream.unread, b""
         return data
 
-    async def _send(self, head: Head, body: Chunks | FileSegment) -> int:
+    async def _send(self, head: Head, body: Chunks | FileSegment | Upgrade) -> int:
         """Send a response that is not plain bytes; how many bytes that was. Raises Disconnected."""
         stream, timeout = self.stream, self.server.http.send_timeout
         try:
             if isinstance(body, FileSegment):
                 return await send_file(stream, head, body, timeout)
+            if isinstance(body, Upgrade):
+                self.upgrade = body
+                if self.server.draining:
+                    body.drain(0.0)
+                return await send_upgrade(stream, head, body, timeout)
             return await send_chunks(stream, head, body, timeout)
         except (Disconnected, GeneratorExit, KeyboardInterrupt):
             raise
@@ -336,21 +364,36 @@ class Connection:
                 stream.spoil()
             raise Disconnected("the response was cut short") from None
         finally:
+            self.upgrade = None
             await release(body)
 
-    async def _refuse(self, error: ProtocolError) -> None:
-        """Tell the client what is wrong with its request, and let it read that before the connection closes."""
-        server, request = self.server, self.request
-        response = server.dress(plain(error.status))
-        head = server.renderer.head(response, request.line if request else UNKNOWN, False, server.loop.now)
+    def give_up(self, after: float) -> None:
+        """Answer 504 in the place of the task whose application has not returned `after` so many seconds, and close.
+
+        From now on that task has no part in this connection, whenever it comes back.
+        """
+        request, self.request, self.task = self.request, None, None
+        self.server.loop.spawn(self._answer_late(request, after), "answering 504")
+
+    async def _answer_late(self, request: Request | None, after: float) -> None:
+        try:
+            await self._refuse(504, request, after)
+        finally:
+            self.stream.close()
+            self.server.leave(self)
+
+    async def _refuse(self, status: int, request: Request | None, duration: float = 0.0) -> None:
+        """Say what is wrong with the request, and let the client read that before the connection closes."""
+        server = self.server
+        response = server.dress(plain(status))
+        head = server.render(response, request.line if request else UNKNOWN, False, server.loop.now)
         assert isinstance(response.body, bytes)
         wire = head.wire if head.silent else head.wire + response.body
-        log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
         try:
             await self.stream.write(wire, server.http.send_timeout)
         except Disconnected:
             return
-        self._account(error.status, len(wire))
+        self._account(status, len(wire), request, duration)
         await self.stream.linger()
 
 

@@ -10,4 +10,6 @@ CONNECTIONS = 1  # connections open now
 REQUESTS = 2  # requests answered, whatever the status
 STATUS_CLASS = 2  # plus 1..5: answers of that class, STATUS_CLASS + status // 100
 SENT = 8  # bytes of responses, heads included
-WIDTH = 9  # how many words these are
+TAKEOVERS = 9  # application calls that lasted so long that another thread took over the loop
+QUEUED = 10  # application calls that had to wait for a thread
+WIDTH = 11  # how many words these are

@@ -19,6 +19,7 @@ LINE_START = re.compile(rf"[{_TCHAR}]{{1,32}}(?: |\Z)".encode())  # what an unfi
 
 # RFC 9112 §5, a field line without its CRLF: no space before the colon (§5.1), no line folding (§5.2)
 FIELD_LINE = re.compile(rf"([{_TCHAR}]++):[ \t]*+([{_VALUE}]*+)".encode())
+FIELD_LINE_CR = re.compile(FIELD_LINE.pattern + rb"\r")  # what stands before a LF
 FIELD_VALUE = re.compile(rf"[{_VALUE}]*+")
 
 # RFC 3986 §3.2.2: a registered name (255 octets at most, RFC 1035 §2.3.4), an IPv4 address or a bracketed IPv6 one,

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Seque
 from typing import IO, Any, Protocol
 
 from prefork.http.grammar import REASONS
+from prefork.net.stream import Stream
 
 Fields = Sequence[tuple[str, str]]
 
@@ -92,9 +93,12 @@ class RequestLine:
 
 
 class Client:
-    """Who asks, and at which door: one a connection. On a unix socket `address` is "", and a port "0"."""
+    """Who asks, and at which door: one a connection. On a unix socket `address` is "", and a port "0".
 
-    __slots__ = ("address", "port", "scheme", "server_name", "server_port")
+    `views` holds what others derive from it, as those of Headers and RequestLine do, once anybody has.
+    """
+
+    __slots__ = ("address", "port", "scheme", "server_name", "server_port", "views")
 
     def __init__(self, address: str, port: int, scheme: str, server_name: str, server_port: str) -> None:
         self.address = address
@@ -102,6 +106,7 @@ class Client:
         self.scheme = scheme
         self.server_name = server_name
         self.server_port = server_port
+        self.views: dict[Any, Any] | None = None
 
 
 class RequestBody(Protocol):
@@ -111,6 +116,16 @@ class RequestBody(Protocol):
     def reusable(self) -> bool:
         """True where the connection can be used after this body, even if nobody reads it."""
 
+    @property
+    def ended(self) -> bool:
+        """True once the body has been read to its end."""
+
+    def arrived(self) -> bytes:
+        """What has arrived and was not read, without waiting for more."""
+
+    async def piece(self) -> bytes:
+        """The next piece of the body, as it arrives; b"" at its end."""
+
     async def spool(self) -> IO[bytes]:
         """The whole body as a file at position 0: in memory, beyond `http.body_buffer` on disk."""
 
@@ -119,6 +134,12 @@ class RequestBody(Protocol):
 
     async def discard(self) -> bool:
         """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
+
+    async def hangup(self) -> None:
+        """Wait, once the body has ended, until the client hangs up. What it sends meanwhile is kept for later."""
+
+    def answered(self) -> None:
+        """The response's head is about to leave."""
 
 
 class Request:
@@ -171,14 +192,45 @@ class FileSegment:
 
 
 class Chunks(Protocol):
-    """A response body in pieces. `aclose` is called once, whatever happened, even where nothing was iterated."""
+    """A response body in pieces. `aclose` is called once, whatever happened, even where nothing was iterated.
+
+    Where it is `prompt`, the head does not wait for the first of them.
+    """
+
+    @property
+    def prompt(self) -> bool: ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     async def aclose(self) -> None: ...
 
 
-Body = bytes | FileSegment | Chunks
+class Upgrade:
+    """The body of a 101 response: what the connection becomes behind the head (RFC 9110 §7.8).
+
+    `protocol` is its name, as the Upgrade field has it. `aclose` is called once, whatever happened.
+    """
+
+    __slots__ = ()
+
+    protocol: str
+
+    async def converse(self, stream: Stream) -> int:
+        """Own the stream until the conversation is over, after which it is closed; how many bytes were sent.
+
+        What the client has sent already is in `stream.unread`. A peer that leaves is no error.
+        """
+        raise NotImplementedError
+
+    def drain(self, seconds: float) -> None:
+        """The server is leaving: come to an end, so many seconds from now."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+Body = bytes | FileSegment | Chunks | Upgrade
 
 
 class Response:

@@ -11,7 +11,7 @@ from time import time
 
 from prefork.errors import ApplicationError
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
-from prefork.http.message import Fields, FileSegment, RequestLine, Response
+from prefork.http.message import Fields, FileSegment, RequestLine, Response, Upgrade
 
 ENTRIES = 512  # of each cache
 ENTRY_BYTES = 4096  # what is larger is made anew each time: so a cache is never above 2 MiB
@@ -22,15 +22,17 @@ _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
 class Block:
     """A validated field block: `wire` is its bytes, without what the server itself says.
 
-    `length` is the Content-Length that the application gave, or None; `close`: it wishes the connection to end.
+    `length` is the Content-Length that the application gave, or None; `close`: it wishes the connection to end;
+    `upgrade` is its Upgrade field, or "".
     """
 
-    __slots__ = ("close", "has_date", "has_server", "length", "wire")
+    __slots__ = ("close", "has_date", "has_server", "length", "upgrade", "wire")
 
     def __init__(self, fields: Fields) -> None:
         """Raises ApplicationError for a name or value that RFC 9110 §5 does not allow: it could split the response."""
         self.length: int | None = None
         self.close = self.has_date = self.has_server = False
+        self.upgrade = ""
         lines = []
         for name, value in fields:
             if not (isinstance(name, str) and isinstance(value, str)):
@@ -50,6 +52,8 @@ class Block:
             return False  # the server says it, once it knows that it is true
         if name in HOP_BY_HOP:
             self.close = self.close or (name == "connection" and "close" in value.lower())
+            if name == "upgrade":
+                self.upgrade = value
             return False
         self.has_date = self.has_date or name == "date"
         self.has_server = self.has_server or name == "server"
@@ -98,6 +102,8 @@ class Renderer:
         except TypeError:  # unhashable, so not pairs of str
             raise ApplicationError(f"response fields are not pairs of str: {fields!r}") from None
         if head is None:
+            if isinstance(body, Upgrade):
+                return self._switch(body, response.status, fields)
             if len(self._heads) >= ENTRIES:
                 self._heads.clear()
             head = self._render(key)
@@ -111,16 +117,13 @@ class Renderer:
             raise ApplicationError(f"an invalid response status: {status} {reason!r}")
         block = self._block(fields)
         head = _frame(status, block, size, head_only, minor, keep_alive)
-        lines = [f"HTTP/1.1 {status} {reason or REASONS.get(status, '')}\r\n"]
-        if self._server and not block.has_server:
-            lines.append(f"Server: {self._server}\r\n")
-        if not block.has_date:
-            lines.append(f"Date: {formatdate(time(), usegmt=True)}\r\n")
-        lines.append(block.wire.decode("latin-1"))
+        lines = self._lines(f"{status} {reason or REASONS.get(status, '')}", block)
         if head.chunked:
             lines.append("Transfer-Encoding: chunked\r\n")
         elif head.length is not None:
             lines.append(f"Content-Length: {head.length}\r\n")
+        if status == 426 and block.upgrade:  # which has to say what to upgrade to (RFC 9110 §15.5.22, §7.8)
+            lines.append(f"Upgrade: {block.upgrade}\r\nConnection: Upgrade\r\n")
         if not head.keep_alive:
             lines.append("Connection: close\r\n")
         elif not minor:
@@ -128,6 +131,26 @@ class Renderer:
         lines.append("\r\n")
         head.wire = "".join(lines).encode("latin-1")
         return head
+
+    def _switch(self, upgrade: Upgrade, status: int, fields: Fields) -> Head:
+        """The head behind which `upgrade` has the connection (RFC 9110 §15.2.2). No two are the same."""
+        if status != 101:
+            raise ApplicationError(f"an invalid status of an upgrade: {status}")
+        lines = self._lines("101 Switching Protocols", Block(fields))
+        lines.append(f"Connection: Upgrade\r\nUpgrade: {upgrade.protocol}\r\n\r\n")
+        head = Head(None, False, False, False)
+        head.wire = "".join(lines).encode("latin-1")
+        return head
+
+    def _lines(self, status: str, block: Block) -> list[str]:
+        """The status line and the fields, save those of framing."""
+        lines = [f"HTTP/1.1 {status}\r\n"]
+        if self._server and not block.has_server:
+            lines.append(f"Server: {self._server}\r\n")
+        if not block.has_date:
+            lines.append(f"Date: {formatdate(time(), usegmt=True)}\r\n")
+        lines.append(block.wire.decode("latin-1"))
+        return lines
 
     def _block(self, fields: tuple[tuple[str, str], ...]) -> Block:
         block = self._blocks.get(fields)

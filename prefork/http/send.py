@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from prefork.errors import ApplicationError, Disconnected
-from prefork.http.message import Body, Chunks, FileSegment
+from prefork.http.message import Body, Chunks, FileSegment, Upgrade
 from prefork.http.render import Head
 from prefork.kernel.loop import PAUSE
 from prefork.net.stream import Stream
@@ -36,6 +36,9 @@ async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float
     """
     pending, total, left = head.wire, 0, head.length
     if not head.silent:
+        if chunks.prompt:
+            await stream.write(pending, timeout)
+            total, pending = len(pending), b""
         async for piece in chunks:
             if left is not None:
                 excess = len(piece) - left
@@ -56,6 +59,12 @@ async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float
     if pending:
         await stream.write(pending, timeout)
     return total + len(pending)
+
+
+async def send_upgrade(stream: Stream, head: Head, upgrade: Upgrade, timeout: float) -> int:
+    """Send the head and converse until the upgrade is over; how many bytes were sent. Raises Disconnected."""
+    await stream.write(head.wire, timeout)
+    return len(head.wire) + await upgrade.converse(stream)
 
 
 async def release(body: Body) -> None:

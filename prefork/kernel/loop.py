@@ -113,8 +113,41 @@ class Pause(Wait):
         pass
 
 
+class Away(Wait):
+    """Another thread has the task, and will resume it."""
+
+    __slots__ = ()
+
+    def arm(self, task: Task) -> None:
+        pass
+
+    def disarm(self, task: Task) -> None:
+        pass
+
+
+class Handover(Wait):
+    """Awaited by a task whose thread has lost the loop (leader.py): the loop answers by Deposed, touching nothing."""
+
+    __slots__ = ("work",)
+
+    def __init__(self, work: Callable[[], None] | None = None) -> None:
+        self.work = work
+
+
+class Deposed(BaseException):
+    """Raised through the loop's frames in a thread that has lost the loop, and has `task` to hand back, if any, when it
+    has left them; `work` is what is to be done in this thread then.
+    """
+
+    def __init__(self, task: Task | None, work: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.task = task
+        self.work = work
+
+
 PARKED = Parked()
 PAUSE = Pause()
+AWAY = Away()
 
 
 class Task:
@@ -154,6 +187,8 @@ class Task:
             return  # and what it waited for last may be another's now
         self.loop.tasks.remove(self)
         self.wait.disarm(self)
+        if self.wait is AWAY:
+            return  # the thread that has it
         try:
             self.coroutine.close()
         except Exception as error:
@@ -305,6 +340,8 @@ class Loop:
             self._ended(task, error)
         else:
             if wanted is not wait:  # mostly it is, and nothing is left to do
+                if type(wanted) is Handover:
+                    raise Deposed(task, wanted.work)
                 wait.disarm(task)
                 self._suspend(task, wanted)
 
@@ -317,6 +354,8 @@ class Loop:
         except BaseException as failure:
             self._ended(task, failure)
         else:
+            if type(wanted) is Handover:
+                raise Deposed(task, wanted.work)
             self._suspend(task, wanted)
 
     def _suspend(self, task: Task, wanted: Wait) -> None:

@@ -12,7 +12,7 @@ from math import inf
 from time import monotonic
 
 from prefork.errors import Disconnected, TimedOut
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import PARKED, PAUSE, Loop
 
 READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
@@ -46,7 +46,7 @@ class Stream:
     a second the peer has to take, see Pace.
     """
 
-    __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "unread", "writable")
+    __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "unread")
 
     def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0) -> None:
         self._min_rate = min_rate
@@ -54,7 +54,6 @@ class Stream:
         self._socket = connected
         self.fd = connected.fileno()
         self.readable = loop.readable(self.fd)
-        self.writable = loop.writable(self.fd)
         self.recv = connected.recv  # for the hot path, which expects BlockingIOError and OSError itself
         self.send = connected.send
         self.unread = b""
@@ -124,10 +123,28 @@ class Stream:
         task = self._loop.current
         task.deadline = monotonic() + pace.patience(timeout)
         try:
-            await self.writable
+            await self._loop.writable(self.fd)  # made when it is needed, which is rare: 80 bytes less a connection
         except TimedOut:
             raise Disconnected(f"the peer took too little, or nothing for {timeout:g} s") from None
         task.deadline = inf
+
+    async def hangup(self) -> None:
+        """Wait until the peer hangs up. What it sends meanwhile is kept in `unread`, up to READ_SIZE or so; who sends
+        more than that is not listened to, and waited for in vain.
+        """
+        while len(self.unread) < READ_SIZE:
+            await self.readable
+            try:
+                data = self.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            self.unread += data
+        while True:
+            await PARKED
 
     async def linger(self) -> None:
         """Say that nothing follows, and let the peer read it all before `close`.
@@ -148,8 +165,9 @@ class Stream:
             return
 
     def close(self) -> None:
-        self._loop.forget(self.fd)
-        self._socket.close()
+        if self._socket.fileno() >= 0:  # else it is closed, and its number may be another's
+            self._loop.forget(self.fd)
+            self._socket.close()
 
     def spoil(self) -> None:
         """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take what it got for the whole."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
+from prefork.http.counts import ACCEPTED, CONNECTIONS, QUEUED, REQUESTS, SENT, STATUS_CLASS, TAKEOVERS
 from prefork.observe.scoreboard import Scoreboard
 
 
@@ -34,4 +34,6 @@ def _figures(counts: Sequence[int]) -> dict[str, object]:
         "requests": counts[REQUESTS],
         "responses": {f"{digit}xx": counts[STATUS_CLASS + digit] for digit in range(1, 6)},
         "sent": counts[SENT],
+        "takeovers": counts[TAKEOVERS],
+        "queued": counts[QUEUED],
     }

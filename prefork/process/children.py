@@ -1,7 +1,7 @@
 """Children: forks processes, learns whether they got ready, and reaps them. Owns the master's child processes.
 
-A child reports through a pipe, once, in a line: that it is ready, or why it is not, with its traceback. A pipe that
-closes before tells of its death.
+A child reports through a pipe, in a line: that it is ready, or why it is not, with its traceback. A pipe that closes
+before tells of its death. Once ready, it may say in another line that it is to be replaced.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Child:
         self.pid = pid
         self.started = monotonic()
         self.exited = Event(loop)
+        self.departing = Event(loop)  # it has exited, or wants to be replaced
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
         self._loop = loop
         self._report = report
@@ -50,6 +51,7 @@ class Child:
         """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
         text = b""
         readable = self._loop.readable(self._report)
+        ready = False
         try:
             with self._loop.within(timeout):
                 while not text.endswith(b"\n"):  # its own child may hold the pipe open, so the end is no sign
@@ -59,17 +61,33 @@ class Child:
                         await self.exited.wait()
                         raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
                     text += piece
+            report = msgspec.json.decode(text, type=Report)
+            if report.problem:
+                raise BootError(f"worker {self.pid} cannot boot: {report.problem}", report.traceback)
+            ready = True
         except TimedOut:
             raise BootError(f"worker {self.pid} was not ready within {timeout:g} s") from None
         finally:
             self._loop.forget(self._report)
-            self.hang_up()
-        report = msgspec.json.decode(text, type=Report)
-        if report.problem:
-            raise BootError(f"worker {self.pid} cannot boot: {report.problem}", report.traceback)
+            if not ready:
+                self.hang_up()
+
+    async def listen(self) -> None:
+        """Once it is ready: `departing` is set when it says anything more."""
+        try:
+            await self._loop.readable(self._report)
+            if os.read(self._report, 65536):
+                self.departing.set()
+        finally:
+            self._loop.forget(self._report)
+
+    @property
+    def reports(self) -> bool:
+        """Its pipe is open."""
+        return self._report >= 0
 
     def hang_up(self) -> None:
-        """Listen to its report no more."""
+        """Close the pipe that it reports through."""
         if self._report >= 0:
             os.close(self._report)
             self._report = -1
@@ -101,6 +119,7 @@ class Children:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._living: dict[int, Child] = {}
+        self._reporting: list[Child] = []  # whose pipes are open, the living and those just dead
         self.private: list[Callable[[], None]] = []
         # while the master lives it holds the writing end of this pipe, and it alone: reading ends when it dies
         self.lifeline, self._life = os.pipe()
@@ -125,6 +144,7 @@ class Children:
         reading, writing = pipe
         os.close(writing)
         child = self._living[pid] = Child(self.loop, pid, reading)
+        self._reporting = [child, *(other for other in self._reporting if other.reports)]
         return child
 
     def _become_child(self, main: Main, reading: int, writing: int) -> NoReturn:
@@ -137,14 +157,14 @@ class Children:
 
         def tell(report: Report) -> None:
             nonlocal told
-            if not told:
-                told = True
-                _write(writing, report)
+            told = True
+            with suppress(OSError):  # where the parent is gone, nobody is left to be told
+                os.write(writing, msgspec.json.encode(report) + b"\n")
 
         try:
             os.close(reading)
             os.close(self._life)
-            for child in self._living.values():
+            for child in self._reporting:
                 child.hang_up()
             for close in self.private:
                 close()
@@ -152,7 +172,8 @@ class Children:
         except BaseException as error:
             if told:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
-            tell(describe(error))
+            else:
+                tell(describe(error))
         finally:
             try:
                 _flush()
@@ -172,6 +193,7 @@ class Children:
             if child is not None:
                 child.status = os.waitstatus_to_exitcode(status)
                 child.exited.set()
+                child.departing.set()
 
     @property
     def living(self) -> list[Child]:
@@ -206,11 +228,6 @@ def describe(error: BaseException) -> Report:
 def _encodable(text: str) -> str:
     """`text` with lone surrogates, which stand for the bytes of a file name that is not UTF-8, escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _write(pipe: int, report: Report) -> None:
-    with suppress(OSError), open(pipe, "wb") as file:  # where the parent is gone, nobody is left to be told
-        file.write(msgspec.json.encode(report) + b"\n")
 
 
 def _flush() -> None:

@@ -11,9 +11,11 @@ from prefork.settings.load import load
 from prefork.settings.schema import Settings
 
 
-def read(path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "") -> Settings:
+def read(
+    path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "", app_dir: str = ""
+) -> Settings:
     """Settings that this platform can serve; arguments as of settings.load. Raises ConfigError."""
-    settings = load(path, app=app, listen=listen, workers=workers)
+    settings = load(path, app=app, listen=listen, workers=workers, app_dir=app_dir)
     problems = [f"{settings.source}: {problem}" for problem in _judge(settings)]
     if problems:
         raise ConfigError(*problems)

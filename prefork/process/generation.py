@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
 
@@ -60,6 +60,7 @@ class Generation:
         self._scoreboard = scoreboard
         self._living = living
         self._members: set[Child] = set()
+        self._dismissed: set[Child] = set()  # each for itself, while the others stay
         self._settled = Event(children.loop)  # all are ready, or one has failed
         self._failure: BootError | None = None
         self._leaving = Event(children.loop)
@@ -79,11 +80,11 @@ class Generation:
         os.write(self._gate_out, b"!")  # which nobody reads: so every worker hears of it, the later ones too
 
     async def drain(self) -> None:
-        """Ask the workers to finish, and wait until they are gone: they are killed GRACE after graceful_timeout."""
+        """Ask the workers to finish, and wait until they are gone."""
         self.leave()
         for child in self._members - self.ready:
             child.signal(signal.SIGKILL)  # it has nothing to finish
-        await self._children.dismiss(self._members, signal.SIGTERM, self.settings.workers.graceful_timeout + GRACE)
+        await self._dismiss(self._members)
 
     def kill(self) -> None:
         """End the workers at once; the last of them may still be dying when this returns."""
@@ -105,9 +106,11 @@ class Generation:
     async def _supervise(self) -> None:
         """Keep one worker alive until the generation leaves; give up only while it boots."""
         early = 0  # deaths in a row at a young age
+        child: Child | None = None
         while not self._leaving.is_set():
             try:
-                lived = await self._one_life()
+                child = await self._one_life(child)
+                lived = child.age
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
                 if self.phase is Phase.BOOTING:
@@ -130,37 +133,12 @@ class Generation:
         except TimedOut:
             pass
 
-    async def _one_life(self) -> float:
-        """Fork a worker and wait until it is gone; the seconds it lived. Raises BootError if it never got ready."""
-        slot = self._scoreboard.free()
-        self._scoreboard.occupy(slot, 0, self.number)
-        try:
-            assignment = worker.Assignment(
-                self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
-            )
-            child = self._children.fork(partial(self._become_worker, assignment))
-            self._scoreboard.occupy(slot, child.pid, self.number)
-            self._members.add(child)
-            try:
-                await self._until_gone(child, slot)
-            finally:
-                self._members.discard(child)
-                self.ready.discard(child)
-            return child.age
-        finally:
-            self._scoreboard.vacate(slot)
+    async def _one_life(self, predecessor: Child | None) -> Child:
+        """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
 
-    def _become_worker(self, assignment: worker.Assignment, tell: Callable[[Report], None]) -> int:
-        """In the child: a removed address must close with its generation, though we were forked before."""
-        os.close(self._gate_out)
-        for other in self._living:
-            if other is not self:
-                for address in other.sockets.keys() - self.sockets.keys():
-                    other.sockets[address].close()
-                other.close()
-        return worker.run(assignment, tell)
-
-    async def _until_gone(self, child: Child, slot: int) -> None:
+        Once it is ready, `predecessor` is asked to leave, if it is still there.
+        """
+        child = self._fork()
         try:
             await child.ready(self.settings.workers.boot_timeout)
         except BootError:
@@ -171,14 +149,62 @@ class Generation:
         if len(self.ready) == self.size:
             self._settled.set()
         log.debug("worker %d is ready", child.pid)
+        if predecessor is not None and not predecessor.exited.is_set():
+            self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
+        listening = self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
+        await child.departing.wait()
+        listening.cancel()
+        child.hang_up()
+        return child
+
+    def _fork(self) -> Child:
+        slot = self._scoreboard.free()
+        self._scoreboard.occupy(slot, 0, self.number)
+        try:
+            assignment = worker.Assignment(
+                self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
+            )
+            child = self._children.fork(partial(self._become_worker, assignment))
+        except BaseException:
+            self._scoreboard.vacate(slot)
+            raise
+        self._scoreboard.occupy(slot, child.pid, self.number)
+        self._members.add(child)
+        self._children.loop.spawn(self._bury(child, slot), f"waiting for the end of worker {child.pid}")
+        return child
+
+    async def _bury(self, child: Child, slot: int) -> None:
+        """When it is gone: say so, where nobody has asked it to leave, and free its place."""
         await child.exited.wait()
-        if self.phase is Phase.LEAVING:
-            log.debug("worker %d has left: %s", child.pid, child.ending)
-            return
         served = self._scoreboard.slot(slot)[REQUESTS]
-        log.error(
-            "worker %d died: %s (after %.0f s, %d requests); replacing it", child.pid, child.ending, child.age, served
-        )
+        self._scoreboard.vacate(slot)
+        self._members.discard(child)
+        if child not in self.ready:
+            return  # it has not booted, and is spoken of by who waits for that
+        self.ready.discard(child)
+        if self.phase is Phase.LEAVING or child in self._dismissed:
+            log.debug("worker %d has left: %s", child.pid, child.ending)
+        else:
+            died = "worker %d died: %s (after %.0f s, %d requests); replacing it"
+            log.error(died, child.pid, child.ending, child.age, served)
+
+    async def _dismiss(self, children: Iterable[Child]) -> None:
+        """Ask them to leave, and wait until they are gone: they are killed GRACE after graceful_timeout."""
+        leaving = list(children)
+        self._dismissed.update(leaving)
+        timeout = self.settings.workers.graceful_timeout + GRACE
+        await self._children.dismiss(leaving, signal.SIGTERM, timeout)
+        self._dismissed.difference_update(leaving)
+
+    def _become_worker(self, assignment: worker.Assignment, tell: Callable[[Report], None]) -> int:
+        """In the child: a removed address must close with its generation, though we were forked before."""
+        os.close(self._gate_out)
+        for other in self._living:
+            if other is not self:
+                for address in other.sockets.keys() - self.sockets.keys():
+                    other.sockets[address].close()
+                other.close()
+        return worker.run(assignment, tell)
 
 
 def _unforeseen(error: Exception) -> BootError:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 from prefork import __version__
@@ -28,6 +28,7 @@ from prefork.process.generation import Generation
 from prefork.process.identity import PidFile
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
+from prefork.process.watch import Watch
 from prefork.settings.schema import Settings
 
 SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; half a MiB
@@ -52,8 +53,11 @@ class Reload:
 class Master:
     """One server. `load` reads the configuration anew for a reload, and raises ConfigError."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
-        """Binds everything. Raises StartError, with nothing left behind."""
+    def __init__(self, settings: Settings, load: Callable[[], Settings], watched: Sequence[str] = ()) -> None:
+        """Binds everything. Raises StartError, with nothing left behind.
+
+        A change of a file below one of the directories `watched`, or of the configuration file then, is a reload.
+        """
         self._load = load
         self._loop = Loop(make_poller())
         self._scoreboard = Scoreboard(SLOTS)
@@ -65,6 +69,7 @@ class Master:
         self._reloader: Task | None = None
         self._last_reload: Message | None = None
         self._started = time.time()
+        self._watch = Watch(self._children, watched, settings.source, self._wish_reload) if watched else None
         self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
         with ExitStack() as undo:
             self._pid_file = PidFile(settings.master.pid_file)
@@ -90,6 +95,8 @@ class Master:
         loop.spawn(self._obey_signals(), "obeying signals")
         loop.spawn(self._control.serve(loop, self._answer), "serving the control socket")
         loop.spawn(self._boot(), "booting")
+        if self._watch is not None:
+            loop.spawn(self._watch.run(), "watching for changes")
         try:
             loop.run()
         finally:
@@ -228,6 +235,8 @@ class Master:
     async def _reload(self) -> None:
         """A new generation in the place of the old: wholly, or not at all. Raises PreforkError when not at all."""
         current = self.generation
+        if self._watch is not None:
+            self._watch.forget_bytecode()
         settings = self._load()
         if settings.master != current.settings.master:
             log.warning("[master] has changed: that takes effect with the next start")
@@ -261,6 +270,8 @@ class Master:
 
     def _stop(self, fast: bool) -> None:
         self._stopping = True
+        if self._watch is not None:
+            self._watch.stop()
         if self._reloader is not None:
             self._reloader.cancel()
             self._reloader = None

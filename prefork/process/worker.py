@@ -11,13 +11,17 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from prefork.errors import TimedOut
-from prefork.handlers.build import build
+from prefork.handlers.build import Host, build
 from prefork.handlers.pages import Pages
 from prefork.http.connection import Connection, Server
-from prefork.http.message import Client
+from prefork.http.counts import QUEUED, TAKEOVERS
+from prefork.http.message import Client, Request
+from prefork.kernel.checked import CheckedCrew, CheckedLoop
+from prefork.kernel.leader import Call, Crew, stack
 from prefork.kernel.loop import PAUSE, Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net import accept
@@ -28,9 +32,15 @@ from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import STATE, Scoreboard, State
 from prefork.process.children import Report
 from prefork.process.signals import WORKER, Command, Signals
-from prefork.settings.schema import Settings
+from prefork.process.surroundings import settle
+from prefork.settings.schema import Settings, Workers
 
+if TYPE_CHECKING:  # else every worker would import asyncio
+    from prefork.handlers.asgi import Asgi
+
+SHUTDOWN = 0.5  # seconds that an ASGI application's shutdown has at the least; then the master's patience is at its end
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
+FAREWELL = 5.0  # seconds of a drain that are kept for the closing handshakes of the last WebSockets
 
 log = logging.getLogger("prefork")
 
@@ -52,7 +62,7 @@ class Assignment:
 
 def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
-    worker = Worker(assignment)
+    worker = Worker(assignment, tell)
     tell(Report())
     worker.serve()
     # what ends an interpreter in order, though the child ends by _exit, past its parent's frames: the application's
@@ -65,18 +75,33 @@ def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
 class Worker:
     """Serves the sockets of its assignment."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, tell: Callable[[Report], None]) -> None:
         settings = assignment.settings
         self._assignment = assignment
+        self._tell = tell
         self._board = assignment.scoreboard.slot(assignment.slot)
-        self._loop = Loop(make_poller(settings.workers.event_loop))
+        self._loop, self._crew = _kernel(settings.workers)
         # before the application is imported: HUP must not kill us meanwhile
         self._signals = Signals(self._loop, WORKER)
         assignment.logs.apply()
-        if sys.path[0] != os.getcwd():
-            sys.path.insert(0, os.getcwd())  # where people keep the application that they name
-        pages = Pages(settings.error_pages)
-        router = build(settings.routes, lambda: snapshot(assignment.scoreboard), multiprocess=True, pages=pages)
+        pages, roots = Pages(settings.error_pages), os.getcwd()
+        settle(settings.workers)
+        self._crew.changed = self._tally
+        self._crew.overdue = self._give_up
+        self._asgi: Asgi | None = None
+        host = Host(
+            self._crew,
+            settings.workers,
+            lambda: snapshot(assignment.scoreboard),
+            roots,
+            pages=pages,
+            asgi=self._host_asgi,
+        )
+        router = build(settings.routes, host)
+        if self._asgi is not None:
+            self._crew.pinned = True  # asyncio stays with its thread
+        if self._crew.wanted:
+            self._crew.start()
         assignment.logs.apply()
         access = assignment.logs.access
         if access is not None:
@@ -87,14 +112,40 @@ class Worker:
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._draining = False
+        self._retiring = False  # it has asked to be replaced
+        if self._asgi is not None:
+            self._asgi.start_up()
+
+    def _host_asgi(self) -> Asgi:
+        """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""
+        if self._asgi is None:
+            from prefork.handlers.asgi import Asgi
+
+            settings = self._assignment.settings
+            self._asgi = Asgi(self._loop, settings.websocket, settings.http.send_timeout)
+        return self._asgi
 
     def serve(self) -> None:
         """Serve until told to leave, and what was under way is done."""
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
-        self._loop.run()
+        if self._asgi is not None:
+            self._asgi.run()
+            self._asgi.close()
+        elif self._crew.wanted:
+            self._crew.run(self._finish)
+        else:
+            self._loop.run()
+        self._flush()
+
+    def _flush(self) -> None:
         for call in self._loop.after_turn:
             call()
+
+    def _finish(self) -> NoReturn:
+        """The end, in another thread than the main one, which does not come back from an application call."""
+        self._flush()
+        os._exit(os.EX_OK)
 
     async def _open(self) -> None:
         gate = self._assignment.gate
@@ -124,6 +175,24 @@ class Worker:
             loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection")
 
         return greet
+
+    def _tally(self) -> None:
+        self._board[TAKEOVERS] = self._crew.takeovers
+        self._board[QUEUED] = self._crew.queued
+
+    def _give_up(self, call: Call) -> None:
+        """An application call takes too long: say where it is, answer in its place, and have this worker replaced."""
+        request: Request = call.what
+        where = f"{request.method} {request.target} has taken more than {call.timeout:g} s, and is at"
+        log.error("%s", where, extra={"report": stack(call.thread)})
+        for connection in self._server.connections:
+            if connection.request is request and not connection.status:  # else a part of the answer is out
+                connection.give_up(self._loop.now - call.started)
+                break
+        if not self._retiring:
+            self._retiring = True
+            log.warning("this worker is to be replaced, since one of its threads is stuck")
+            self._tell(Report())
 
     async def _obey(self) -> None:
         while True:
@@ -155,18 +224,32 @@ class Worker:
             accept.accept_rest(self._loop, listener, self._greeter(listener))
             self._loop.forget(listener.fileno())
             listener.close()
-        self._server.drain()
         timeout = self._assignment.settings.workers.graceful_timeout
+        self._server.drain(max(0.0, timeout - FAREWELL))
+        until = monotonic() + timeout
         try:
             with self._loop.within(timeout):
                 await PAUSE  # the clients just accepted enter first
                 await self._server.fewer(1)
+                if self._asgi is not None:
+                    await self._asgi.finished()
         except TimedOut:
             for connection in self._server.connections:
                 request = connection.request
                 if request is not None:
                     log.warning("not done within %g s: %s %s", timeout, request.method, request.target)
+        if self._asgi is not None:
+            await self._asgi.shut_down(max(until - monotonic(), SHUTDOWN))
         self._loop.stop()
+
+
+def _kernel(workers: Workers) -> tuple[Loop, Crew]:
+    poller = make_poller(workers.event_loop)
+    if sys.flags.dev_mode:  # python -X dev
+        checked = CheckedLoop(poller)
+        return checked, CheckedCrew(checked, workers.threads)
+    loop = Loop(poller)
+    return loop, Crew(loop, workers.threads)
 
 
 def _affordable(connections: int, watchable: int | None) -> int:

@@ -6,7 +6,6 @@ Paths are held against the file system here, so that a missing directory is a li
 from __future__ import annotations
 
 import ipaddress
-import keyword
 import math
 import os
 import re
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from prefork.settings.address import Address
+from prefork.settings.target import Target
 from prefork.settings.wording import found, quoted
 
 T = TypeVar("T")
@@ -101,9 +101,11 @@ def _host(text: str) -> str:
 
 
 def _target(text: str) -> str:
-    module, _, attribute = text.partition(":")
-    names = [*module.split("."), *attribute.split(".")]
-    return _when(all(name.isidentifier() and not keyword.iskeyword(name) for name in names), text)
+    try:
+        Target.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, got {quoted(text)}" if str(error) else "") from None
+    return text
 
 
 def _field_name(text: str) -> str:
@@ -148,7 +150,20 @@ def _field_text(text: str) -> str:
     return _when(_FIELD_TEXT.fullmatch(text), text)
 
 
+def _variable(text: str) -> str:
+    if text == "PYTHONPATH":
+        raise ValueError('expected no PYTHONPATH, which Python has read already: write "pythonpath" beside "env"')
+    return _when(not {"=", "\0"} & set(text), text)
+
+
 _NON_EMPTY = Annotated[str, Meta(min_length=1)]
+
+
+def _directories(texts: list[str]) -> tuple[str, ...]:
+    for text in texts:
+        if not os.path.isdir(_file_name(text)):
+            raise ValueError(f"expected a list of existing directories, got {quoted(text)}")
+    return tuple(texts)
 
 
 def _proxies(texts: list[str]) -> tuple[str, ...]:
@@ -165,6 +180,7 @@ def _proxies(texts: list[str]) -> tuple[str, ...]:
 FLAG = Kind("true or false", bool)
 ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})], lambda flag: _when(flag, flag))
 TEXT = Kind("a text", str)
+TIMEOUT = Kind("a number of seconds, or 0 for none", Annotated[float, Meta(ge=0)], lambda s: _when(math.isfinite(s), s))
 SECONDS = Kind("a number of seconds above 0", Annotated[float, Meta(gt=0)], lambda s: _when(math.isfinite(s), s))
 WORKERS = Kind('an integer from 1 to 1024 or "auto"', Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"])
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
@@ -187,7 +203,14 @@ PATH = Kind(
     Annotated[str, Meta(pattern=r"^/[^?#]*$")],
     _path,
 )
-TARGET = Kind('"module:attribute", such as "myproject.wsgi:application"', Annotated[str, Meta(pattern=":")], _target)
+TARGET = Kind(
+    '"module:attribute", such as "myproject.wsgi:application" or "myapp:create_app()"',
+    Annotated[str, Meta(pattern=r"^[^:]+(:.+)?$")],
+    _target,
+)
+DIRECTORIES = Kind("a list of existing directories", list[_NON_EMPTY], _directories)
+VARIABLE = Kind('the name of an environment variable, without "="', _NON_EMPTY, _variable)
+VARIABLE_TEXT = Kind("a text without NUL", str, _file_name)
 PROXIES = Kind('a list of addresses, networks such as "10.0.0.0/8", or "unix"', list[str], _proxies)
 FIELD_NAME = Kind("a header name of letters, digits and dashes", str, _field_name)
 FIELD_TEXT = Kind("latin-1 text without control characters", str, _field_text)

@@ -11,18 +11,20 @@ from msgspec import structs
 
 from prefork.errors import ConfigError
 from prefork.settings.json_schema import json_schema
-from prefork.settings.kinds import ADDRESS, SOCKET, TARGET, WORKERS
+from prefork.settings.kinds import ADDRESS, DIRECTORY, SOCKET, TARGET, WORKERS
 from prefork.settings.schema import KINDS, Listener, Master, Route, Settings, Workers
 from prefork.settings.tables import Walk, keys
 
 __all__ = ["json_schema", "load"]
 
 
-def load(path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "") -> Settings:
+def load(
+    path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "", app_dir: str = ""
+) -> Settings:
     """Settings from the file `path`, if any, and what the command line puts in their place.
 
     `app` ("module:attribute") takes the route "/" of every host, `listen` replaces the addresses, `workers` ("auto" or
-    a number) their count. Raises ConfigError, and nothing else.
+    a number) their count; `app_dir` goes in front of their pythonpath. Raises ConfigError, and nothing else.
     """
     walk = Walk(path or "")
     document = _read(path) if path is not None else {}
@@ -33,7 +35,7 @@ def load(path: str | None, *, app: str = "", listen: Sequence[str] = (), workers
     _check_routes(fields.get("routes", ()), walk)
     if not app and document.get("route", []) == []:
         walk.problem("route", "expected at least one [[route]], or an application on the command line")
-    problems = [*walk.problems, *_override(fields, app, listen, workers)]
+    problems = [*walk.problems, *_override(fields, app, listen, workers, app_dir)]
     if problems:
         raise ConfigError(*problems)
     return Settings(**fields, source=path or "")
@@ -102,7 +104,7 @@ def _twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:
             yield index, seen[item]
 
 
-def _override(fields: dict[str, Any], app: str, listen: Sequence[str], workers: str) -> Iterator[str]:
+def _override(fields: dict[str, Any], app: str, listen: Sequence[str], workers: str, app_dir: str) -> Iterator[str]:
     """Put the command line's word into `fields`; yields a problem for each option that is wrong."""
     if listen:
         listeners: list[Listener] = []
@@ -120,9 +122,16 @@ def _override(fields: dict[str, Any], app: str, listen: Sequence[str], workers: 
             fields["workers"] = structs.replace(fields.get("workers") or Workers(), count=count)
         except ValueError as error:
             yield f"--workers: {error}"
+    if app_dir:
+        try:
+            table = fields.get("workers") or Workers()
+            path = (DIRECTORY.convert(app_dir), *table.pythonpath)
+            fields["workers"] = structs.replace(table, pythonpath=path)
+        except ValueError as error:
+            yield f"--app-dir: {error}"
     if app:
         try:
-            route = Route(wsgi=TARGET.convert(app))
+            route = Route(app=TARGET.convert(app))
         except ValueError as error:
             yield f"APP: {error}"
             return

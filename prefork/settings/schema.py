@@ -17,7 +17,7 @@ LONGEST_AGE = 1 << 31  # seconds; the most that a cache must understand (RFC 911
 MOST_CONNECTIONS = 1 << 20  # Linux's default fs.nr_open: no process has more descriptors
 EventLoop = Literal["auto", "select", "poll", "epoll", "kqueue"]
 Level = Literal["debug", "info", "warning", "error"]
-KINDS = ("files", "wsgi", "respond", "redirect", "status")  # what a route can be: exactly one of these
+KINDS = ("files", "app", "wsgi", "asgi", "respond", "redirect", "status")  # what a route can be: exactly one of these
 
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +53,19 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     count: Annotated[
         int | Literal["auto"], kinds.WORKERS, Meta(description='How many workers; "auto" is one per CPU core.')
     ] = "auto"
+    threads: Annotated[
+        int,
+        kinds.integer(1, 1000),
+        Meta(description="How many calls of WSGI applications run at once in a worker; 1 is strictly one by one."),
+    ] = 8
+    timeout: Annotated[
+        float,
+        kinds.TIMEOUT,
+        Meta(description="Seconds of a call after which its client gets a 504 and the worker is replaced; 0: none."),
+    ] = 30
+    queue_timeout: Annotated[
+        float, kinds.TIMEOUT, Meta(description="Seconds that a call may wait for a thread; 503 beyond; 0: any.")
+    ] = 30
     event_loop: Annotated[
         EventLoop,
         kinds.choice("auto", "select", "poll", "epoll", "kqueue"),
@@ -69,6 +82,19 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         kinds.integer(1, MOST_CONNECTIONS),
         Meta(description="Connections per worker; beyond it clients wait in the backlog."),
     ] = 4096
+    chdir: Annotated[
+        str,
+        kinds.DIRECTORY,
+        Meta(description="The directory the application runs in; paths of this file are relative to the master's."),
+    ] = "."
+    pythonpath: Annotated[
+        tuple[str, ...], kinds.DIRECTORIES, Meta(description="Where modules are looked for first, before chdir.")
+    ] = ()
+    env: Annotated[
+        dict[str, str],
+        kinds.Entries(kinds.VARIABLE, kinds.VARIABLE_TEXT),
+        Meta(description="Environment variables, set before the application is imported."),
+    ] = {}
 
 
 class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,6 +137,23 @@ class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description='Whose Forwarded and X-Forwarded-* fields count: addresses, networks, "unix".'),
     ] = ()
     server_header: Annotated[bool, kinds.FLAG, Meta(description="Whether responses carry a Server header.")] = True
+
+
+class Websocket(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """WebSocket connections. Durations are in seconds, sizes in bytes."""
+
+    max_message: Annotated[int, kinds.size(1), Meta(description="The largest message of a client; 1009 beyond it.")] = (
+        16 << 20
+    )
+    ping_interval: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds between two pings that look whether a client is still there.")
+    ] = 20
+    ping_timeout: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds that a client has to answer a ping; 1011 beyond it.")
+    ] = 20
+    compression: Annotated[
+        bool, kinds.FLAG, Meta(description="Whether messages are compressed where the client offers it.")
+    ] = True
 
 
 class Log(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,7 +224,14 @@ class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: Annotated[str, kinds.HOST, Meta(description='The host, exact or as "*.example.com"; "" is every host.')] = ""
     path: Annotated[str, kinds.PATH, Meta(description="The path prefix, as decoded.")] = "/"
     files: Annotated[Files | None, Meta(description="Serve files: a directory, or a table.")] = None
+    app: Annotated[
+        str | None, kinds.TARGET, Meta(description='Call an application, whichever kind it is: "module:attribute".')
+    ] = None
     wsgi: Annotated[str | None, kinds.TARGET, Meta(description='Call a WSGI application: "module:attribute".')] = None
+    asgi: Annotated[str | None, kinds.TARGET, Meta(description='Call an ASGI application: "module:attribute".')] = None
+    timeout: Annotated[
+        float | None, kinds.TIMEOUT, Meta(description="As workers.timeout, for this route's WSGI application.")
+    ] = None
     respond: Annotated[Respond | None, Meta(description="Give a fixed answer.")] = None
     redirect: Annotated[Redirect | None, Meta(description="Redirect: a location, or a table.")] = None
     status: Annotated[bool, kinds.ONLY_TRUE, Meta(description="Show the status page.")] = False
@@ -196,6 +246,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     master: Annotated[Master, Meta(description="The master process.")] = Master()
     workers: Annotated[Workers, Meta(description="The worker processes.")] = Workers()
     http: Annotated[Http, Meta(description="HTTP limits and time-outs.")] = Http()
+    websocket: Annotated[Websocket, Meta(description="WebSocket connections.")] = Websocket()
     log: Annotated[Log, Meta(description="The logs.")] = Log()
     error_pages: Annotated[
         dict[str, str],

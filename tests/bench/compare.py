@@ -1,7 +1,7 @@
 """The comparison: CPU time per request of prefork and its peers, side by side. Owns the measuring and the table.
 
     python tests/bench/compare.py --install            # once: the peers, into a virtual environment of their own
-    python tests/bench/compare.py [--case wsgi|static|respond] [--server NAME ...] [--rounds 5] [--seconds 2]
+    python tests/bench/compare.py [--case wsgi|asgi|static|respond] [--server NAME ...] [--rounds 5] [--seconds 2]
 
 Each server runs with one worker on one core, `wrk -t1` on another. Its figure is the user and system time of its whole
 process tree while wrk ran, divided by the requests wrk counted, which depends far less than requests per second on who
@@ -48,7 +48,12 @@ FIELDS = (
     "Cache-Control: max-age=0",
 )
 SAME = tuple(option for field in FIELDS for option in ("-H", field))  # of wrk: these fields in every request
-CASES = {"wsgi": ("/", BODY), "respond": ("/", BODY), "static": ("/static/file.txt", FILE)}  # path, body
+CASES = {
+    "wsgi": ("/", BODY),
+    "asgi": ("/", BODY),
+    "respond": ("/", BODY),
+    "static": ("/static/file.txt", FILE),
+}  # path, body
 PACKAGES = ("gunicorn", "uvicorn[standard]", "granian", "bjoern")  # bjoern is compiled on the spot, against libev
 WARM_UP = 1  # seconds of wrk before the measured ones, the least it can do
 

@@ -206,6 +206,7 @@ NGINX_RETURN = nginx(f'return 200 "{TEXT}";')
 NGINX_FILES = nginx("root public; sendfile on; tcp_nopush on; open_file_cache max=1000 inactive=60s;")
 
 HELLO = 'path = "/"\nwsgi = "apps:hello"'
+HELLO_ASGI = 'path = "/"\nasgi = "apps:hello_asgi"'
 
 PEERS = (
     Peer("prefork", "wsgi", "WSGI", prefork(HELLO)),
@@ -216,6 +217,9 @@ PEERS = (
     Peer("granian", "wsgi", "WSGI", granian()),
     Peer("bjoern", "wsgi", "WSGI", bjoern),
     Peer("nginx", "wsgi", "`return 200`", NGINX_RETURN),
+    Peer("prefork", "asgi", "ASGI", prefork(HELLO_ASGI)),
+    Peer("uvicorn", "asgi", "ASGI, uvloop + httptools", uvicorn),
+    Peer("gunicorn-asgi", "asgi", "ASGI", gunicorn("apps:hello_asgi", "-k", "asgi")),
     Peer("prefork", "respond", "`respond`", prefork(f'path = "/"\nrespond = {{ body = "{TEXT}" }}')),
     Peer("nginx", "respond", "`return 200`", NGINX_RETURN),
     Peer("prefork", "static", "`files`", prefork('path = "/static/"\nfiles = { root = "public/static" }')),

@@ -19,7 +19,7 @@ from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, answer, begin, open_gate, p
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, Server, is_alive
 
-FIGURES = {"accepted", "connections", "requests", "responses", "sent"}
+FIGURES = {"accepted", "connections", "requests", "responses", "sent", "takeovers", "queued"}
 
 
 @pytest.fixture(scope="module")

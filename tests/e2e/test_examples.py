@@ -1,10 +1,12 @@
-"""The examples: each configuration is valid, short and commented, and the static one serves its site."""
+"""The examples: each configuration is valid, short and commented, and those without a module of their own work."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from tests.e2e.harness import ROOT, Server
 
 
 def test_there_is_one_for_each_kind_of_application() -> None:
-    assert {"django", "flask", "static"} <= set(NAMES)
+    assert {"django", "django-asgi", "flask", "static"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,3 +86,14 @@ def test_the_static_site(site: Server) -> None:
     assert missing.body == b"404 Not Found\n"
     assert site.get("/", method="POST").status == 405
     assert site.get("/%2e%2e/server.toml").status in (400, 404)
+
+
+def test_django_by_asgi(serve: Serve, tmp_path: Path) -> None:
+    examples.copy("django-asgi", tmp_path)
+    site = serve(examples.config("django-asgi"), args=["--workers", "1"])
+    assert re.search(r"Two pauses of 0\.1 s took \d+\.\d\d s\.", site.get("/").body.decode())
+    assert site.get("/sync").body.startswith(b"called in ThreadPoolExecutor")
+    with closing(HTTPConnection("127.0.0.1", site.port, timeout=10)) as connection:
+        connection.request("GET", "/clock")
+        assert re.fullmatch(rb"\d\d:\d\d:\d\d\n", connection.getresponse().readline())
+    assert site.get("/nothing").status == 404

@@ -160,7 +160,7 @@ def test_three_thousand_bad_clients_leak_neither_descriptors_nor_memory(server: 
     assert settle().num_fds() == descriptors
     annoy(2000)
     assert settle().num_fds() == descriptors
-    assert worker.memory_info().rss < memory + 10 * MiB
+    assert worker.memory_info().rss < memory + 16 * MiB  # each thread has an arena of its own
 
 
 def open_connections(worker: psutil.Process, port: int) -> int:

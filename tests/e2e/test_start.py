@@ -54,11 +54,11 @@ def test_there_is_one_worker_a_core_unless_told_otherwise_and_all_answer(serve: 
     eventually(all_have_answered, 10, what=lambda: f"an answer from each of {workers}, not only {seen}")
 
 
-def test_each_worker_has_a_loop_of_its_own_so_a_stuck_one_does_not_stop_the_others(serve: Serve) -> None:
+def test_each_worker_has_a_loop_of_its_own_and_goes_on_beside_a_stuck_call(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     with_call = begin(server, "/wait")
     others = {int(server.get().body) for _ in range(20)}
-    assert len(others) == 1
+    assert others <= pids(server)
     open_gate(server)
     assert with_call.getresponse().read() == b"done"
     with_call.close()

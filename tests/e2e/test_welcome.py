@@ -11,7 +11,19 @@ import pytest
 
 from prefork.settings.address import Address
 from prefork.settings.load import load
-from prefork.settings.schema import Files, Http, Listener, Log, Master, Redirect, Respond, Route, Settings, Workers
+from prefork.settings.schema import (
+    Files,
+    Http,
+    Listener,
+    Log,
+    Master,
+    Redirect,
+    Respond,
+    Route,
+    Settings,
+    Websocket,
+    Workers,
+)
 from prefork.settings.tables import keys
 from tests.conftest import eventually
 from tests.e2e.conftest import Serve
@@ -82,7 +94,7 @@ def test_what_is_not_there_is_404(server: Server) -> None:
 
 # --- what the file says of itself: "Every key is shown with its default" ---
 
-TABLES = {"master": Master, "workers": Workers, "http": Http, "log": Log}
+TABLES = {"master": Master, "workers": Workers, "http": Http, "websocket": Websocket, "log": Log}
 ROUTE_TABLES = (Route, Files, Respond, Redirect, Listener)
 
 
@@ -113,8 +125,8 @@ def test_it_mentions_every_key_of_a_route_and_of_a_listener(table: type[Any], ke
 
 def test_what_it_mentions_in_comments_is_valid_as_well(shipped: Settings, tmp_path: Any) -> None:
     """Each route of the comments, put in place, is read without a problem."""
-    lines = re.findall(r"^#   (files|wsgi|respond|redirect|status) +(=.*)$", SHIPPED, re.MULTILINE)
-    assert {kind for kind, _ in lines} == {"files", "wsgi", "respond", "redirect", "status"}
+    lines = re.findall(r"^#   (files|app|wsgi|asgi|respond|redirect|status) +(=.*)$", SHIPPED, re.MULTILINE)
+    assert {kind for kind, _ in lines} == {"files", "app", "wsgi", "asgi", "respond", "redirect", "status"}
     (tmp_path / "public").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)

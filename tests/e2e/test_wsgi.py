@@ -305,7 +305,12 @@ def test_a_packed_file_of_the_wrapper_is_not_sent_as_it_lies_on_disk(server: Ser
 
 
 def test_http_1_0_gets_a_stream_that_ends_with_the_connection(server: Server) -> None:
-    Path(server.directory, "open").touch()
-    answer = server.raw(b"GET /gated?open HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    with server.connect() as connection:
+        connection.sendall(b"GET /gated?open HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"first"):
+            answer += connection.recv(65536)
+        Path(server.directory, "open").touch()
+        answer += b"".join(iter(lambda: connection.recv(65536), b""))
     assert b"chunked" not in answer
     assert answer.endswith(b"\r\n\r\nfirstlast")

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
 
 from prefork.errors import Disconnected, TimedOut
+from prefork.handlers.build import Host, Snapshot, build
 from prefork.handlers.wsgi import Wsgi
 from prefork.http.connection import Connection, Server
 from prefork.http.counts import WIDTH
-from prefork.http.message import Client, Handler
+from prefork.http.message import Client, Handler, Request, Response
+from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
-from prefork.settings.schema import Http
+from prefork.settings.schema import Http, Route, Workers
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
 PATIENCE = 10.0  # seconds that the client waits for the server
@@ -64,20 +67,30 @@ def meet(
     **manner: Any,
 ) -> list[bytes]:
     """What the server answers to each of several clients at once, who send these bytes; for `manner` see Manner."""
-    loop = Loop(make_poller("auto"))
+    crew = handler.crew if isinstance(handler, _Hosted) else Crew(Loop(make_poller("auto")), 1)
+    loop = crew.loop
     board = board or memoryview(bytearray(8 * WIDTH)).cast("Q")
     server = Server(loop, http or Http(), lambda request: handler, board, None)
     talks = [_Talk(loop, server, data, client, Manner(**manner)) for data in sent]
+    loop.spawn(_stop_after(loop, talks), "stopping")
+    crew.start()
     try:
-        loop.run()
+        crew.run(lambda: None)
     finally:
         loop.close()
+        crew.close()
         for talk in talks:
             talk.close()
     for talk in talks:
         if talk.failure is not None:
             raise talk.failure
     return [bytes(talk.received) for talk in talks]
+
+
+async def _stop_after(loop: Loop, talks: list[_Talk]) -> None:
+    while any(task in loop.tasks for talk in talks for task in talk.tasks):
+        await loop.sleep(0.001)
+    loop.stop()
 
 
 class _Talk:
@@ -91,8 +104,10 @@ class _Talk:
         self.theirs.setblocking(False)
         self.received = bytearray()
         self.failure: BaseException | None = AssertionError("the client has not come to its end")
-        loop.spawn(Connection(server, Stream(loop, self.ours), client).serve(), "the server's side")
-        loop.spawn(self._ask(Stream(loop, self.theirs), sent, manner), "the client's side")
+        self.tasks = [
+            loop.spawn(Connection(server, Stream(loop, self.ours), client).serve(), "the server's side"),
+            loop.spawn(self._ask(Stream(loop, self.theirs), sent, manner), "the client's side"),
+        ]
 
     async def _ask(self, stream: Stream, sent: bytes, manner: Manner) -> None:
         try:
@@ -149,8 +164,28 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def wsgi(application: Callable[..., Any], mount: str = "") -> Handler:
-    return Wsgi(application, mount, multiprocess=True).handle
+class _Hosted:
+    """A Handler with the crew that it calls applications by, good for one `meet`."""
+
+    def __init__(self, crew: Crew, find: Callable[[Request], Handler]) -> None:
+        self.crew = crew
+        self.find = find
+
+    async def __call__(self, request: Request) -> Response:
+        return await self.find(request)(request)
+
+
+def wsgi(application: Callable[..., Any], mount: str = "", threads: int = 2, pinned: bool = False) -> Handler:
+    crew = Crew(Loop(make_poller("auto")), threads)
+    crew.pinned = pinned
+    handle = Wsgi(application, mount, crew, multiprocess=True).handle
+    return _Hosted(crew, lambda request: handle)
+
+
+def routed(routes: Sequence[Route], snapshot: Snapshot = dict, **how: Any) -> Handler:
+    """What `build` makes of the routes; `how` are attributes of its Host."""
+    crew = Crew(Loop(make_poller("auto")), 2)
+    return _Hosted(crew, build(routes, Host(crew, Workers(), snapshot, os.getcwd(), **how)).find)
 
 
 def call(application: Callable[..., Any], *fields: str, mount: str = "", **how: Any) -> Answer:

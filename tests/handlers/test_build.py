@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from prefork.errors import TargetError
-from prefork.handlers.build import build
-from prefork.http.message import Handler, Request, Response
 from prefork.settings.schema import Files, Redirect, Respond, Route
-from tests.handlers.exchange import Answer, exchange, parse, request
+from tests.handlers.exchange import Answer, exchange, parse, request, routed
 
 SHOW = """
 def app(environ, start_response):
@@ -31,13 +29,8 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(routes: Sequence[Route], target: str = "/", *fields: str, multiprocess: bool = True, **how: Any) -> Answer:
-    router = build(routes, lambda: {"figures": 1}, multiprocess=multiprocess)
-
-    async def routed(request: Request) -> Response:
-        handler: Handler = router.find(request)
-        return await handler(request)
-
-    return parse(exchange(routed, request(target, *fields, **how)), how.get("method", "GET"))
+    handler = routed(routes, lambda: {"figures": 1}, multiprocess=multiprocess)
+    return parse(exchange(handler, request(target, *fields, **how)), how.get("method", "GET"))
 
 
 def test_every_kind_of_route(tmp_path: Path) -> None:
@@ -97,7 +90,7 @@ def test_hosts_are_told_apart() -> None:
 @pytest.mark.parametrize("target", ["no_such_module:app", "shown_by_build:no_app", "shown_by_build:__name__"])
 def test_a_target_that_leads_nowhere_is_an_error(target: str) -> None:
     with pytest.raises(TargetError):
-        build([Route(respond=Respond()), Route(path="/x", wsgi=target)], dict, multiprocess=True)
+        routed([Route(respond=Respond()), Route(path="/x", wsgi=target)])
 
 
 def test_an_application_may_be_any_callable(tmp_path: Path) -> None:

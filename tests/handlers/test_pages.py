@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from prefork.handlers.build import build
 from prefork.handlers.pages import Pages
-from prefork.http.message import Handler, Request, Response, plain
+from prefork.http.message import Request, Response, plain
 from prefork.settings.schema import Files, Respond, Route
-from tests.handlers.exchange import Answer, exchange, parse, request
+from tests.handlers.exchange import Answer, exchange, parse, request, routed
 
 
 @pytest.fixture
@@ -21,13 +20,7 @@ def pages(tmp_path: Path) -> Pages:
 
 
 def ask(pages: Pages, target: str, method: str = "GET", *routes: Route) -> Answer:
-    router = build(routes, dict, multiprocess=True, pages=pages)
-
-    async def routed(request: Request) -> Response:
-        handler: Handler = router.find(request)
-        return await handler(request)
-
-    return parse(exchange(routed, request(target, method=method)), method)
+    return parse(exchange(routed(routes, pages=pages), request(target, method=method)), method)
 
 
 def test_an_unknown_path_shows_the_page_with_its_type(pages: Pages) -> None:

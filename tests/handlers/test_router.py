@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefork.errors import BadRequest
 from prefork.handlers.router import VIEWS, Router, mount, not_found, whole_server
-from prefork.http.body import NOTHING
+from prefork.http.body import Nothing
 from prefork.http.head import Heads
 from prefork.http.message import Client, Handler, Request, Response
 from tests.handlers.exchange import exchange, parse, request
@@ -29,7 +29,7 @@ def asked(target: str, host: str | None = "example.com", heads: Heads | None = N
     head = f"{method} {target} HTTP/1.0\r\n" if host is None else f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"
     raw = head.encode("latin-1") + b"\r\n"
     line, headers = (heads or Heads(65536, 100)).parse(raw, len(raw) - 4)
-    return Request(line, headers, NOTHING, CLIENT)
+    return Request(line, headers, Nothing(None), CLIENT)  # of which no stream is asked
 
 
 def found(routes: list[tuple[str, str]], target: str, host: str | None = "example.com") -> str:

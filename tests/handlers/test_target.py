@@ -83,7 +83,7 @@ def test_an_attribute_that_is_not_there_is_named_with_the_nearest_that_is(module
 
 @pytest.mark.parametrize("attribute", ["hidden", "nothing_like_it"])
 def test_without_anything_near_there_is_no_suggestion(attribute: str, module: Module) -> None:
-    name = module(APP)
+    name = module("number = 7\n_hidden = 1\n")
     with pytest.raises(TargetError, match=f"module `{name}` has no attribute `{attribute}`$"):
         load(f"{name}:{attribute}")
 
@@ -120,3 +120,67 @@ def test_what_cannot_be_called_is_no_application(attribute: str, kind: str, modu
     with pytest.raises(TargetError) as caught:
         load_callable(f"{name}:{attribute}")
     assert str(caught.value) == f'"{name}:{attribute}" is no application: {kind} is not callable'
+
+
+FACTORY = """
+def create_app(answer=42, *, kind="app"):
+    def app(environ, start_response): ...
+    app.made = answer, kind
+    return app
+def broken(): return None
+"""
+
+
+def test_a_factory_is_called_with_its_literals(module: Module) -> None:
+    name = module(FACTORY)
+    assert load_callable(f"{name}:create_app()").made == (42, "app")
+    assert load_callable(f"{name}:create_app(7, kind='x')").made == (7, "x")
+
+
+def test_what_a_factory_raises_passes_through(module: Module) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        load(f"{module(FACTORY)}:create_app(no=1)")
+
+
+def test_a_factory_that_returns_no_callable_is_named(module: Module) -> None:
+    name = module(FACTORY)
+    with pytest.raises(TargetError, match=r"the factory returned NoneType, which is not callable$"):
+        load_callable(f"{name}:broken()")
+
+
+@pytest.mark.parametrize(("source", "held"), [("app = 1", 1), ("app = 1\napplication = 2", 2)])
+def test_a_module_alone_leads_to_its_application_or_app(source: str, held: int, module: Module) -> None:
+    assert load(module(source)) == held
+
+
+@pytest.mark.parametrize(("source", "hint"), [(FACTORY, "create_app()"), ("", "NAME")])
+def test_a_module_without_either_is_told_what_to_write(source: str, hint: str, module: Module) -> None:
+    name = module(source)
+    with pytest.raises(TargetError) as caught:
+        load(name)
+    assert str(caught.value) == f'"{name}": module `{name}` has neither `application` nor `app`; write "{name}:{hint}"'
+
+
+@pytest.mark.parametrize(("source", "near"), [("app = 1", "app"), (FACTORY, "create_app()")])
+def test_a_missing_attribute_may_be_one_of_another_usual_name(source: str, near: str, module: Module) -> None:
+    name = module(source)
+    with pytest.raises(TargetError) as caught:
+        load(f"{name}:application")
+    assert str(caught.value).endswith(f"did you mean `{near}`?")
+
+
+def test_an_attribute_written_as_a_module_is_recognised(module: Module) -> None:
+    name = module(APP)
+    with pytest.raises(TargetError) as caught:
+        load(f"{name}.inner.app")
+    assert str(caught.value).endswith(f"did you mean `{name}.inner:app`?")
+
+
+def test_a_misspelt_module_of_the_current_directory_is_recognised(
+    tmp_path: Path, module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = module(APP)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TargetError) as caught:
+        load(f"{name}x:app")
+    assert f"; did you mean `{name[:-1]}" in str(caught.value)

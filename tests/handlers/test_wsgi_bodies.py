@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from prefork.http.message import Handler
+from tests.conftest import eventually
 from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
 
 Environ = dict[str, Any]
@@ -86,19 +88,48 @@ def test_a_list_gets_its_content_length() -> None:
     assert call(returning(lambda: [b"ab", b"cd"])).headers["Content-Length"] == "4"
 
 
-def test_pieces_without_a_length_are_chunked_and_the_connection_lives() -> None:
-    raw = exchange(wsgi(returning(lambda: iter([b"ab", b"", b"cd"]))), request("/") * 2)
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_pieces_that_are_soon_complete_leave_in_one_and_the_connection_lives(version: str) -> None:
+    raw = exchange(
+        wsgi(returning(lambda: iter([b"ab", b"", b"cd"]))), request("/", "Connection: keep-alive", version=version) * 2
+    )
+    answer = parse(raw)
+    assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == (None, "4")
+    assert parse(answer.rest).body == b"abcd"
+
+
+def slow_pieces() -> Handler:
+    """A handler that answers with pieces of which the later ones come when another thread has the loop."""
+    crews: list[Any] = []
+
+    def pieces() -> Iterator[bytes]:
+        before = crews[0].takeovers
+        yield b"ab"
+        eventually(lambda: crews[0].takeovers > before)
+        yield b""
+        yield b"cd"
+
+    handler: Any = wsgi(returning(pieces))
+    crews.append(handler.crew)
+    return handler  # type: ignore[no-any-return]
+
+
+def test_pieces_that_take_their_time_are_chunked_and_the_connection_lives() -> None:
+    raw = exchange(slow_pieces(), request("/") * 2)
     answer = parse(raw)
     assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == ("chunked", None)
     assert raw.count(b"\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n") == 2
     assert parse(answer.rest).body == b"abcd"
 
 
-def test_pieces_to_http_1_0_end_with_the_connection() -> None:
-    raw = exchange(
-        wsgi(returning(lambda: iter([b"ab", b"cd"]))), request("/", "Connection: keep-alive", version="HTTP/1.0") * 2
-    )
-    answer = parse(raw)
+def test_pieces_that_outgrow_memory_are_chunked() -> None:
+    answer = parse(exchange(wsgi(returning(lambda: iter([b"x" * 100_000] * 5))), request("/")))
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert answer.body == b"x" * 500_000
+
+
+def test_slow_pieces_to_http_1_0_end_with_the_connection() -> None:
+    answer = parse(exchange(slow_pieces(), request("/", "Connection: keep-alive", version="HTTP/1.0") * 2))
     assert (answer.headers["Transfer-Encoding"], answer.headers["Connection"]) == (None, "close")
     assert answer.body == b"abcd"  # and no second answer after it
 
@@ -130,7 +161,7 @@ def test_endless_streams_take_turns() -> None:
 
     def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
         start_response("200 OK", [])
-        while len(turns) < 400:
+        while len(turns) < 4000:  # so much that no thread makes it all before it lets another lead
             turns.append(environ["PATH_INFO"])
             yield b"x" * 1000
 

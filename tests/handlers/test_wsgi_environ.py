@@ -46,7 +46,7 @@ def test_the_wsgi_variables() -> None:
     seen = environ()
     assert seen["wsgi.version"] == (1, 0)
     assert seen["wsgi.url_scheme"] == "http"
-    assert (seen["wsgi.multithread"], seen["wsgi.multiprocess"], seen["wsgi.run_once"]) == (False, True, False)
+    assert (seen["wsgi.multithread"], seen["wsgi.multiprocess"], seen["wsgi.run_once"]) == (True, True, False)
     assert seen["wsgi.input_terminated"] is True
     assert callable(seen["wsgi.file_wrapper"])
 

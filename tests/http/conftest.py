@@ -193,6 +193,8 @@ class Pieces:
             raise piece
         return piece
 
+    prompt = False
+
     async def aclose(self) -> None:
         self.closed += 1
 

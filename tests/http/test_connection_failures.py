@@ -264,6 +264,8 @@ def test_a_connection_that_was_cut_takes_no_other_with_it(world: Make) -> None:
     newcomers: list[Peer] = []
 
     class Slow(Pieces):
+        prompt = False
+
         async def aclose(self) -> None:
             with lowest_free_descriptor(peer.connection.stream.fd):
                 newcomers.append(here.connect(tcp=False))

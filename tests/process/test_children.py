@@ -237,6 +237,7 @@ def test_who_does_not_obey_is_killed_after_the_timeout(children: Children, caplo
     reaping = children.loop.spawn(reap(), "reaping")
     children.loop.run()
     reaping.cancel()
+    child.hang_up()
     assert child.ending == "SIGKILL"
 
 

@@ -71,10 +71,9 @@ def test_every_key_has_a_description() -> None:
 def test_every_default_that_can_be_written_is_there() -> None:
     keys = dict(described(json_schema()))
     unsaid = {path for path, key in keys.items() if "default" not in key}
-    tables = {"master", "workers", "http", "log", "route"}
-    assert unsaid == tables | {"listen.address", "route.files.root", "route.files.max_age", "route.redirect.to"} | {
-        f"route.{kind}" for kind in KINDS
-    }
+    tables = {"master", "workers", "http", "websocket", "log", "route"}
+    keys_of_routes = {f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", *KINDS)}
+    assert unsaid == tables | keys_of_routes | {"listen.address"}
     assert keys["listen"]["default"] == ["127.0.0.1:8000"]
     assert keys["http.max_head"]["default"] == 32768
 

@@ -100,7 +100,7 @@ def test_every_problem_is_told_at_once(problems: Problems) -> None:
         "http.max_fields: expected an integer from 1 to 65535, got 0",
         'route[0].path: expected a path that starts with "/" and has no "?", "#", "//", no "." or ".." segments '
         'and no control characters, got "x"',
-        "route[0]: expected exactly one of files, wsgi, respond, redirect, status; found none",
+        "route[0]: expected exactly one of files, app, wsgi, asgi, respond, redirect, status; found none",
     ]
 
 
@@ -157,7 +157,7 @@ def test_a_syntax_error_is_told_with_its_line(here: Path, text: str, problem: st
         ("[workers]\nconections = 1", 'workers.conections: unknown key (did you mean "connections"?)'),
         ("[workers]\nmax_body = 1", 'workers.max_body: unknown key (did you mean "http.max_body"?)'),
         ("[workers]\nheader_timeout = 1", 'workers.header_timeout: unknown key (did you mean "http.header_timeout"?)'),
-        ("[workers]\nthreads = 1", "workers.threads: unknown key"),
+        ("[workers]\nthread = 1", 'workers.thread: unknown key (did you mean "threads"?)'),
         ("pid_file = 'x'", 'pid_file: unknown key (did you mean "master.pid_file"?)'),
         ("source = 'x'", "source: unknown key"),
         ("routes = []\n[[route]]\nstatus = true", 'routes: unknown key (did you mean "route"?)'),
@@ -249,13 +249,13 @@ def test_without_a_file_and_an_application_there_is_nothing_to_serve(here: Path)
 
 def test_a_route_of_two_kinds_is_an_error(problems: Problems) -> None:
     assert problems("[[route]]\nfiles = 'public'\nwsgi = 'a:b'") == [
-        "route[0]: expected exactly one of files, wsgi, respond, redirect, status; found files and wsgi"
+        "route[0]: expected exactly one of files, app, wsgi, asgi, respond, redirect, status; found files and wsgi"
     ]
 
 
 def test_a_route_of_no_kind_is_an_error(problems: Problems) -> None:
     assert problems("[[route]]\npath = '/a'") == [
-        "route[0]: expected exactly one of files, wsgi, respond, redirect, status; found none"
+        "route[0]: expected exactly one of files, app, wsgi, asgi, respond, redirect, status; found none"
     ]
 
 
@@ -279,13 +279,13 @@ def test_hosts_that_differ_in_case_alone_are_one(problems: Problems) -> None:
 
 
 def test_an_application_alone_is_enough(here: Path) -> None:
-    assert load(None, app="pkg.mod:make.app") == Settings(routes=(Route(wsgi="pkg.mod:make.app"),))
+    assert load(None, app="pkg.mod:make.app") == Settings(routes=(Route(app="pkg.mod:make.app"),))
 
 
 def test_an_application_takes_the_route_of_every_host_and_leaves_the_others(settings: Load) -> None:
     text = "[[route]]\nstatus = true\n[[route]]\npath = '/s'\nstatus = true\n[[route]]\nhost = 'h'\nstatus = true"
     loaded = settings(text, app="a:b")
-    assert sorted((r.host, r.path, r.wsgi or "") for r in loaded.routes) == [
+    assert sorted((r.host, r.path, r.app or "") for r in loaded.routes) == [
         ("", "/", "a:b"),
         ("", "/s", ""),
         ("h", "/", ""),
@@ -293,7 +293,7 @@ def test_an_application_takes_the_route_of_every_host_and_leaves_the_others(sett
 
 
 def test_an_application_makes_up_for_a_file_without_routes(settings: Load) -> None:
-    assert settings("route = []", app="a:b").routes == (Route(wsgi="a:b"),)
+    assert settings("route = []", app="a:b").routes == (Route(app="a:b"),)
 
 
 def test_listen_replaces_the_addresses_of_the_file(settings: Load) -> None:
@@ -316,7 +316,8 @@ def test_workers_replaces_the_count_alone(settings: Load) -> None:
         ({"workers": "9" * 5000}, f'--workers: expected an integer from 1 to 1024 or "auto", got "{"9" * 57}..."'),
         ({"listen": ["x:99999"]}, '--listen: expected a port from 0 to 65535, got "x:99999"'),
         ({"listen": [":1", ":1"]}, "--listen: 0.0.0.0:1 is given twice"),
-        ({"app": "myapp"}, 'APP: expected "module:attribute", such as "myproject.wsgi:application", got "myapp"'),
+        ({"app": "app.py"}, 'APP: expected a module, not a file: write "app", got "app.py"'),
+        ({"app_dir": "nowhere"}, '--app-dir: expected an existing directory, got "nowhere"'),
     ],
 )
 def test_a_wrong_option_is_named(problems: Problems, options: dict[str, str], problem: str) -> None:

@@ -1,0 +1,194 @@
+"""ASGI applications (ASGI 3, https://asgi.readthedocs.io): HTTP requests, and the applications' lifespans.
+
+What repeats is prepared once, as in wsgi.py: the parts of the scope that come from a header block, a request line and a
+client live as long as those do; a request copies them. An application is an asyncio task (guest.py) from its first step
+on, which is taken at once: where it does not have to wait, its response is there when `start` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prefork.errors import TimedOut
+from prefork.handlers.asgi_http import COMPLETE, Exchange
+from prefork.handlers.lifespan import Lifespan
+from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
+from prefork.kernel.guest import Guest
+from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.settings.schema import Websocket
+
+Message = dict[str, Any]
+Scope = dict[str, Any]
+Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+# 2.4: send raises OSError once the client is gone. Frameworks that read 2.4 rely on that alone, so that the generator of
+# an event stream that has nothing to send would never hear of it; those that read 2.3 receive beside it until they get
+# http.disconnect, which takes the body away from a generator that reads it (both: Starlette's StreamingResponse)
+VERSIONS = {"version": "3.0", "spec_version": "2.3"}
+WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
+CLOSING = 0.5  # seconds that cancelled tasks of an application have to end
+WEBSOCKET = Websocket()  # the defaults
+
+log = logging.getLogger("prefork")
+
+
+class Asgi:
+    """The ASGI side of one worker: its asyncio loop, and the applications in it, each with one lifespan.
+
+    `under_way` holds the exchanges whose application has had to wait and is not done, its response sent or not.
+    """
+
+    def __init__(self, loop: Loop, websocket: Websocket = WEBSOCKET, send_timeout: float = 30.0) -> None:
+        self.websocket = websocket
+        self.send_timeout = send_timeout
+        self.guest = Guest(loop)
+        self.loop = loop
+        self.under_way: set[Any] = set()  # Exchanges and Sessions
+        self._lifespans: dict[Any, Lifespan] = {}  # by the application
+        self._waiting: list[Task] = []  # until none is under way
+
+    def handler(self, application: Application, mount: str) -> Handler:
+        """The Handler for requests to `application` below `mount` ("" or "/prefix")."""
+        lifespan = self._lifespans.get(id(application))
+        if lifespan is None:
+            lifespan = self._lifespans[id(application)] = Lifespan(application)
+        return Mounted(self, application, mount, lifespan.state).handle
+
+    def start_up(self) -> None:
+        """Start every application's lifespan, in the order of the routes. Raises what an application fails with."""
+        self.guest.keep_policy()
+        for lifespan in self._lifespans.values():
+            self.guest.run_until_complete(lifespan.start_up())
+
+    def run(self) -> None:
+        """What Loop.run is to a worker without asyncio."""
+        self.guest.run()
+
+    def ended(self, exchange: Any) -> None:
+        self.under_way.discard(exchange)
+        if not self.under_way:
+            for task in self._waiting:
+                task.wake()
+
+    async def finished(self) -> None:
+        """Wait, in a task of our loop, until no application call is under way."""
+        task = self.loop.current
+        self._waiting.append(task)
+        try:
+            while self.under_way:
+                await PARKED
+        finally:
+            self._waiting.remove(task)
+
+    async def shut_down(self, timeout: float) -> None:
+        """Shut every lifespan down, the last one first, and wait for that, in a task of our loop, `timeout` seconds."""
+        for exchange in self.under_way:
+            log.warning("not done within graceful_timeout: %s %s", exchange.request.method, exchange.request.target)
+        try:
+            with self.loop.within(timeout):
+                for lifespan in reversed(self._lifespans.values()):
+                    await self.guest.join([self.guest.asyncio.create_task(lifespan.shut_down())])
+        except TimedOut:
+            log.warning("an application's lifespan did not shut down within %g s", timeout)
+
+    def close(self) -> None:
+        """End asyncio, and with it whatever an application has left running there."""
+        self.guest.close(CLOSING)
+
+
+class Mounted:
+    """An application below one mount; `handle` is the Handler."""
+
+    def __init__(self, asgi: Asgi, application: Application, mount: str, state: dict[str, Any]) -> None:
+        self._asgi = asgi
+        self._start = asgi.guest.start
+        self._application = application
+        self._root = _text(mount)
+        self._state = state
+
+    async def handle(self, request: Request) -> Response:
+        """Raises whatever the application raises before its response begins, and what the request body does."""
+        if "upgrade" in request.headers.fields and request.headers.fields["upgrade"].lower() == "websocket":
+            return await self._converse(request)
+        exchange = Exchange(self._asgi, request)
+        self._start(exchange.live(self._application, self.scope(request)))
+        if exchange.over and exchange.stage is COMPLETE:
+            return exchange.response  # type: ignore[return-value]
+        return await exchange.begun()
+
+    async def _converse(self, request: Request) -> Response:
+        """The answer to a WebSocket's opening handshake. Raises as `handle` does."""
+        try:
+            from prefork.handlers.asgi_websocket import Session
+            from prefork.handlers.handshake import refusal
+        except ModuleNotFoundError as error:
+            if error.name != "websockets":
+                raise
+            log.error("a WebSocket was asked for, and `websockets` is not installed: pip install prefork[standard]")
+            return plain(501)
+        refused = refusal(request)
+        if refused is not None:
+            return refused
+        session = Session(self._asgi, request, self._asgi.websocket, self._asgi.send_timeout)
+        self._start(session.live(self._application, session.scope(self.scope(request))))
+        return await session.begun()
+
+    def scope(self, request: Request) -> Scope:
+        """The scope of type "http"; all of it that an application may change is its own."""
+        line, headers, client = request.line, request.headers, request.client
+        from_line = line.views.get(self)
+        if from_line is None:
+            from_line = line.views[self] = self._line(line)
+        fields = headers.views.get(Asgi)
+        if fields is None:
+            fields = headers.views[Asgi] = _fields(headers)
+        if client.views is None:
+            client.views = {Asgi: _client(client)}
+        scope: Scope = from_line.copy()
+        scope["scheme"], scope["client"], scope["server"] = client.views[Asgi]
+        scope["headers"] = _authoritative(fields, line) if line.authority else fields.copy()
+        if headers.has_body:
+            scope["asgi"] = WITH_BODY
+        scope["state"] = self._state.copy()
+        scope["extensions"] = {"http.response.pathsend": {}}
+        return scope
+
+    def _line(self, line: RequestLine) -> Scope:
+        return {
+            "type": "http",
+            "asgi": VERSIONS,
+            "http_version": "1.1" if line.minor else "1.0",
+            "method": line.method,
+            "path": _text(line.path),
+            "raw_path": line.origin.partition("?")[0].encode("latin-1"),
+            "query_string": line.query.encode("latin-1"),
+            "root_path": self._root,
+        }
+
+
+def _text(path: str) -> str:
+    """A path of one character a byte, as what its bytes mean in UTF-8."""
+    return path.encode("latin-1").decode("utf-8", "replace")
+
+
+def _fields(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The request fields, save those that could pose as another: see wsgi.py."""
+    return [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in headers.pairs
+        if "_" not in name and name != "proxy"
+    ]
+
+
+def _authoritative(fields: list[tuple[bytes, bytes]], line: RequestLine) -> list[tuple[bytes, bytes]]:
+    """The fields with the target's authority as Host (RFC 9112 §3.2.2)."""
+    return [(b"host", line.authority.encode("latin-1")), *(field for field in fields if field[0] != b"host")]
+
+
+def _client(client: Client) -> tuple[str, tuple[str, int] | None, tuple[str, int] | None]:
+    """The scope's scheme, client and server; None for those that a unix socket does not have."""
+    port = int(client.server_port)
+    address = (client.address, int(client.port)) if client.address else None
+    return client.scheme, address, (client.server_name, port) if port else None

@@ -1,0 +1,386 @@
+"""One HTTP exchange of an ASGI application: its `receive` and `send`, and the response that they amount to.
+
+Owns the meeting of two coroutines on one thread: the application's, which is asyncio's, and the connection's, which is
+our loop's. Each wakes the other when it has left something; where neither has to wait, nobody is woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Protocol
+
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError
+from prefork.http.message import Fields, FileSegment, Request, Response
+from prefork.kernel.loop import PARKED, Loop, Task
+
+Message = dict[str, Any]
+
+HIGH_WATER = 64 * 1024  # bytes on their way to the client beyond which `send` waits
+PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304)
+ENTRIES = 512  # of the cache of fields
+ENTRY_BYTES = 4096  # what is larger is converted anew each time
+
+log = logging.getLogger("prefork")
+
+
+class Stage(Enum):
+    """How far a response is."""
+
+    WAITING = auto()  # for http.response.start
+    STARTED = auto()  # its head is known; nothing of it is out
+    STREAMING = auto()
+    UNSEEN = auto()  # the body goes on, and nobody is to see it
+    COMPLETE = auto()
+    GONE = auto()  # nobody is there to get it
+
+
+# a member looked up in its class costs 25 ns more on Python 3.11
+WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Stage
+
+
+class Host(Protocol):
+    """Where an exchange counts while its application has not ended."""
+
+    loop: Loop
+    under_way: set[Any]
+
+    def ended(self, exchange: Any) -> None: ...
+
+
+class Exchange:
+    """One request and its response; `response` is set once it is known, and `over` once the application has ended.
+
+    It is the response's Chunks, too, where the body comes in pieces.
+    """
+
+    # defaults of the class instead of an __init__ for all: most exchanges set but a few of these
+    stage = WAITING
+    status = 0
+    fields: Fields = ()
+    response: Response | None = None
+    over = False
+    error: BaseException | None = None  # what the connection's task is to raise
+    received = False  # the whole body has been
+    _task: Task | None = None  # the connection's, once it waits for us
+    _reader: Task | None = None  # reads the request's body, then watches for the client's end
+    _wanted = False  # by the application: a piece of the body, or the client's end
+    _piece = b""  # of the request's body: arrived, and not received
+    _pieces: list[bytes]  # of the response's body: sent, and not taken by the connection
+    _unsent = 0  # bytes of them, and of those that the connection has taken but not its client
+    _taken = 0
+    _iterated = False
+    _until = 0.0  # the loop's time at which PATIENCE is over
+    _changed: asyncio.Event | None = None
+
+    def __init__(self, host: Host, request: Request) -> None:
+        self.host = host
+        self.request = request
+
+    async def live(self, application: Callable[..., Awaitable[None]], scope: dict[str, Any]) -> None:
+        """The asyncio task of the application, from its beginning to its end."""
+        try:
+            await application(scope, self.receive, self.send)
+            if self.stage is not COMPLETE:
+                self._fell_short()
+        except BaseException as error:
+            self._failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self.over = True
+            if self._task is not None:
+                self.host.ended(self)
+
+    # ---- the connection's side: a task of our loop
+
+    async def begun(self) -> Response:
+        """Wait until there is a response. Raises what the application raises, ProtocolError, Disconnected."""
+        self._task = self.host.loop.current
+        if not self.over:
+            self.host.under_way.add(self)
+        try:
+            while self.response is None or self.error is not None:
+                if self.error is not None:
+                    raise self.error
+                if self.stage is STARTED:
+                    self._begin_stream()  # the application waits: its client is to know that it has begun
+                else:
+                    await PARKED
+        except BaseException:
+            self._enter(GONE)
+            self._stop_reading()
+            raise
+        if self.response.body is not self:
+            self._stop_reading()
+        return self.response
+
+    @property
+    def prompt(self) -> bool:
+        """The head leaves at once where nothing waits that could go with it; an empty piece is no more than a wish."""
+        return not self._unsent
+
+    def __aiter__(self) -> Exchange:
+        self._iterated = True
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._unsent -= self._taken  # the client's socket has that piece
+        self._taken = 0
+        self._tell()
+        while not self._pieces:
+            if self.error is not None:
+                raise self.error
+            if self.stage is COMPLETE:
+                raise StopAsyncIteration
+            await PARKED
+        piece = b"".join(self._pieces)
+        self._pieces.clear()
+        self._taken = len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        """Take nothing more of the response, sent or not: the connection goes on, or ends."""
+        self._stop_reading()
+        self._pieces.clear()
+        if self.stage is STREAMING:
+            self._until = self.host.loop.now + PATIENCE
+            self._enter(GONE if self._iterated else UNSEEN)  # a silent head's body is never begun with
+
+    # ---- the application's side: asyncio
+
+    async def receive(self) -> Message:
+        """ASGI's receive: the request's body piece by piece, then http.disconnect when there is cause for it."""
+        if not self.received and self.stage in _OPEN:
+            if not self.request.headers.has_body:
+                self.received = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return await self._receive_piece()
+        while self.stage in _OPEN:
+            self._want()
+            await self._news()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
+        ClientGone, an OSError, once nobody is there to get it.
+        """
+        kind = message["type"]
+        stage = self.stage
+        if kind == "http.response.start" and stage is WAITING:
+            headers = tuple(message.get("headers", ()))
+            try:
+                self.fields = _FIELDS.get(headers) or to_fields(headers)
+            except TypeError:  # lists for pairs
+                self.fields = to_fields(headers)
+            self.status = message["status"]
+            self._enter(STARTED)
+        elif kind == "http.response.body" and stage is STARTED and not message.get("more_body"):
+            body = message.get("body", b"")
+            self._answer(body if type(body) is bytes else to_bytes(body))
+            self._enter(COMPLETE)
+        elif kind == "http.response.body" and stage in _STREAMING:
+            await self._stream(to_bytes(message.get("body", b"")), bool(message.get("more_body")))
+        elif kind == "http.response.pathsend" and stage is STARTED:
+            self._answer(_segment(message.get("path")))
+            self._enter(COMPLETE)
+        elif kind == "http.response.pathsend" and stage in _STREAMING:
+            await self._stream_file(_segment(message.get("path")))
+        elif stage is GONE:
+            raise ClientGone("the client is gone")
+        else:
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {_EXPECTED[stage]}")
+
+    def _answer(self, body: bytes | FileSegment | Exchange) -> None:
+        if not isinstance(self.status, int):
+            raise RuntimeError(f"the status of a response is {self.status!r}, not an int")
+        self.response = Response(self.status, self.fields, body)
+
+    async def _stream(self, body: bytes, more: bool) -> None:
+        if self.stage is UNSEEN:
+            await asyncio.sleep(0)  # nothing else slows it down
+            if not more:
+                self._enter(COMPLETE)
+            elif self.host.loop.now > self._until:
+                raise ClientGone("nobody is to see this body, and it does not end")
+            return
+        if self.stage is STARTED:
+            self._begin_stream()
+        self._pieces.append(body)
+        self._unsent += len(body)
+        if not more and not self._iterated:
+            assert self.response is not None
+            self.response.body = b"".join(self._pieces)  # it has come to its end before anybody took a piece
+        self._enter(STREAMING if more else COMPLETE)
+        while self._unsent > HIGH_WATER and self.stage is STREAMING:
+            await self._news()
+
+    def _begin_stream(self) -> None:
+        self._pieces = []
+        self._answer(self)
+        self.stage = STREAMING
+
+    async def _stream_file(self, segment: FileSegment) -> None:
+        """A file behind a head that is out already."""
+        try:
+            while data := os.read(segment.file, HIGH_WATER):
+                await self._stream(data, more=True)
+        finally:
+            segment.close()
+        await self._stream(b"", more=False)
+
+    async def _receive_piece(self) -> Message:
+        body = self.request.body
+        piece, self._piece = self._piece, b""
+        if not piece:
+            try:
+                piece = body.arrived()
+            except ProtocolError as error:
+                self._lost(error)
+        while not piece and not body.ended:
+            self._want()
+            await self._news()
+            if self.stage not in _OPEN:
+                return {"type": "http.disconnect"}
+            piece, self._piece = self._piece, b""
+        if self.received:  # another task has received the end meanwhile
+            return await self.receive()
+        self.received = body.ended
+        self._wanted = False
+        return {"type": "http.request", "body": piece, "more_body": not self.received}
+
+    # ---- between the two
+
+    def _enter(self, stage: Stage) -> None:
+        """Go on to `stage`, and have everybody look."""
+        self.stage = stage
+        if self._task is not None:
+            self._task.wake()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    async def _news(self) -> None:
+        """Wait, in the application, until the connection's side has done something."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _want(self) -> None:
+        self._wanted = True
+        if self._reader is None:
+            self._reader = self.host.loop.spawn(self._read(), "reading a request body")
+        self._reader.wake()
+
+    async def _read(self) -> None:
+        """A task of our loop: as the application wants it, the request's body piece by piece, then the client's end."""
+        body = self.request.body
+        try:
+            while True:
+                while not self._wanted or (body.ended and not self.received):
+                    await PARKED
+                self._wanted = False
+                if self.received:
+                    await body.hangup()
+                    raise Disconnected("the client has hung up")
+                piece = await body.piece()
+                self._piece += piece
+                self._tell()
+        except (ProtocolError, Disconnected) as error:
+            self._reader = None
+            self._lost(error)
+
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _lost(self, error: ProtocolError | Disconnected) -> None:
+        """The client is gone, or says what it may not: the application hears that it is gone, the connection why."""
+        begun = self.stage is STREAMING
+        self.error = Disconnected(str(error)) if begun else error
+        self._enter(GONE)
+
+    def _fell_short(self) -> None:
+        if self.stage is not GONE and self.stage is not UNSEEN:
+            raise ApplicationError(f"the application has returned, while {_EXPECTED[self.stage]}")
+
+    def _failed(self, error: BaseException) -> None:
+        """Hand what the application raised to the connection, which logs it; where that has gone on, log it here."""
+        asked = f"{self.request.method} {self.request.target}"
+        if self.stage is GONE:
+            if not is_hangup(error):
+                log.warning("%s failed once its client had gone: %r", asked, error)
+        elif self.stage is COMPLETE or self.stage is UNSEEN:
+            log.error("%s failed after its response: %r", asked, error, exc_info=error)
+        else:
+            if not isinstance(error, Exception):  # SystemExit, CancelledError: this request's end, and nobody else's
+                cause, error = error, ApplicationError(f"the application raised {error!r}")
+                error.__cause__ = cause
+            self.error = error
+            self._enter(GONE)
+
+
+_OPEN = frozenset((WAITING, STARTED, STREAMING))
+_STREAMING = frozenset((STARTED, STREAMING, UNSEEN))
+_EXPECTED = {
+    WAITING: "http.response.start was due",
+    STARTED: "the response's body was due",
+    STREAMING: "more of the response's body was due",
+    UNSEEN: "more of the response's body was due",
+    COMPLETE: "the response was complete",
+    GONE: "the client was gone",
+}
+
+_FIELDS: dict[tuple[Any, ...], Fields] = {}
+
+
+def to_fields(headers: Iterable[Any]) -> Fields:
+    """ASGI's header fields as a Response has them. Raises RuntimeError where they are no pairs of bytes."""
+    try:
+        pairs = tuple([(name, value) for name, value in headers])
+    except (TypeError, ValueError):
+        raise RuntimeError(f"the headers of a response are no pairs: {headers!r}") from None
+    for pair in pairs:
+        if type(pair[0]) is not bytes or type(pair[1]) is not bytes:
+            raise RuntimeError(f"a header field of a response is not a pair of bytes: {pair!r}")
+    fields = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
+    if sum([len(name) + len(value) for name, value in pairs]) <= ENTRY_BYTES:
+        if len(_FIELDS) >= ENTRIES:
+            del _FIELDS[next(iter(_FIELDS))]
+        _FIELDS[pairs] = fields
+    return fields
+
+
+def to_bytes(body: Any) -> bytes:
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        raise RuntimeError(f"a response's body is of type {type(body).__name__}, not bytes")
+    return bytes(body)
+
+
+def _segment(path: Any) -> FileSegment:
+    """The file at `path`, whole. Raises RuntimeError: an OSError would tell the application that its client is gone."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would hold us up
+    except (OSError, TypeError, ValueError) as error:
+        raise RuntimeError(f"http.response.pathsend: {error}") from error
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(file)
+        raise RuntimeError(f"http.response.pathsend: {path!r} is not a regular file")
+    return FileSegment(file, 0, status.st_size, partial(os.close, file))
+
+
+def is_hangup(error: BaseException | None) -> bool:
+    """Whether an exception comes of ClientGone, or of the cancelling that follows a hang-up."""
+    while error is not None and not isinstance(error, (ClientGone, asyncio.CancelledError)):
+        error = error.__cause__ or error.__context__
+    return error is not None

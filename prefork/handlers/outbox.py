@@ -1,0 +1,151 @@
+"""The outbox: pieces of a response body on their way from the thread that makes them to the task that sends them.
+
+So that a client which reads slowly does not hold up the application, they wait in memory, then in a temporary file, and
+only beyond that the thread waits too.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import IO, Any
+
+from prefork.errors import ApplicationError, TimedOut
+from prefork.kernel.leader import Call, Crew
+from prefork.kernel.loop import PARKED, Task
+
+MEMORY = 256 * 1024  # bytes that wait in memory
+DISK = 64 * 1024 * 1024  # bytes that wait in all, beyond which the thread does
+
+
+class Outbox:
+    """The Chunks of a response to `what`. One thread calls `put` and `end`, the leader all else.
+
+    Where nothing is put for `timeout` seconds, `overdue` is told of it and the response ends by ApplicationError.
+    """
+
+    prompt = False  # PEP 3333: no head before the first piece
+
+    def __init__(self, crew: Crew, what: Any, timeout: float) -> None:
+        self.abandoned = False  # nobody wants any more of it
+        self.whole = False  # nothing is to come, and all of it is in memory
+        self._crew = crew
+        self._what = what
+        self._timeout = timeout
+        self._lock = threading.Condition()
+        self._pieces: list[bytes] = []
+        self.size = 0  # of what waits
+        self._file: IO[bytes] | None = None
+        self._offset = 0  # in the file, of what waits there
+        self._ended = False
+        self._error: BaseException | None = None
+        self._hungry: Task | None = None  # waits for more
+        self._thread = 0
+        self._since = 0.0
+
+    # ---- the thread that makes the pieces
+
+    def put(self, piece: bytes) -> bool:
+        """Hand on a piece, and wait while there are too many. False: nobody wants it. Raises OSError (disk full)."""
+        if piece and not self.abandoned:
+            self._add(piece)
+            self._feed()
+        if self.size > MEMORY:
+            self._crew.step_down()  # let it be sent meanwhile
+            with self._lock:
+                self._lock.wait_for(lambda: self.size <= DISK or self.abandoned)
+        self._since = monotonic()
+        return not self.abandoned
+
+    def _add(self, piece: bytes) -> None:
+        self._thread = threading.get_ident()
+        with self._lock:
+            if self.abandoned:
+                return
+            if self._file is None and self.size + len(piece) > MEMORY:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it is empty)
+                self._offset = 0
+            if self._file is None:
+                self._pieces.append(piece)
+            else:
+                self._file.write(piece)
+            self.size += len(piece)
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing more comes; `error` says why that is not the proper end."""
+        self._error = error
+        self.whole = error is None and self._file is None and not self.abandoned
+        self._ended = True
+        self._feed()
+
+    def _feed(self) -> None:
+        task = self._hungry
+        if task is not None:
+            self._hungry = None
+            self._crew.post(task.wake)
+
+    # ---- the leader
+
+    def take(self) -> bytes:
+        """What waits in memory, or else a part of what waits in the file."""
+        with self._lock:
+            if self._pieces:
+                data = b"".join(self._pieces)
+                self._pieces = []
+            elif self._file is not None:
+                self._file.flush()
+                data = os.pread(self._file.fileno(), MEMORY, self._offset)
+                self._offset += len(data)
+            else:
+                return b""
+            self.size -= len(data)
+            if self._file is not None and not self.size:
+                self._file.close()
+                self._file = None
+            self._lock.notify()
+        return data
+
+    def __aiter__(self) -> Outbox:
+        return self
+
+    async def __anext__(self) -> bytes:
+        task = self._crew.loop.current
+        while True:
+            ended = self._ended  # looked at before what it is the end of
+            data = self.take()
+            if data:
+                return data
+            if ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._hungry = task
+            if not self.size and not self._ended:
+                await self._wait(task)
+
+    async def _wait(self, task: Task) -> None:
+        """Until something has come. Raises ApplicationError when that takes too long."""
+        self._since = max(self._since, task.loop.now)
+        task.deadline = self._since + self._timeout if self._timeout else inf
+        try:
+            await PARKED
+        except TimedOut:
+            self._crew.overdue(Call(self._what, self._thread, self._since, self._timeout))
+            raise ApplicationError(f"no more of the response for {self._timeout:g} s") from None
+        finally:
+            task.deadline = inf
+
+    async def aclose(self) -> None:
+        with self._lock:
+            self.abandoned = True
+            self._pieces = []
+            self.size = 0
+            self._lock.notify()
+            if self._file is not None:
+                file, self._file = self._file, None
+                with suppress(OSError):  # the disk is full
+                    file.close()

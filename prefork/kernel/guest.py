@@ -1,0 +1,189 @@
+"""asyncio as a guest in our loop: a real asyncio event loop, whose waiting is one turn of ours.
+
+Owns the way between the two, on one thread and without locks. asyncio waits by its selector alone, and here that is
+GuestSelector: our tasks take their steps inside asyncio's `select`, so that what is not asyncio's costs what it costs
+without it. asyncio's own descriptors stand in a selector of their own, whose one descriptor our loop watches.
+
+Nothing but a worker with an ASGI application imports this module. uvloop cannot ride: it waits in C, by libuv, and has
+no selector to put in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import selectors
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextvars import Context
+from typing import Any, NoReturn, TypeVar
+
+from prefork.kernel.loop import PARKED, Loop
+
+T = TypeVar("T")
+POLICIES = sys.version_info < (3, 14)  # from then on they are deprecated, and subprocesses do not ask them
+Ready = list[tuple[selectors.SelectorKey, int]]
+
+log = logging.getLogger("prefork")
+
+
+class GuestSelector(selectors.BaseSelector):
+    """What asyncio waits with: `select` is one turn of `loop`; `after_turn` is called after each.
+
+    Raises NotImplementedError where the platform's selector has no descriptor that could be watched (select, poll).
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._turn = loop.turn
+        self._inner = selectors.DefaultSelector()
+        if not hasattr(self._inner, "fileno"):
+            raise NotImplementedError("asyncio can be a guest only where there is epoll or kqueue")
+        self._ready = False
+        self.after_turn: Callable[[], None] = _nothing
+        self.fd = self._inner.fileno()
+
+    async def watch(self, loop: Loop) -> None:
+        """A task of `loop`: hear when a descriptor of asyncio's is ready."""
+        readable = loop.readable(self.fd)
+        while True:
+            await readable
+            self._ready = True
+
+    def select(self, timeout: float | None = None) -> Ready:
+        self._turn(timeout)
+        self.after_turn()
+        if not self._ready:
+            return []
+        self._ready = False
+        return self._inner.select(0)
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._inner.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._inner.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._inner.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._inner.get_map()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class GuestLoop(asyncio.SelectorEventLoop):
+    """asyncio's event loop as applications see it: all of it works, save that signals are the server's."""
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
+        """Raises RuntimeError: the server owns signals, and the descriptor by which they wake the loop."""
+        raise RuntimeError("signals are the server's: an application under prefork cannot add a signal handler")
+
+    def remove_signal_handler(self, sig: int) -> NoReturn:
+        """Raises RuntimeError, as no handler has been added."""
+        raise RuntimeError("signals are the server's: an application under prefork has no signal handler to remove")
+
+
+class Guest:
+    """An asyncio event loop, `asyncio`, that rides in `loop`; made the thread's current one, as applications expect."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self._selector = GuestSelector(loop)
+        self.asyncio = GuestLoop(self._selector)
+        self.asyncio.set_exception_handler(_report)
+        asyncio.set_event_loop(self.asyncio)
+        self._policy = asyncio.get_event_loop_policy() if POLICIES else None
+        self._watching = loop.spawn(self._selector.watch(loop), "watching asyncio's descriptors")
+        self._first: tuple[Callable[[], None], Context] | None = None
+
+    def keep_policy(self) -> None:
+        """Put asyncio's policy back where an application, as it was imported, has set another: subprocesses would ask
+        it, and uvloop's knows only its own loops.
+        """
+        if POLICIES and asyncio.get_event_loop_policy() is not self._policy:
+            asyncio.set_event_loop_policy(self._policy)
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """An asyncio task for `coroutine`, whose first step has been taken: most take no second one.
+
+        To be called within a step of one of our tasks, while asyncio runs: that is in its `select`, where no other
+        asyncio task is current.
+        """
+        if sys.version_info >= (3, 12):
+            return asyncio.Task(coroutine, loop=self.asyncio, eager_start=True)
+        # what a new task hands to call_soon is its first step
+        self.asyncio.call_soon = self._capture  # type: ignore[method-assign, assignment]
+        try:
+            task = asyncio.Task(coroutine, loop=self.asyncio)
+        finally:
+            del self.asyncio.call_soon
+        assert self._first is not None
+        step, context = self._first
+        self._first = None
+        context.run(step)
+        return task
+
+    def _capture(self, callback: Callable[[], None], *, context: Context) -> None:
+        self._first = callback, context
+
+    def run(self) -> None:
+        """Run both loops until ours is stopped, or has no task left. Whatever an application raises, this goes on."""
+        loop = self.loop
+        loop.stopped = False
+        self._selector.after_turn = self._stop_if_done
+        try:
+            while not (loop.stopped or self._alone()):
+                try:
+                    self.asyncio.run_forever()
+                except (SystemExit, KeyboardInterrupt) as error:  # which asyncio lets through
+                    log.error("an application's asyncio task raised %r", error, exc_info=error)
+        finally:
+            self._selector.after_turn = _nothing
+
+    def run_until_complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run both loops until the asyncio `coroutine` is done; its result. Raises what it raises."""
+        return self.asyncio.run_until_complete(coroutine)
+
+    async def join(self, tasks: Iterable[asyncio.Future[Any]]) -> None:
+        """Wait, in a task of our loop, until these of asyncio's are done."""
+        ours = self.loop.current
+        for task in tasks:
+            task.add_done_callback(lambda _: ours.wake())
+            while not task.done():
+                await PARKED
+
+    def close(self, patience: float) -> None:
+        """Cancel what asyncio still has under way, wait for it at most `patience` seconds, and end asyncio."""
+        if self.asyncio.is_closed():
+            return
+        left = asyncio.all_tasks(self.asyncio)
+        for task in left:
+            task.cancel()
+        if left:
+            self.asyncio.run_until_complete(asyncio.wait(left, timeout=patience))
+        self.asyncio.run_until_complete(self.asyncio.shutdown_asyncgens())
+        self._watching.cancel()
+        self.loop.forget(self._selector.fd)
+        self.asyncio.close()
+        asyncio.set_event_loop(None)
+
+    def _alone(self) -> bool:
+        return self.loop.tasks <= {self._watching}
+
+    def _stop_if_done(self) -> None:
+        if self.loop.stopped or len(self.loop.tasks) < 2:
+            self.asyncio.stop()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio tells its exception handler, as a line of the error log."""
+    error = context.get("exception")
+    subject = next((context[key] for key in ("task", "future", "handle", "transport") if key in context), None)
+    what = context["message"] if subject is None else f"{context['message']}: {subject!r}"
+    log.error("asyncio: %s", what, exc_info=error)

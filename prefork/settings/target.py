@@ -1,0 +1,66 @@
+"""Targets: how an application is named. "module:attribute", "module:factory(...)", or a module alone."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from prefork.settings.wording import quoted
+
+_NO_LITERALS = "expected a factory's arguments to be literals: numbers, texts, lists and the like"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an application is: `attribute` (dotted) of `module`, "" for the module's usual name.
+
+    `arguments` and `keywords` are what the attribute, a factory, is called with; None where it is not called.
+    """
+
+    module: str
+    attribute: str
+    arguments: tuple[Any, ...] | None
+    keywords: dict[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Raises ValueError: empty, or with what to write instead of a file's name."""
+        module, colon, rest = text.partition(":")
+        attribute, parenthesis, call = rest.partition("(")
+        if "/" in module or module.endswith(".py"):
+            raise ValueError(_instead(module, colon + rest))
+        if not all(map(_is_name, [*module.split("."), *(attribute.split(".") if colon else ())])):
+            raise ValueError
+        arguments, keywords = _arguments(call) if parenthesis else (None, {})
+        return cls(module, attribute, arguments, keywords)
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+def _instead(path: str, rest: str) -> str:
+    """The error for a file's name: the module that it is, seen from here or from its own directory."""
+    folder, _, file = re.sub(r"^(?:\./+)+", "", path).rpartition("/")
+    parts = [*folder.split("/"), file.removesuffix(".py")] if folder else [file.removesuffix(".py")]
+    if all(map(_is_name, parts)):
+        return f"expected a module, not a file: write {quoted('.'.join(parts) + rest)}"
+    return f"expected a module, not a file: write {quoted(parts[-1] + rest)}, with its directory in workers.pythonpath"
+
+
+def _arguments(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `text`, all after the opening parenthesis, passes. Raises ValueError for what is no literal."""
+    try:
+        call = ast.parse(f"f({text}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError(_NO_LITERALS)
+        arguments = tuple(map(ast.literal_eval, call.args))
+        keywords = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(_NO_LITERALS) from None
+    if len(keywords) < len(call.keywords):  # **more, or one twice
+        raise ValueError(_NO_LITERALS)
+    return arguments, keywords

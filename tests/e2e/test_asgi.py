@@ -1,0 +1,101 @@
+"""The real server with ASGI applications: lifespans, reloads, stops, and what stays out of workers without any."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+from tests.e2e.conftest import Serve
+
+CONFIG = """
+workers.count = 1
+workers.graceful_timeout = 5
+[[route]]
+path = "/"
+asgi = "app:app"
+"""
+APP = """
+import asyncio, sys
+from tests.e2e.asgi_validator import Validator
+
+async def lifespan(scope, receive, send):
+    await receive()
+    scope["state"]["greeting"] = b"hello"
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    print("shut down", file=sys.stderr, flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return await lifespan(scope, receive, send)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/stream":
+        for number in range(30):
+            await send({"type": "http.response.body", "body": b"%d\\n" % number, "more_body": True})
+            await asyncio.sleep(0.02)
+    await send({"type": "http.response.body", "body": scope["state"]["greeting"]})
+    if scope["path"] == "/background":
+        await asyncio.sleep(0.5)
+        print("background done", file=sys.stderr, flush=True)
+
+app = Validator(application)
+"""
+STREAM = b"".join(b"%d\n" % number for number in range(30)) + b"hello"
+
+
+def test_state_of_the_lifespan_reaches_requests_and_a_stop_shuts_it_down_after_background_work(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    assert server.get("/").body == b"hello"
+    assert server.get("/background").body == b"hello"
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert 0 < server.stderr.index("background done") < server.stderr.index("shut down")
+
+
+def test_reload_and_stop_in_mid_stream_lose_nothing(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    for command in ("reload", "stop"):
+        curl = ["curl", "-sS", "-N", f"http://127.0.0.1:{server.port}/stream"]
+        with subprocess.Popen(curl, stdout=subprocess.PIPE) as client:
+            assert client.stdout
+            begun = client.stdout.readline()
+            assert server.command(command).returncode == 0
+            assert begun + client.stdout.read() == STREAM
+        assert client.returncode == 0
+
+
+def test_lifespan_that_fails_at_a_reload_keeps_the_old_workers(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    broken = APP.replace("    scope[", "    raise ValueError('no database')\n    scope[", 1)
+    (server.directory / "app.py").write_text(broken)
+    failed = server.command("reload")
+    assert failed.returncode == 1
+    assert "lifespan failed to start" in failed.stderr
+    assert "no database" in failed.stderr
+    assert server.get("/").body == b"hello"
+
+
+def test_worker_without_asgi_does_not_import_asyncio(serve: Serve) -> None:
+    app = """
+import sys
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"asyncio" if "asyncio" in sys.modules else b"none"]
+"""
+    server = serve('[[route]]\npath = "/"\nwsgi = "app:app"\n', {"app.py": app})
+    assert server.get("/").body == b"none"
+
+
+def test_wsgi_beside_asgi(serve: Serve) -> None:
+    app = (
+        APP
+        + """
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [b"wsgi"]
+"""
+    )
+    server = serve(CONFIG + '[[route]]\npath = "/wsgi"\nwsgi = "app:wsgi"\n', {"app.py": app})
+    assert (server.get("/").body, server.get("/wsgi").body) == (b"hello", b"wsgi")

@@ -1,0 +1,104 @@
+"""A crew with its loop, checked at every touch, that runs a test's coroutines to their end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefork.kernel.checked import CheckedCrew, CheckedLoop
+from prefork.kernel.loop import PARKED
+from prefork.kernel.poller import make_poller
+
+T = TypeVar("T")
+PATIENCE = 10.0  # seconds that anything in here may take
+
+
+class Ship:
+    """A crew of `threads`; `run` it once. `abandoned` is set where the main thread did not come back."""
+
+    def __init__(self, threads: int = 2, pinned: bool = False) -> None:
+        self.loop = CheckedLoop(make_poller())
+        self.crew = CheckedCrew(self.loop, threads)
+        self.crew.pinned = pinned
+        self.abandoned = threading.Event()
+        self._failures: list[BaseException] = []
+        self._left = 0
+
+    async def call(self, function: Callable[[], T], what: Any = "a call", timeout: float = 0) -> T:
+        """What the handlers do around an application call."""
+        crew = self.crew
+        await crew.admit()
+        if crew.pinned:
+            return await self._delegate(function, what, timeout)
+        baton = crew.enter(what, timeout)
+        try:
+            result = function()
+        except BaseException:
+            if not crew.leave(baton):
+                await crew.rejoin()
+            raise
+        if not crew.leave(baton):
+            await crew.rejoin()
+        return result
+
+    async def _delegate(self, function: Callable[[], T], what: Any, timeout: float) -> T:
+        task, outcome = self.loop.current, []
+
+        def work() -> None:
+            try:
+                outcome.append((function(), None))
+            except BaseException as error:
+                outcome.append((None, error))  # type: ignore[arg-type]
+            self.crew.post(task.resume)
+
+        await self.crew.delegate(what, work, timeout)
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def run(self, *coroutines: Coroutine[Any, Any, None], stop: bool = True) -> None:
+        """Run these, and stop when all are through; raises what the first to fail has raised."""
+        self._left = len(coroutines)
+        for coroutine in coroutines:
+            self.loop.spawn(self._watched(coroutine, stop), "a test's")
+        self.loop.spawn(self._give_up(), "patience")
+        self.crew.start()
+        try:
+            self.crew.run(self.abandoned.set)
+        finally:
+            self.loop.close()
+            self.crew.close()
+        if self._failures:
+            raise self._failures[0]
+
+    async def _watched(self, coroutine: Coroutine[Any, Any, None], stop: bool) -> None:
+        try:
+            await coroutine
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._failures.append(error)
+        self._left -= 1
+        if stop and not self._left:
+            self.loop.stop()
+
+    async def _give_up(self) -> None:
+        await self.loop.sleep(PATIENCE)
+        self._failures.append(AssertionError(f"not done within {PATIENCE:g} s"))
+        self.loop.stop()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await self.loop.sleep(0.002)
+
+
+async def for_ever() -> None:
+    while True:
+        await PARKED
+
+
+def wait(event: threading.Event) -> None:
+    """As an application waits for what another request brings."""
+    assert event.wait(PATIENCE)
