@@ -23,7 +23,7 @@ Message = dict[str, Any]
 Scope = dict[str, Any]
 Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
-# 2.4: send raises OSError once the client is gone. Frameworks that read 2.4 rely on that alone, so that the generator of
+# 2.4: send raises OSError once the client is gone. Frameworks that read 2.4 rely on that alone, so the generator of
 # an event stream that has nothing to send would never hear of it; those that read 2.3 receive beside it until they get
 # http.disconnect, which takes the body away from a generator that reads it (both: Starlette's StreamingResponse)
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
