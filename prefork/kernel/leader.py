@@ -396,7 +396,10 @@ def _nothing(*_: object) -> None:
 
 
 def stack(thread: int) -> str:
-    """Where the thread with this ident is, outermost call first, without the server's own frames."""
-    frames = traceback.extract_stack(sys._current_frames().get(thread))
+    """Where the thread with this ident is, outermost call first, without our own frames; "" if it has ended."""
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return ""
+    frames = traceback.extract_stack(frame)
     inner = [number for number, frame in enumerate(frames, 1) if frame.filename.startswith(_OURS)]
     return "".join(traceback.format_list(frames[max(inner, default=0) :] or frames))

@@ -1,0 +1,1 @@
+"""A Django project that fits on a page."""
