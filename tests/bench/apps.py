@@ -1,4 +1,4 @@
-"""The application every server under comparison runs. Owns one answer, as WSGI and as ASGI; imports no server."""
+"""The applications every server under comparison runs: one answer, as WSGI and as ASGI, and an echo. No server here."""
 
 from __future__ import annotations
 
@@ -23,3 +23,15 @@ async def hello_asgi(
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(BODY))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": BODY})
+
+
+async def echo_asgi(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    """A WebSocket that says what it hears (ASGI 3)."""
+    if scope["type"] != "websocket":
+        raise NotImplementedError(scope["type"])
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})

@@ -1,7 +1,7 @@
 """The comparison: CPU time per request of prefork and its peers, side by side. Owns the measuring and the table.
 
     python tests/bench/compare.py --install            # once: the peers, into a virtual environment of their own
-    python tests/bench/compare.py [--case wsgi|asgi|static|respond] [--server NAME ...] [--rounds 5] [--seconds 2]
+    python tests/bench/compare.py [--case wsgi|asgi|fastapi|static|respond] [--server NAME ...] [--rounds 5]
 
 Each server runs with one worker on one core, `wrk -t1` on another. Its figure is the user and system time of its whole
 process tree while wrk ran, divided by the requests wrk counted, which depends far less than requests per second on who
@@ -51,10 +51,17 @@ SAME = tuple(option for field in FIELDS for option in ("-H", field))  # of wrk: 
 CASES = {
     "wsgi": ("/", BODY),
     "asgi": ("/", BODY),
+    "fastapi": ("/", b'{"message":"Hello, world!"}'),
     "respond": ("/", BODY),
     "static": ("/static/file.txt", FILE),
 }  # path, body
-PACKAGES = ("gunicorn", "uvicorn[standard]", "granian", "bjoern")  # bjoern is compiled on the spot, against libev
+PACKAGES = (
+    "gunicorn",
+    "uvicorn[standard]",
+    "granian",
+    "fastapi",
+    "bjoern",
+)  # bjoern is compiled on the spot, against libev
 WARM_UP = 1  # seconds of wrk before the measured ones, the least it can do
 
 
@@ -82,6 +89,7 @@ class Sample:
     cpu: float  # microseconds per request
     rate: float  # requests per second
     reply: Reply
+    memory: float  # MiB of the worker, after the load
 
     @property
     def busy(self) -> float:
@@ -140,7 +148,7 @@ def measure(peer: Peer, peers: Path, core: int, load: Load) -> Sample:
     with running(peer, peers, core) as server:
         url = f"http://127.0.0.1:{server.port}{path}"
         reply = ask(server.port, path, body)
-        return Sample(*cost(server, url, load, SAME), reply)
+        return Sample(*cost(server, url, load, SAME), reply, server.memory())
 
 
 def cost(server: Running, url: str, load: Load, options: Sequence[str]) -> tuple[float, float]:
@@ -176,8 +184,9 @@ def table(samples: dict[Peer, list[Sample]], absent: dict[str, str]) -> str:
     medians = {peer: (median(one.cpu for one in of), median(one.rate for one in of)) for peer, of in samples.items()}
     first, (first_cpu, first_rate) = next(((peer.name, of) for peer, of in medians.items()), ("", (1.0, 1.0)))
     rows = [
-        f"| server | serves | CPU us/request | min..max | x {first} | requests/s | x {first} | busy | bytes/response |",
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+        f"| server | serves | CPU us/request | min..max | x {first} | requests/s | x {first} | busy | bytes/response "
+        "| worker MiB |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for peer, of in samples.items():
         cpu, rate = medians[peer]
@@ -186,9 +195,9 @@ def table(samples: dict[Peer, list[Sample]], absent: dict[str, str]) -> str:
         size = f"{of[0].reply.size}{'' if of[0].reply.keep_alive else ', then closes'}"
         rows.append(
             f"| {peer.name} | {peer.serves} | {cpu:.1f} | {min(cpus):.1f}..{max(cpus):.1f} | {cpu / first_cpu:.2f} "
-            f"| {rate:,.0f} | {rate / first_rate:.2f} | {busy:.0%} | {size} |"
+            f"| {rate:,.0f} | {rate / first_rate:.2f} | {busy:.0%} | {size} | {median(one.memory for one in of):.1f} |"
         )
-    rows += [f"| {name} | absent: {reason} | | | | | | | |" for name, reason in absent.items()]
+    rows += [f"| {name} | absent: {reason} | | | | | | | | |" for name, reason in absent.items()]
     return "\n".join(rows)
 
 

@@ -82,6 +82,11 @@ class Running:
         except (psutil.NoSuchProcess, OSError) as error:
             raise Absent(f"a process of it ended: {error}") from error
 
+    def memory(self) -> float:
+        """MiB of the process that has worked most: its share of what it has in memory (PSS in /proc/PID/smaps)."""
+        seconds = self.cpu()
+        return float(psutil.Process(max(seconds, key=seconds.__getitem__)).memory_full_info().pss / 2**20)
+
 
 @contextmanager
 def running(peer: Peer, peers: Path, core: int) -> Iterator[Running]:
@@ -162,18 +167,21 @@ def gunicorn(app: str, *options: str) -> Callable[[Site], list[str]]:
     return command
 
 
-def uvicorn(site: Site) -> list[str]:
-    options = "--loop uvloop --http httptools --no-access-log --no-proxy-headers --log-level warning"
-    return [str(site.peers / "bin/uvicorn"), "--port", str(site.port), *options.split(), "apps:hello_asgi"]
+def uvicorn(app: str, *options: str) -> Callable[[Site], list[str]]:
+    def command(site: Site) -> list[str]:
+        common = "--loop uvloop --http httptools --no-access-log --no-proxy-headers --log-level warning"
+        return [str(site.peers / "bin/uvicorn"), "--port", str(site.port), *common.split(), *options, app]
+
+    return command
 
 
-def granian(*options: str) -> Callable[[Site], list[str]]:
-    """granian on WSGI; no other thread or runtime setting tried was faster than these by more than the noise."""
+def granian(app: str, *options: str) -> Callable[[Site], list[str]]:
+    """granian; no other thread or runtime setting tried was faster than these by more than the noise."""
 
     def command(site: Site) -> list[str]:
-        common = "--interface wsgi --workers 1 --blocking-threads 1 --runtime-mode st --http 1 --no-ws --no-log"
+        common = "--workers 1 --runtime-mode st --http 1 --no-ws --no-log"
         port = ["--port", str(site.port)]
-        return [str(site.peers / "bin/granian"), *port, *common.split(), *options, "apps:hello"]
+        return [str(site.peers / "bin/granian"), *port, *common.split(), *options, app]
 
     return command
 
@@ -207,22 +215,29 @@ NGINX_FILES = nginx("root public; sendfile on; tcp_nopush on; open_file_cache ma
 
 HELLO = 'path = "/"\nwsgi = "apps:hello"'
 HELLO_ASGI = 'path = "/"\nasgi = "apps:hello_asgi"'
+FASTAPI = 'path = "/"\nasgi = "apps_fastapi:app"'
+GRANIAN_WSGI = granian("apps:hello", "--interface", "wsgi", "--blocking-threads", "1")
+GRANIAN_FILES = ("--interface", "wsgi", "--blocking-threads", "1", "--static-path-mount", "public/static")
 
 PEERS = (
     Peer("prefork", "wsgi", "WSGI", prefork(HELLO)),
     Peer("gunicorn", "wsgi", "WSGI, sync (its default)", gunicorn("apps:hello")),
     Peer("gunicorn-gthread", "wsgi", "WSGI, 8 threads", gunicorn("apps:hello", "-k", "gthread", "--threads", "8")),
     Peer("gunicorn-asgi", "wsgi", "ASGI", gunicorn("apps:hello_asgi", "-k", "asgi")),
-    Peer("uvicorn", "wsgi", "ASGI, uvloop + httptools", uvicorn),
-    Peer("granian", "wsgi", "WSGI", granian()),
+    Peer("uvicorn", "wsgi", "ASGI, uvloop + httptools", uvicorn("apps:hello_asgi")),
+    Peer("granian", "wsgi", "WSGI", GRANIAN_WSGI),
     Peer("bjoern", "wsgi", "WSGI", bjoern),
     Peer("nginx", "wsgi", "`return 200`", NGINX_RETURN),
     Peer("prefork", "asgi", "ASGI", prefork(HELLO_ASGI)),
-    Peer("uvicorn", "asgi", "ASGI, uvloop + httptools", uvicorn),
+    Peer("uvicorn", "asgi", "ASGI, uvloop + httptools", uvicorn("apps:hello_asgi")),
+    Peer("granian", "asgi", "ASGI", granian("apps:hello_asgi", "--interface", "asgi")),
     Peer("gunicorn-asgi", "asgi", "ASGI", gunicorn("apps:hello_asgi", "-k", "asgi")),
+    Peer("prefork", "fastapi", "ASGI", prefork(FASTAPI)),
+    Peer("uvicorn", "fastapi", "ASGI, uvloop + httptools", uvicorn("apps_fastapi:app")),
+    Peer("granian", "fastapi", "ASGI", granian("apps_fastapi:app", "--interface", "asgi")),
     Peer("prefork", "respond", "`respond`", prefork(f'path = "/"\nrespond = {{ body = "{TEXT}" }}')),
     Peer("nginx", "respond", "`return 200`", NGINX_RETURN),
     Peer("prefork", "static", "`files`", prefork('path = "/static/"\nfiles = { root = "public/static" }')),
-    Peer("granian", "static", "its static mount", granian("--static-path-mount", "public/static")),
+    Peer("granian", "static", "its static mount", granian("apps:hello", *GRANIAN_FILES)),
     Peer("nginx", "static", "sendfile, open_file_cache", NGINX_FILES),
 )
