@@ -40,6 +40,7 @@ class Outbox:
         self._pieces: list[bytes] = []
         self.size = 0  # of what waits
         self._file: IO[bytes] | None = None
+        self._writing = False  # the thread is, and the file its own, though not what stands in it already
         self._offset = 0  # in the file, of what waits there
         self._ended = False
         self._error: BaseException | None = None
@@ -66,14 +67,23 @@ class Outbox:
         with self._lock:
             if self.abandoned:
                 return
-            if self._file is None and self.size + len(piece) > MEMORY:
-                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it is empty)
-                self._offset = 0
-            if self._file is None:
+            if self._file is None and self.size + len(piece) <= MEMORY:
                 self._pieces.append(piece)
-            else:
-                self._file.write(piece)
-            self.size += len(piece)
+                self.size += len(piece)
+                return
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed when it is empty)
+                self._offset = 0
+            file, self._writing = self._file, True
+        try:
+            view = memoryview(piece)
+            while view:  # outside the lock, which the leader would wait for
+                view = view[file.write(view) :]
+        finally:
+            with self._lock:
+                self._writing = False
+                self.size += len(piece) - len(view)
+                self._close_file()
 
     def end(self, error: BaseException | None) -> None:
         """Nothing more comes; `error` says why that is not the proper end."""
@@ -97,17 +107,21 @@ class Outbox:
                 data = b"".join(self._pieces)
                 self._pieces = []
             elif self._file is not None:
-                self._file.flush()
-                data = os.pread(self._file.fileno(), MEMORY, self._offset)
+                data = os.pread(self._file.fileno(), min(MEMORY, self.size), self._offset)
                 self._offset += len(data)
             else:
                 return b""
             self.size -= len(data)
-            if self._file is not None and not self.size:
-                self._file.close()
-                self._file = None
+            self._close_file()
             self._lock.notify()
         return data
+
+    def _close_file(self) -> None:
+        """Close the file once nothing in it waits, and nobody writes to it. The lock is held."""
+        if self._file is not None and not self._writing and (self.abandoned or not self.size):
+            file, self._file = self._file, None
+            with suppress(OSError):
+                file.close()
 
     def __aiter__(self) -> Outbox:
         return self
@@ -145,7 +159,4 @@ class Outbox:
             self._pieces = []
             self.size = 0
             self._lock.notify()
-            if self._file is not None:
-                file, self._file = self._file, None
-                with suppress(OSError):  # the disk is full
-                    file.close()
+            self._close_file()

@@ -27,7 +27,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,10 +37,9 @@ from prefork.errors import Abandoned
 from prefork.kernel.loop import AWAY, PARKED, SWEEP, Deposed, Handover, Loop, Task, Wait
 
 TICK = 0.005  # seconds: a call that was there at two of the watcher's looks in a row blocks the loop
+SWITCH = 0.0005  # seconds that a call which computes keeps the interpreter, when the leader comes back from the system
 IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idle process makes no wake-ups
 PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
-
-_OURS = tuple(os.path.dirname(os.path.dirname(__file__)) + f"/{layer}/" for layer in ("kernel", "handlers"))
 
 Work = Callable[[], None]
 Baton = deque[tuple[Any, float]]  # what the leader does, and its timeout; empty where it does nothing, or leads no more
@@ -117,6 +115,8 @@ class Crew:
 
     def start(self) -> None:
         """Make the threads. Raises RuntimeError where the system has no more."""
+        self._switch = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
         self.loop.spawn(self._hear(), "hearing from other threads")
         self._guard = self.loop.spawn(self._guard_calls(), "watching over application calls")
         for number in range(self.threads):
@@ -157,6 +157,7 @@ class Crew:
             thread.join()
         os.close(self._reading)
         os.close(self._writing)
+        sys.setswitchinterval(self._switch)
 
     # ---- the leader, around an application call
 
@@ -387,19 +388,6 @@ class _Production(Wait):
             raise Deposed(None)  # the task goes on already
         task.resume()
 
-    def disarm(self, task: Task) -> None:
-        pass
-
 
 def _nothing(*_: object) -> None:
     pass
-
-
-def stack(thread: int) -> str:
-    """Where the thread with this ident is, outermost call first, without our own frames; "" if it has ended."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
-        return ""
-    frames = traceback.extract_stack(frame)
-    inner = [number for number, frame in enumerate(frames, 1) if frame.filename.startswith(_OURS)]
-    return "".join(traceback.format_list(frames[max(inner, default=0) :] or frames))

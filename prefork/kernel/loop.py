@@ -20,7 +20,6 @@ from prefork.errors import TimedOut
 from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
-
 LONGEST = 86400.0  # seconds in one system call, which counts them as milliseconds in 31 bits
 
 log = logging.getLogger("prefork")
@@ -38,7 +37,7 @@ class Wait:
         raise NotImplementedError
 
     def disarm(self, task: Task) -> None:
-        raise NotImplementedError
+        pass
 
 
 class Readiness(Wait):
@@ -109,9 +108,6 @@ class Pause(Wait):
     def arm(self, task: Task) -> None:
         task.resume()
 
-    def disarm(self, task: Task) -> None:
-        pass
-
 
 class Away(Wait):
     """Another thread has the task, and will resume it."""
@@ -119,9 +115,6 @@ class Away(Wait):
     __slots__ = ()
 
     def arm(self, task: Task) -> None:
-        pass
-
-    def disarm(self, task: Task) -> None:
         pass
 
 

@@ -2,7 +2,7 @@
 
 The watcher is forked by the master, because watchfiles brings threads. It holds nothing of the master's but the end of
 two pipes: standard input, which ends when the master does, and standard output, to which it writes a line a time what
-has changed: a JSON list of files, or a text that says why it cannot watch.
+has changed: a JSON list of files, empty when it has begun to watch, or a text that says why it cannot.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templat
 IGNORED = {"__pycache__", "node_modules", "site-packages", "venv"}  # directories; and those that begin with a dot
 QUIET = 50  # milliseconds without a change, after which those before are told; editors write several times
 LONGEST = 1600  # milliseconds that the first of them waits at most
+LOOK = 2000  # milliseconds between two looks whether it still is to watch
 PAUSE = 1.0  # seconds until a watcher that has died is replaced
 GRACEFUL = 0.5  # seconds for the old workers: streams would hold them, and who has just saved is not to meet them
 
@@ -66,6 +67,7 @@ class Watch:
     async def run(self) -> None:
         """Keep a watcher alive until `stop`, or until one says that it cannot watch."""
         log.info("watching %s for changes", ", ".join(map(_shown, self._directories)))
+        replaced = False
         while not self._stopped:
             reading, writing = os.pipe()
             try:
@@ -77,11 +79,12 @@ class Watch:
             finally:
                 os.close(writing)
             child.hang_up()  # what it has to say comes through the pipe
-            can_watch = await self._listen(reading)
+            can_watch = await self._listen(reading, replaced)
             await child.exited.wait()
             if self._stopped or not can_watch:
                 return
             log.error("the watcher died: %s; replacing it", child.ending)
+            replaced = True
             await self._children.loop.sleep(PAUSE)
 
     def stop(self) -> None:
@@ -100,8 +103,11 @@ class Watch:
                     os.unlink(importlib.util.cache_from_source(path))
         self._changed.clear()
 
-    async def _listen(self, reading: int) -> bool:
-        """Hear the watcher until it ends; False where it said that it cannot watch."""
+    async def _listen(self, reading: int, replaced: bool) -> bool:
+        """Hear the watcher until it ends; False where it said that it cannot watch.
+
+        Where it has `replaced` another, nobody knows what has changed before it began.
+        """
         loop, text = self._children.loop, b""
         readable = loop.readable(reading)
         try:
@@ -117,8 +123,9 @@ class Watch:
                         log.error("cannot watch for changes, so none is seen any more: %s", said)
                         return False
                     self._changed.update(said)
-                    log.info("reloading: %s changed", _summary(said))
-                    self._reload()
+                    if said or replaced:
+                        log.info("reloading: %s changed", _summary(said) if said else "something may have")
+                        self._reload()
         finally:
             loop.forget(reading)
             os.close(reading)
@@ -144,15 +151,20 @@ class Watch:
         import watchfiles  # here alone: the master needs none of it
 
         def observe(*paths: str, recursive: bool = True) -> None:
+            begun = not recursive  # of whom that need not be said
             for changes in watchfiles.watch(
                 *paths,
                 watch_filter=lambda _, path: self._counts(path),
                 debounce=LONGEST,
                 step=QUIET,
+                rust_timeout=LOOK,
+                yield_on_timeout=True,
                 recursive=recursive,
                 raise_interrupt=False,
             ):
-                _say(sorted({path for _, path in changes}))
+                if changes or not begun:
+                    begun = True
+                    _say(sorted({path for _, path in changes}))
 
         folder = os.path.dirname(self._config)
         if folder and not any(_below(folder, directory) for directory in self._directories):

@@ -21,9 +21,10 @@ from prefork.http.connection import Connection, Server
 from prefork.http.counts import QUEUED, TAKEOVERS
 from prefork.http.message import Client, Request
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
-from prefork.kernel.leader import Call, Crew, stack
+from prefork.kernel.leader import Call, Crew
 from prefork.kernel.loop import PAUSE, Loop, Task
 from prefork.kernel.poller import make_poller
+from prefork.kernel.stack import stack
 from prefork.net import accept
 from prefork.net.listen import Sockets
 from prefork.net.stream import Stream

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prefork.http.message import Handler
+from prefork.kernel.loop import PARKED
 from tests.conftest import eventually
 from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
 
@@ -103,9 +104,9 @@ def slow_pieces() -> Handler:
     crews: list[Any] = []
 
     def pieces() -> Iterator[bytes]:
-        before = crews[0].takeovers
         yield b"ab"
-        eventually(lambda: crews[0].takeovers > before)
+        # until another thread leads, has sent that, and waits for more
+        eventually(lambda: any(task.wait is PARKED for task in tuple(crews[0].loop.tasks) if "server" in task.name))
         yield b""
         yield b"cd"
 

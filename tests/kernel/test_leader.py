@@ -12,7 +12,8 @@ import pytest
 
 from prefork.errors import Abandoned, TimedOut
 from prefork.kernel import leader
-from prefork.kernel.leader import Call, stack
+from prefork.kernel.leader import Call
+from prefork.kernel.stack import stack
 from tests.conftest import eventually
 from tests.kernel.crews import Ship, for_ever, wait
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 
@@ -84,7 +85,7 @@ def test_uploads_are_spooled_and_whole(web: httpx.Client) -> None:
 
 
 def test_a_request_that_fails_is_rolled_back(web: httpx.Client) -> None:
-    name = str(id(web))
+    name = uuid.uuid4().hex
     assert web.post(f"/group/{name}", params={"break": ""}).status_code == 500
     assert web.get(f"/group/{name}").text == "False"
     assert web.post(f"/group/{name}").text == "True"

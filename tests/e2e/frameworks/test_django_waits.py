@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -16,7 +17,7 @@ VIEWS = (DJANGO_SITE / "views.py").read_bytes()
 
 
 def test_pieces_arrive_as_they_are_yielded(django: Django, web: httpx.Client) -> None:
-    gate = f"stream-{id(web)}"
+    gate = f"stream-{uuid.uuid4().hex}"
     with django.client() as opener, web.stream("GET", f"/stream/{gate}") as answer:
         lines = answer.iter_lines()
         for number in range(4):
@@ -27,7 +28,7 @@ def test_pieces_arrive_as_they_are_yielded(django: Django, web: httpx.Client) ->
 
 
 def test_a_hang_up_ends_a_stream(django: Django, web: httpx.Client) -> None:
-    gate = f"hang-up-{id(web)}"
+    gate = f"hang-up-{uuid.uuid4().hex}"
     with django.client() as leaving, leaving.stream("GET", f"/stream/{gate}") as answer:
         assert next(answer.iter_lines()) == "line 0"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -73,7 +74,7 @@ def test_error_handlers_answer(client: httpx.Client, site: Site) -> None:
 
 
 def test_an_exception_is_a_500_and_its_traceback_is_in_the_error_log(client: httpx.Client, site: Site) -> None:
-    word = f"{site.mount}{id(client)}".replace("/", "-")
+    word = f"{site.mount}{uuid.uuid4().hex}".replace("/", "-")
     answer = client.get(f"/crash/{word}")
     assert (answer.status_code, "Internal Server Error" in answer.text) == (500, True)
     site.server.wait_log(rf"application: .*Exception on /crash/{word} \[GET\]$")
@@ -96,7 +97,7 @@ def test_requests_at_the_same_time_have_contexts_of_their_own(site: Site) -> Non
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_teardown_and_call_on_close_are_called_once(client: httpx.Client, method: str) -> None:
-    name = f"{method}-{id(client)}"
+    name = f"{method}-{uuid.uuid4().hex}"
     client.request(method, f"/teardown/{name}")
     wanted = [f"teardown {name}", f"on_close {name}"]
     told = eventually(lambda: [event for event in client.get("/events").json() if name in event][:2])

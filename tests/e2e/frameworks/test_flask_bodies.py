@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import httpx
 import pytest
 
@@ -12,7 +14,7 @@ from tests.e2e.frameworks.flask_site import FILE
 
 def test_pieces_arrive_as_they_are_yielded_in_the_requests_context(client: httpx.Client, site: Site) -> None:
     """The next piece is made only once the client has had the one before, and says so by another request."""
-    gate = f"stream-{id(client)}"
+    gate = f"stream-{uuid.uuid4().hex}"
     with site.client() as opener, client.stream("GET", f"/stream/{gate}", params={"word": "piece"}) as answer:
         assert (answer.status_code, answer.headers["Transfer-Encoding"]) == (200, "chunked")
         lines = answer.iter_lines()
@@ -24,7 +26,7 @@ def test_pieces_arrive_as_they_are_yielded_in_the_requests_context(client: httpx
 
 
 def test_a_hang_up_closes_the_generator(client: httpx.Client, site: Site) -> None:
-    gate = f"hang-up-{id(client)}"
+    gate = f"hang-up-{uuid.uuid4().hex}"
     with site.client() as leaving, leaving.stream("GET", f"/endless/{gate}") as answer:
         assert next(answer.iter_raw()).startswith(b"xxx")
         assert f"closed {gate}" not in client.get("/events").json()
@@ -90,7 +92,7 @@ def test_files_that_were_sent_are_closed(client: httpx.Client, site: Site) -> No
 
 @pytest.mark.parametrize("asked", ["", "bytes=2-4"])
 def test_a_file_is_closed_by_what_wraps_it(client: httpx.Client, asked: str) -> None:
-    name = f"noted-{id(client)}-{asked}"
+    name = f"noted-{uuid.uuid4().hex}-{asked}"
     answer = client.get(f"/noted/{name}", headers={"Range": asked} if asked else {})
     assert answer.content == (b"234" if asked else b"0123456789")
     eventually(lambda: f"closed {name}" in client.get("/events").json())
