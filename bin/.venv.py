@@ -90,7 +90,8 @@ class Venv:
         options = ["--quiet", "--disable-pip-version-check"]
         if os.path.expanduser("~") == "~":  # no HOME, and a user without an entry in /etc/passwd
             options.append("--no-cache-dir")
-        code = self.run("-m", "pip", "install", *options, "--editable", f".[{extra}]" if extra else ".")
+        extras = f"standard,{extra}" if extra else "standard"  # who has a checkout is to have all that it can do
+        code = self.run("-m", "pip", "install", *options, "--editable", f".[{extras}]")
         if code == 0:
             self.write_stamps(extra)
         self.making.unlink()

@@ -31,6 +31,7 @@ name = "prefork"
 version = "0"
 
 [project.optional-dependencies]
+standard = []
 test = []
 """
 
@@ -48,7 +49,7 @@ def build_editable(directory, settings=None, metadata=None):
     with zipfile.ZipFile(os.path.join(directory, "prefork-0-py3-none-any.whl"), "w") as wheel:
         wheel.writestr("prefork.pth", os.getcwd())
         wheel.writestr("prefork-0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: prefork\\nVersion: 0\\n"
-                       "Provides-Extra: test\\n")
+                       "Provides-Extra: standard\\nProvides-Extra: test\\n")
         wheel.writestr("prefork-0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr("prefork-0.dist-info/RECORD", "")
     return "prefork-0-py3-none-any.whl"

@@ -27,6 +27,7 @@ from tests.conftest import describe, eventually
 ROOT = Path(__file__).parents[2]
 CONFIG = "config/server.toml"
 READY = re.compile(r"^prefork .*\bpid (\d+)", re.MULTILINE)
+PORTS = random.SystemRandom()  # hypothesis seeds the common one, so two runs at once would want the same ports
 MARK = "PREFORK_TEST_SERVER"  # in the environment of all that descends from one Server
 
 
@@ -41,7 +42,7 @@ class Answer(NamedTuple):
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that is free now, below those that systems give to outgoing connections."""
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = PORTS.randrange(10_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -98,7 +99,7 @@ class Server:
         eventually(self.is_ready_or_gone, within, what=lambda: f"a server that is ready\n{self.stderr}")
         if ready := READY.search(self.stdout):
             self.master = psutil.Process(int(ready[1]))
-        elif tries > 1 and "in use" in self.stderr:  # someone took the port after we had looked
+        elif tries > 1 and "cannot listen on" in self.stderr:  # someone took the port after we had looked
             self.launch()
             self.wait_ready(within, tries - 1)
         else:
