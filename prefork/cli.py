@@ -25,7 +25,7 @@ from prefork.process.status import table
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Master as MasterSettings
 from prefork.settings.schema import Settings
-from prefork.settings.wording import quoted
+from prefork.settings.wording import counted, quoted
 
 CONFIG = "config/server.toml"
 
@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         _complain(f"prefork: {error}")
         return FAILED
-    except BrokenPipeError:  # `prefork status | head`
+    except OSError as error:  # what is printed cannot be written: `prefork status | head`, `prefork schema >/dev/full`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"prefork: {error.strerror or error}")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -74,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
     start.add_argument("--listen", metavar="ADDRESS", action="append", default=[], help="where to listen; repeatable")
     start.add_argument("--workers", metavar="N", default="", help='how many workers, or "auto": one per CPU core')
-    start.add_argument("--watch", action="store_true", help="reload when files below this directory change")
-    start.add_argument("--watch-dir", metavar="DIR", action="append", help="watch this one instead; repeatable")
+    start.add_argument("--watch", action="store_true", help="reload when Python files or templates below here change")
+    start.add_argument("--watch-dir", metavar="DIR", action="append", help="below this directory instead; repeatable")
     add_config(add("check", _check, "validate the configuration"))
     add("schema", _schema, "print the JSON Schema of the configuration")
     add_config(add("reload", _reload, "replace the workers by ones with the configuration and code of now"))
@@ -102,13 +104,13 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _watched(options: argparse.Namespace) -> list[str]:
-    """The directories to watch, none by default. Raises StartError where that cannot be."""
+    """The directories to watch, none by default. Raises ConfigError, and StartError where watchfiles is missing."""
+    for directory in options.watch_dir or ():
+        if not os.path.isdir(directory):
+            raise ConfigError(f"--watch-dir: expected an existing directory, got {quoted(directory)}")
     directories: list[str] = options.watch_dir or (
         [os.curdir, *filter(None, [options.app_dir])] if options.watch else []
     )
-    for directory in directories:
-        if not os.path.isdir(directory):
-            raise ConfigError(f"--watch-dir: expected an existing directory, got {quoted(directory)}")
     if directories:
         watch.require()
     return directories
@@ -116,7 +118,8 @@ def _watched(options: argparse.Namespace) -> list[str]:
 
 def _check(options: argparse.Namespace) -> int:
     settings = read(options.config or CONFIG)
-    print(f"{settings.source}: good; {len(settings.routes)} routes, {len(settings.listen)} addresses")
+    routes, addresses = counted(len(settings.routes), "route"), counted(len(settings.listen), "address")
+    print(f"{settings.source}: good; {routes}, {addresses}")
     return 0
 
 
@@ -135,14 +138,15 @@ def _reload(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    reply, connection = control.ask(_control_path(options), {"command": "stop", "now": options.now})
+    path = _reached(options)
+    reply, connection = control.ask(path, {"command": "stop", "now": options.now})
     with connection, suppress(OSError):
         connection.recv(1)  # ends when the master does
     with suppress(psutil.NoSuchProcess):
         master = psutil.Process(reply["pid"])
         while master.is_running() and master.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-    print(f"stopped: master {reply['pid']} is gone")
+    print(f"stopped: master {reply['pid']} at {path} is gone")
     return 0
 
 
@@ -163,9 +167,32 @@ def _version(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace, request: Message) -> Message:
-    reply, connection = control.ask(_control_path(options), request)
+    return _answer(_reached(options), request)
+
+
+def _answer(path: str, request: Message) -> Message:
+    reply, connection = control.ask(path, request)
     connection.close()
     return reply
+
+
+def _reached(options: argparse.Namespace) -> str:
+    """The control socket to ask. Where no file is named, and nobody answers as CONFIG has it, that of a server which
+    was started without the file, or before it said so: never of one that runs by another file.
+    """
+    path, usual = _control_path(options), MasterSettings().control
+    if options.config or path == usual or _runs_by(path) is not None or _runs_by(usual) not in ("", CONFIG):
+        return path
+    _complain(f"prefork: nobody answers at {path} ({CONFIG}); this is the one at {usual}")
+    return usual
+
+
+def _runs_by(path: str) -> str | None:
+    """The configuration file of the master at `path`, "" for the command line alone; None where nobody answers."""
+    try:
+        return str(_answer(path, {"command": "status"})["master"]["config"])
+    except StartError:
+        return None
 
 
 def _control_path(options: argparse.Namespace) -> str:

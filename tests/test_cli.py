@@ -9,6 +9,7 @@ import pytest
 
 from prefork import __version__
 from prefork.cli import main
+from prefork.settings.wording import counted
 
 ROOT = Path(__file__).parents[1]
 GOOD = 'listen = ["127.0.0.1:8000", "[::1]:8000"]\n[[route]]\npath = "/"\nrespond = { body = "hello" }\n'
@@ -31,7 +32,15 @@ def test_version(capsys: Output) -> None:
 def test_check_says_what_is_good(directory: Path, capsys: Output) -> None:
     (directory / "server.toml").write_text(GOOD)
     assert main(["check", "-c", "server.toml"]) == 0
-    assert capsys.readouterr() == ("server.toml: good; 1 routes, 2 addresses\n", "")
+    assert capsys.readouterr() == ("server.toml: good; 1 route, 2 addresses\n", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(0, "route", "0 routes"), (1, "route", "1 route"), (1, "address", "1 address"), (2, "address", "2 addresses")],
+)
+def test_what_is_counted_has_its_plural(number: int, noun: str, said: str) -> None:
+    assert counted(number, noun) == said
 
 
 def test_check_says_all_that_is_wrong_a_line_each(directory: Path, capsys: Output) -> None:
@@ -86,6 +95,7 @@ def test_schema_is_json_and_knows_every_table(capsys: Output) -> None:
         (["start", "app.py"], "APP"),
         (["start", "app:app", "--app-dir", "nowhere"], "--app-dir"),
         (["start", "app:app", "--watch-dir", "nowhere"], "--watch-dir"),
+        (["start", "app:app", "--watch", "--app-dir", "nowhere"], "--app-dir"),
         (["start"], "config/server.toml: no such file"),
         (["start", "app:app", "-c", "missing.toml"], "missing.toml: no such file"),
     ],

@@ -15,8 +15,9 @@ from prefork.errors import TimedOut
 from prefork.handlers.asgi_http import COMPLETE, Exchange
 from prefork.handlers.lifespan import Lifespan
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
+from prefork.kernel.event import Bell
 from prefork.kernel.guest import Guest
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import Loop
 from prefork.settings.schema import Websocket
 
 Message = dict[str, Any]
@@ -25,7 +26,9 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 
 # 2.4: send raises OSError once the client is gone. Frameworks that read 2.4 rely on that alone, so the generator of
 # an event stream that has nothing to send would never hear of it; those that read 2.3 receive beside it until they get
-# http.disconnect, which takes the body away from a generator that reads it (both: Starlette's StreamingResponse)
+# http.disconnect, then cancel it, which takes the body away from a generator that reads it (both: Starlette's
+# StreamingResponse). So requests with a body are told of 2.4, and what those frameworks leave out is done by us: an
+# application that streams and does not receive is cancelled when its client leaves (asgi_http.py)
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
 CLOSING = 0.5  # seconds that cancelled tasks of an application have to end
@@ -47,14 +50,18 @@ class Asgi:
         self.loop = loop
         self.under_way: set[Any] = set()  # Exchanges and Sessions
         self._lifespans: dict[Any, Lifespan] = {}  # by the application
-        self._waiting: list[Task] = []  # until none is under way
+        self._last = Bell(loop)  # rung when none is under way
 
-    def handler(self, application: Application, mount: str) -> Handler:
-        """The Handler for requests to `application` below `mount` ("" or "/prefix")."""
-        lifespan = self._lifespans.get(id(application))
-        if lifespan is None:
-            lifespan = self._lifespans[id(application)] = Lifespan(application)
-        return Mounted(self, application, mount, lifespan.state).handle
+    def handler(self, application: Application, mount: str, lifespan: bool = True) -> Handler:
+        """The Handler for requests to `application` below `mount` ("" or "/prefix"). Without a lifespan those requests
+        get no state of it; the application has none at all where no other route asks for it.
+        """
+        if not lifespan:
+            return Mounted(self, application, mount, {}).handle
+        known = self._lifespans.get(id(application))
+        if known is None:
+            known = self._lifespans[id(application)] = Lifespan(application)
+        return Mounted(self, application, mount, known.state).handle
 
     def start_up(self) -> None:
         """Start every application's lifespan, in the order of the routes. Raises what an application fails with."""
@@ -69,18 +76,11 @@ class Asgi:
     def ended(self, exchange: Any) -> None:
         self.under_way.discard(exchange)
         if not self.under_way:
-            for task in self._waiting:
-                task.wake()
+            self._last.ring()
 
     async def finished(self) -> None:
         """Wait, in a task of our loop, until no application call is under way."""
-        task = self.loop.current
-        self._waiting.append(task)
-        try:
-            while self.under_way:
-                await PARKED
-        finally:
-            self._waiting.remove(task)
+        await self._last.until(lambda: not self.under_way)
 
     async def shut_down(self, timeout: float) -> None:
         """Shut every lifespan down, the last one first, and wait for that, in a task of our loop, `timeout` seconds."""
@@ -110,12 +110,13 @@ class Mounted:
 
     async def handle(self, request: Request) -> Response:
         """Raises whatever the application raises before its response begins, and what the request body does."""
-        if "upgrade" in request.headers.fields and request.headers.fields["upgrade"].lower() == "websocket":
+        if "upgrade" in request.headers.fields and wants_websocket(request):
             return await self._converse(request)
         exchange = Exchange(self._asgi, request)
-        self._start(exchange.live(self._application, self.scope(request)))
+        task = self._start(exchange.live(self._application, self.scope(request)))
         if exchange.over and exchange.stage is COMPLETE:
             return exchange.response  # type: ignore[return-value]
+        exchange.task = task
         return await exchange.begun()
 
     async def _converse(self, request: Request) -> Response:
@@ -132,7 +133,7 @@ class Mounted:
         if refused is not None:
             return refused
         session = Session(self._asgi, request, self._asgi.websocket, self._asgi.send_timeout)
-        self._start(session.live(self._application, session.scope(self.scope(request))))
+        session.task = self._start(session.live(self._application, session.scope(self.scope(request))))
         return await session.begun()
 
     def scope(self, request: Request) -> Scope:
@@ -166,6 +167,17 @@ class Mounted:
             "query_string": line.query.encode("latin-1"),
             "root_path": self._root,
         }
+
+
+def wants_websocket(request: Request) -> bool:
+    """Whether a request asks to go on as a WebSocket (RFC 9110 §7.8); where it does not, its Upgrade may be ignored."""
+    if not request.line.minor:
+        return False  # in HTTP/1.0 an Upgrade is to be ignored
+    return "websocket" in _tokens(request, "upgrade") and "upgrade" in _tokens(request, "connection")
+
+
+def _tokens(request: Request, name: str) -> list[str]:
+    return [token.strip().lower() for token in request.headers.get(name).split(",")]
 
 
 def _text(path: str) -> str:

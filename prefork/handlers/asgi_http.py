@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from functools import partial
 from typing import Any, Protocol
 
 from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError
+from prefork.handlers.asgi_messages import FIELDS, News, ended_by, is_hangup, to_bytes, to_fields, to_segment
 from prefork.http.message import Fields, FileSegment, Request, Response
 from prefork.kernel.loop import PARKED, Loop, Task
 
@@ -23,8 +22,6 @@ Message = dict[str, Any]
 
 HIGH_WATER = 64 * 1024  # bytes on their way to the client beyond which `send` waits
 PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304)
-ENTRIES = 512  # of the cache of fields
-ENTRY_BYTES = 4096  # what is larger is converted anew each time
 
 log = logging.getLogger("prefork")
 
@@ -45,7 +42,7 @@ WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Stage
 
 
 class Host(Protocol):
-    """Where an exchange counts while its application has not ended."""
+    """Where an exchange, or a WebSocket's session, counts while its application has not ended."""
 
     loop: Loop
     under_way: set[Any]
@@ -66,6 +63,7 @@ class Exchange:
     response: Response | None = None
     over = False
     error: BaseException | None = None  # what the connection's task is to raise
+    task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
     received = False  # the whole body has been
     _task: Task | None = None  # the connection's, once it waits for us
     _reader: Task | None = None  # reads the request's body, then watches for the client's end
@@ -76,7 +74,7 @@ class Exchange:
     _taken = 0
     _iterated = False
     _until = 0.0  # the loop's time at which PATIENCE is over
-    _changed: asyncio.Event | None = None
+    _changed: News | None = None
 
     def __init__(self, host: Host, request: Request) -> None:
         self.host = host
@@ -118,6 +116,8 @@ class Exchange:
             raise
         if self.response.body is not self:
             self._stop_reading()
+        elif self.request.body.ended:
+            self._read_on()  # for the client's end: there may be nothing to send for hours
         return self.response
 
     @property
@@ -149,8 +149,11 @@ class Exchange:
         self._stop_reading()
         self._pieces.clear()
         if self.stage is STREAMING:
-            self._until = self.host.loop.now + PATIENCE
-            self._enter(GONE if self._iterated else UNSEEN)  # a silent head's body is never begun with
+            if self._iterated:
+                self._leave()
+            else:  # a silent head's body is never begun with
+                self._until = self.host.loop.now + PATIENCE
+                self._enter(UNSEEN)
 
     # ---- the application's side: asyncio
 
@@ -175,31 +178,29 @@ class Exchange:
         if kind == "http.response.start" and stage is WAITING:
             headers = tuple(message.get("headers", ()))
             try:
-                self.fields = _FIELDS.get(headers) or to_fields(headers)
+                self.fields = FIELDS.get(headers) or to_fields(headers)
             except TypeError:  # lists for pairs
                 self.fields = to_fields(headers)
-            self.status = message["status"]
+            self.status = status = message["status"]
+            if not isinstance(status, int):
+                raise RuntimeError(f"the status of a response is {status!r}, not an int")
             self._enter(STARTED)
         elif kind == "http.response.body" and stage is STARTED and not message.get("more_body"):
             body = message.get("body", b"")
-            self._answer(body if type(body) is bytes else to_bytes(body))
+            body = body if type(body) is bytes else to_bytes(body)
+            self.response = Response(self.status, self.fields, body)
             self._enter(COMPLETE)
         elif kind == "http.response.body" and stage in _STREAMING:
             await self._stream(to_bytes(message.get("body", b"")), bool(message.get("more_body")))
         elif kind == "http.response.pathsend" and stage is STARTED:
-            self._answer(_segment(message.get("path")))
+            self.response = Response(self.status, self.fields, to_segment(message.get("path")))
             self._enter(COMPLETE)
         elif kind == "http.response.pathsend" and stage in _STREAMING:
-            await self._stream_file(_segment(message.get("path")))
+            await self._stream_file(to_segment(message.get("path")))
         elif stage is GONE:
             raise ClientGone("the client is gone")
         else:
             raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {_EXPECTED[stage]}")
-
-    def _answer(self, body: bytes | FileSegment | Exchange) -> None:
-        if not isinstance(self.status, int):
-            raise RuntimeError(f"the status of a response is {self.status!r}, not an int")
-        self.response = Response(self.status, self.fields, body)
 
     async def _stream(self, body: bytes, more: bool) -> None:
         if self.stage is UNSEEN:
@@ -219,10 +220,12 @@ class Exchange:
         self._enter(STREAMING if more else COMPLETE)
         while self._unsent > HIGH_WATER and self.stage is STREAMING:
             await self._news()
+        if self.stage is GONE:
+            raise ClientGone("the client is gone")
 
     def _begin_stream(self) -> None:
         self._pieces = []
-        self._answer(self)
+        self.response = Response(self.status, self.fields, self)
         self.stage = STREAMING
 
     async def _stream_file(self, segment: FileSegment) -> None:
@@ -242,6 +245,7 @@ class Exchange:
                 piece = body.arrived()
             except ProtocolError as error:
                 self._lost(error)
+                return {"type": "http.disconnect"}
         while not piece and not body.ended:
             self._want()
             await self._news()
@@ -252,6 +256,8 @@ class Exchange:
             return await self.receive()
         self.received = body.ended
         self._wanted = False
+        if body.ended and self.stage is STREAMING:
+            self._read_on()
         return {"type": "http.request", "body": piece, "more_body": not self.received}
 
     # ---- between the two
@@ -270,30 +276,36 @@ class Exchange:
     async def _news(self) -> None:
         """Wait, in the application, until the connection's side has done something."""
         if self._changed is None:
-            self._changed = asyncio.Event()
-        self._changed.clear()
-        await self._changed.wait()
+            self._changed = News()
+        await self._changed.next()
 
     def _want(self) -> None:
         self._wanted = True
+        self._read_on()
+
+    def _read_on(self) -> None:
         if self._reader is None:
             self._reader = self.host.loop.spawn(self._read(), "reading a request body")
         self._reader.wake()
 
     async def _read(self) -> None:
-        """A task of our loop: as the application wants it, the request's body piece by piece, then the client's end."""
+        """A task of our loop: as the application wants it, the request's body piece by piece; behind that, the client's
+        end, for whoever receives, and for whoever streams.
+        """
         body = self.request.body
         try:
-            while True:
-                while not self._wanted or (body.ended and not self.received):
+            while not body.ended:
+                if self._wanted:
+                    self._wanted = False
+                    piece = await body.piece()
+                    self._piece += piece  # by now, some of it may have been received
+                    self._tell()
+                else:
                     await PARKED
-                self._wanted = False
-                if self.received:
-                    await body.hangup()
-                    raise Disconnected("the client has hung up")
-                piece = await body.piece()
-                self._piece += piece
-                self._tell()
+            while self.stage is not STREAMING and not (self._wanted and self.received):
+                await PARKED
+            await body.hangup()
+            raise Disconnected("the client has hung up")
         except (ProtocolError, Disconnected) as error:
             self._reader = None
             self._lost(error)
@@ -305,9 +317,21 @@ class Exchange:
 
     def _lost(self, error: ProtocolError | Disconnected) -> None:
         """The client is gone, or says what it may not: the application hears that it is gone, the connection why."""
-        begun = self.stage is STREAMING
-        self.error = Disconnected(str(error)) if begun else error
+        if self.stage is STREAMING:
+            self.error = Disconnected(str(error))
+            self._leave()
+        elif self.stage is not COMPLETE:  # else whoever sends the rest will see
+            self.error = error
+            self._enter(GONE)
+
+    def _leave(self) -> None:
+        """The client of a stream is gone. An application that does not receive hears of it when it sends next; one that
+        has been told of spec_version 2.4 (see asgi.py) is cancelled, as it may have nothing to send for hours.
+        """
         self._enter(GONE)
+        silent = self.received and not self._wanted  # it has the whole body, and has not asked for more since
+        if silent and self.request.headers.has_body and self.task is not None:
+            self.task.cancel()
 
     def _fell_short(self) -> None:
         if self.stage is not GONE and self.stage is not UNSEEN:
@@ -322,10 +346,7 @@ class Exchange:
         elif self.stage is COMPLETE or self.stage is UNSEEN:
             log.error("%s failed after its response: %r", asked, error, exc_info=error)
         else:
-            if not isinstance(error, Exception):  # SystemExit, CancelledError: this request's end, and nobody else's
-                cause, error = error, ApplicationError(f"the application raised {error!r}")
-                error.__cause__ = cause
-            self.error = error
+            self.error = ended_by(error)
             self._enter(GONE)
 
 
@@ -339,48 +360,3 @@ _EXPECTED = {
     COMPLETE: "the response was complete",
     GONE: "the client was gone",
 }
-
-_FIELDS: dict[tuple[Any, ...], Fields] = {}
-
-
-def to_fields(headers: Iterable[Any]) -> Fields:
-    """ASGI's header fields as a Response has them. Raises RuntimeError where they are no pairs of bytes."""
-    try:
-        pairs = tuple([(name, value) for name, value in headers])
-    except (TypeError, ValueError):
-        raise RuntimeError(f"the headers of a response are no pairs: {headers!r}") from None
-    for pair in pairs:
-        if type(pair[0]) is not bytes or type(pair[1]) is not bytes:
-            raise RuntimeError(f"a header field of a response is not a pair of bytes: {pair!r}")
-    fields = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
-    if sum([len(name) + len(value) for name, value in pairs]) <= ENTRY_BYTES:
-        if len(_FIELDS) >= ENTRIES:
-            del _FIELDS[next(iter(_FIELDS))]
-        _FIELDS[pairs] = fields
-    return fields
-
-
-def to_bytes(body: Any) -> bytes:
-    if not isinstance(body, (bytes, bytearray, memoryview)):
-        raise RuntimeError(f"a response's body is of type {type(body).__name__}, not bytes")
-    return bytes(body)
-
-
-def _segment(path: Any) -> FileSegment:
-    """The file at `path`, whole. Raises RuntimeError: an OSError would tell the application that its client is gone."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would hold us up
-    except (OSError, TypeError, ValueError) as error:
-        raise RuntimeError(f"http.response.pathsend: {error}") from error
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(file)
-        raise RuntimeError(f"http.response.pathsend: {path!r} is not a regular file")
-    return FileSegment(file, 0, status.st_size, partial(os.close, file))
-
-
-def is_hangup(error: BaseException | None) -> bool:
-    """Whether an exception comes of ClientGone, or of the cancelling that follows a hang-up."""
-    while error is not None and not isinstance(error, (ClientGone, asyncio.CancelledError)):
-        error = error.__cause__ or error.__context__
-    return error is not None

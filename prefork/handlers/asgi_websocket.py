@@ -10,16 +10,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any
 
 from websockets.frames import Close
 
 from prefork.errors import ApplicationError, ClientGone, Disconnected
-from prefork.handlers.asgi_http import is_hangup, to_bytes, to_fields
+from prefork.handlers.asgi_http import Host
+from prefork.handlers.asgi_messages import News, ended_by, is_hangup, to_bytes, to_fields
 from prefork.handlers.handshake import Handshake
 from prefork.handlers.websocket import ABNORMAL, WebSocket
 from prefork.http.message import Fields, Request, Response, plain
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import PARKED, Task
 from prefork.settings.schema import Websocket
 
 Message = dict[str, Any]
@@ -37,15 +38,6 @@ class Stage(Enum):
     OPEN = auto()
     CLOSED = auto()  # by the application, or refused
     GONE = auto()  # by the client, or the server
-
-
-class Host(Protocol):
-    """Where a session counts while its application has not ended."""
-
-    loop: Loop
-    under_way: set[Any]
-
-    def ended(self, exchange: Any) -> None: ...
 
 
 class Session:
@@ -67,7 +59,8 @@ class Session:
         self._fields: Fields = ()
         self._body = bytearray()
         self._task: Task | None = None  # the connection's
-        self._changed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
+        self._changed = News()
 
     def scope(self, http: Message) -> Message:
         """The scope of type "websocket", made of that of its handshake."""
@@ -152,7 +145,7 @@ class Session:
             closed = self._socket.closed
             if closed is not None:
                 return {"type": "websocket.disconnect", "code": int(closed.code), "reason": closed.reason}
-            await self._news()
+            await self._changed.next()
 
     async def send(self, message: Message) -> None:
         """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
@@ -162,7 +155,7 @@ class Session:
         if kind == "websocket.send" and stage is Stage.OPEN:
             self._socket.put(_content(message))
             while self._socket.congested:
-                await self._news()
+                await self._changed.next()
         elif stage is Stage.GONE:
             raise ClientGone("the client is gone")
         elif kind == "websocket.close" and stage is Stage.OPEN:
@@ -195,19 +188,11 @@ class Session:
         self._socket.closed = Close(1006, "")
         self._answer(response, Stage.CLOSED)
 
-    async def _news(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
     def _failed(self, error: BaseException) -> None:
         """End the conversation with what the application raised, or the handshake with a 500."""
         asked = f"{self.request.method} {self.request.target}"
         if self._response is None and self.stage is not Stage.GONE:
-            cause = error
-            if not isinstance(error, Exception):  # SystemExit, CancelledError: this session's end, and nobody else's
-                error = ApplicationError(f"the application raised {cause!r}")
-                error.__cause__ = cause
-            self._error = error  # which the connection logs
+            self._error = ended_by(error)  # which the connection logs
         elif self.stage is Stage.GONE and is_hangup(error):
             pass
         else:

@@ -30,9 +30,19 @@ def _no_asgi() -> AsgiHost:
 
 
 class AsgiHost(Protocol):
-    """What runs ASGI applications (asgi.py, which is imported only where there is one)."""
+    """What runs ASGI applications: Asgi of asgi.py, which is imported, and asyncio with it, only where there is one."""
 
-    def handler(self, application: Any, mount: str) -> Handler: ...
+    def handler(self, application: Any, mount: str, lifespan: bool) -> Handler: ...
+
+    def start_up(self) -> None: ...
+
+    def run(self) -> None: ...
+
+    async def finished(self) -> None: ...
+
+    async def shut_down(self, timeout: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ def _application(route: Route, mounted: str, host: Host) -> Handler:
         host.asgi()  # before the application is imported, which may ask for the current asyncio loop
     found, application = load_application(target, key)
     if found is Interface.ASGI:
-        return host.asgi().handler(application, mounted)
+        return host.asgi().handler(application, mounted, route.lifespan == "auto")
     workers = host.workers
     host.crew.wanted = True
     return Wsgi(

@@ -40,7 +40,12 @@ class Handshake:
         self._accept = accept_key(key)
 
     def response(self, body: Upgrade, subprotocol: str, fields: Fields) -> Response:
-        """The 101 that begins the conversation `body`, with further header fields. Raises ValueError for OURS."""
+        """The 101 that begins the conversation `body`, with further header fields. Raises ValueError for OURS, and for
+        a subprotocol that the client has not offered, and would not accept (RFC 6455 §4.1).
+        """
+        if subprotocol and subprotocol not in self.subprotocols:
+            offered = ", ".join(self.subprotocols) or "none"
+            raise ValueError(f"the subprotocol {subprotocol!r} is not among those that the client offers: {offered}")
         ours = [("Sec-WebSocket-Accept", self._accept)]
         if self._extension:
             ours.append(("Sec-WebSocket-Extensions", self._extension))
@@ -56,8 +61,7 @@ def refusal(request: Request) -> Response | None:
     """The answer to a request for a WebSocket that does not ask as RFC 6455 §4.2.1 wants it, the rest being Handshake's
     to see.
     """
-    options = [option.strip().lower() for option in request.headers.get("connection").split(",")]
-    if request.method != "GET" or not request.line.minor or "upgrade" not in options or request.headers.has_body:
+    if request.method != "GET" or request.headers.has_body:
         return plain(400)
     if request.headers.get("sec-websocket-version") != "13":
         return plain(426, ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))

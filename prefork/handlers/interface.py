@@ -20,7 +20,7 @@ class Interface(Enum):
     WSGI = "wsgi"  # (environ, start_response): PEP 3333
     ASGI = "asgi"  # async (scope, receive, send): ASGI 3
     ASGI2 = "asgi2"  # (scope), then async (receive, send)
-    FACTORY = "factory"  # nothing to call it with
+    FACTORY = "factory"  # can be called with nothing
     NONE = "none"  # takes what no interface gives
     UNKNOWN = "unknown"  # (*args), or it does not tell
 
@@ -38,7 +38,7 @@ def load_application(target: str, key: str) -> tuple[Interface, Any]:
     problem = {
         Interface.ASGI2: f'"{target}" is an ASGI 2 application, of the scope alone; what is served is ASGI 3: '
         "async (scope, receive, send)",
-        Interface.FACTORY: f'"{target}" takes no arguments, as a factory does; write "{target}()"',
+        Interface.FACTORY: f'"{target}" needs no arguments, as a factory does; write "{target}()"',
         Interface.NONE: f'"{target}" is no application: neither (environ, start_response), as WSGI has it, '
         "nor async (scope, receive, send), as ASGI has it",
         Interface.UNKNOWN: f'"{target}" does not tell whether it is a WSGI or an ASGI application; '
@@ -73,11 +73,14 @@ def interface(application: Any) -> Interface:
         return Interface.WSGI
     if open_ended:
         return Interface.UNKNOWN
-    if count == 1 and len(positional) == 1:
+    if count == 0:
+        first = positional[0].name if positional else ""
+        return {"environ": Interface.WSGI, "scope": Interface.ASGI}.get(first, Interface.FACTORY)
+    if len(positional) == 1:
         return Interface.ASGI2 if required[0].name == "scope" else Interface.NONE
     if len(positional) in (2, 3):  # with defaults
         return Interface.WSGI if len(positional) == 2 else Interface.ASGI
-    return Interface.NONE if positional else Interface.FACTORY
+    return Interface.NONE
 
 
 def _is_async(application: Any) -> bool:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import Any
 
 from prefork.errors import LifespanError
+from prefork.handlers.asgi_messages import News
 
 log = logging.getLogger("prefork")
 
@@ -33,17 +34,20 @@ class Lifespan:
         self._failure: BaseException | None = None
         self._foreign = False  # it has sent what is no message of a lifespan, so it takes this for a request
         self._task: asyncio.Task[None] | None = None
-        self._changed: asyncio.Event
+        self._changed: News
 
     async def start_up(self) -> None:
         """Wait until the application has started, or has shown that it knows of no lifespan.
 
-        Raises LifespanError, with the application's own exception as its cause, where it cannot start.
+        Raises LifespanError, with the application's own exception as its cause, where it cannot start. Here we are
+        stricter than the specification, which has a server go on without a lifespan where an application raises at
+        lifespan.startup: a database that cannot be reached must not make a reload take the server down. Applications
+        that mean nothing by raising have `lifespan = "off"` in their route.
         """
-        self._changed = asyncio.Event()
+        self._changed = News()
         self._task = asyncio.create_task(self._live())
         while self._phase in (_Phase.SCOPE, _Phase.STARTING):
-            await self._news()
+            await self._changed.next()
         if self._failure is not None:
             raise self._failure
 
@@ -52,7 +56,7 @@ class Lifespan:
         if self._phase is _Phase.RUNNING:
             self._enter(_Phase.LEAVING)
             while not self._is_over():
-                await self._news()
+                await self._changed.next()
 
     async def _live(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
@@ -69,7 +73,8 @@ class Lifespan:
         if self._phase is _Phase.SCOPE or self._foreign:
             log.debug("the application has no lifespan: %r", error)
         elif self._phase is _Phase.STARTING:
-            self._failure = LifespanError(f"the application's lifespan failed to start: {error!r}")
+            way_out = 'if it has none, write lifespan = "off" in its route'
+            self._failure = LifespanError(f"the application's lifespan failed to start: {error!r}; {way_out}")
             self._failure.__cause__ = error
         elif self._failure is not None:
             self._failure.__cause__ = error  # said first, raised then, as Starlette does
@@ -81,7 +86,7 @@ class Lifespan:
             self._enter(_Phase.STARTING)
             return {"type": "lifespan.startup"}
         while self._phase is not _Phase.LEAVING:
-            await self._news()
+            await self._changed.next()
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: dict[str, Any]) -> None:
@@ -108,7 +113,3 @@ class Lifespan:
         if self._phase is not _Phase.OVER:
             self._phase = phase
             self._changed.set()
-
-    async def _news(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()

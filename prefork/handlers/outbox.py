@@ -12,30 +12,30 @@ import threading
 from contextlib import suppress
 from math import inf
 from time import monotonic
-from typing import IO, Any
+from typing import IO
 
-from prefork.errors import ApplicationError, TimedOut
-from prefork.kernel.leader import Call, Crew
+from prefork.errors import ApplicationError
+from prefork.http.connection import failed
+from prefork.kernel.calls import Call
+from prefork.kernel.leader import Crew
 from prefork.kernel.loop import PARKED, Task
 
 MEMORY = 256 * 1024  # bytes that wait in memory
-DISK = 64 * 1024 * 1024  # bytes that wait in all, beyond which the thread does
+DISK = 64 * 1024 * 1024  # bytes that wait in all, or lie in the file, sent or not, beyond which the thread waits
 
 
 class Outbox:
-    """The Chunks of a response to `what`. One thread calls `put` and `end`, the leader all else.
-
-    Where nothing is put for `timeout` seconds, `overdue` is told of it and the response ends by ApplicationError.
+    """The Chunks of what a call produces, in answer to its request. Its thread calls `put` and `end`, the leader all
+    else. Where the call is abandoned, the response ends by ApplicationError after what has been put.
     """
 
     prompt = False  # PEP 3333: no head before the first piece
 
-    def __init__(self, crew: Crew, what: Any, timeout: float) -> None:
+    def __init__(self, crew: Crew, call: Call) -> None:
         self.abandoned = False  # nobody wants any more of it
         self.whole = False  # nothing is to come, and all of it is in memory
         self._crew = crew
-        self._what = what
-        self._timeout = timeout
+        self._call = call
         self._lock = threading.Condition()
         self._pieces: list[bytes] = []
         self.size = 0  # of what waits
@@ -45,8 +45,6 @@ class Outbox:
         self._ended = False
         self._error: BaseException | None = None
         self._hungry: Task | None = None  # waits for more
-        self._thread = 0
-        self._since = 0.0
 
     # ---- the thread that makes the pieces
 
@@ -55,15 +53,19 @@ class Outbox:
         if piece and not self.abandoned:
             self._add(piece)
             self._feed()
-        if self.size > MEMORY:
+        if self.size > MEMORY or not self._has_room():
             self._crew.step_down()  # let it be sent meanwhile
+            self._call.since = inf  # it is the client that takes its time
             with self._lock:
-                self._lock.wait_for(lambda: self.size <= DISK or self.abandoned)
-        self._since = monotonic()
+                self._lock.wait_for(self._has_room)
+        self._call.since = monotonic()
         return not self.abandoned
 
+    def _has_room(self) -> bool:
+        """The file does not shrink, but is begun anew once all of it is sent: it is its length that is bounded."""
+        return self.abandoned or self._offset + self.size <= DISK
+
     def _add(self, piece: bytes) -> None:
-        self._thread = threading.get_ident()
         with self._lock:
             if self.abandoned:
                 return
@@ -73,7 +75,6 @@ class Outbox:
                 return
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed when it is empty)
-                self._offset = 0
             file, self._writing = self._file, True
         try:
             view = memoryview(piece)
@@ -86,11 +87,18 @@ class Outbox:
                 self._close_file()
 
     def end(self, error: BaseException | None) -> None:
-        """Nothing more comes; `error` says why that is not the proper end."""
-        self._error = error
-        self.whole = error is None and self._file is None and not self.abandoned
-        self._ended = True
+        """Nothing more comes; `error` says why that is not the proper end. It is logged where nobody hears of it."""
+        with self._lock:
+            self._error = error
+            self.whole = error is None and self._file is None and not self.abandoned
+            self._ended = True
+            self._confess()
         self._feed()
+
+    def _confess(self) -> None:
+        if self.abandoned and self._error is not None:
+            failed(self._call.what, self._error)
+            self._error = None
 
     def _feed(self) -> None:
         task = self._hungry
@@ -119,7 +127,7 @@ class Outbox:
     def _close_file(self) -> None:
         """Close the file once nothing in it waits, and nobody writes to it. The lock is held."""
         if self._file is not None and not self._writing and (self.abandoned or not self.size):
-            file, self._file = self._file, None
+            file, self._file, self._offset = self._file, None, 0
             with suppress(OSError):
                 file.close()
 
@@ -134,24 +142,15 @@ class Outbox:
             if data:
                 return data
             if ended:
-                if self._error is not None:
-                    raise self._error
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
                 raise StopAsyncIteration
+            if self._call.abandoned:
+                raise ApplicationError(f"no more of the response for {self._call.timeout:g} s")
             self._hungry = task
             if not self.size and not self._ended:
-                await self._wait(task)
-
-    async def _wait(self, task: Task) -> None:
-        """Until something has come. Raises ApplicationError when that takes too long."""
-        self._since = max(self._since, task.loop.now)
-        task.deadline = self._since + self._timeout if self._timeout else inf
-        try:
-            await PARKED
-        except TimedOut:
-            self._crew.overdue(Call(self._what, self._thread, self._since, self._timeout))
-            raise ApplicationError(f"no more of the response for {self._timeout:g} s") from None
-        finally:
-            task.deadline = inf
+                await PARKED
 
     async def aclose(self) -> None:
         with self._lock:
@@ -160,3 +159,4 @@ class Outbox:
             self.size = 0
             self._lock.notify()
             self._close_file()
+            self._confess()

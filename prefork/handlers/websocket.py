@@ -3,7 +3,7 @@
 Owns what goes either way: the messages that came and nobody took, the bytes that the client's socket would not take
 yet, and the clock of pings and closing. The connection's task reads; what it or anybody else has to say is sent at
 once, and only what does not fit gets a task of its own, as long as there is some. Both queues are bounded: while
-there is too much in either, nothing more is read.
+there is too much in either, nothing more is read, nor taken apart.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
 from prefork.net.stream import Stream
 from prefork.settings.schema import Websocket
 
-HIGH_WATER = (
-    64 * 1024
-)  # bytes that wait to be taken, or to be sent, beyond which nothing is read and nobody should send
+# bytes that wait to be taken, or to be sent, beyond which nothing is read and nobody should send
+HIGH_WATER = 64 * 1024
 OVERHEAD = 64  # bytes that a message counts for beside its own: many empty ones are not for nothing
-PORTION = 4096  # bytes taken apart at once: up to 682 empty frames, 3 ms
+# bytes taken apart at once: up to 682 empty frames, 3 ms; inflated (RFC 7692), 4 MiB and a message that began before
+PORTION = 4096
 BUSY = 32  # frames in a portion, beyond which the others have a turn
+BUSY_BYTES = 256 * 1024  # of what a portion was inflated to, likewise
 CLOSING = 2.0  # seconds that a client has to answer a close frame
 ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
 
@@ -69,7 +70,6 @@ class WebSocket(Upgrade):
         self._is_text = False
         self._outgoing: list[bytes] = []
         self._unsent = 0  # bytes of them, and of what the writer has at hand
-        self._sent = 0
         self._over = False  # nothing more is to be read
         self._pinged = 0.0  # when the ping was sent that has not been answered; 0: there is none
         self._next_ping = inf
@@ -100,7 +100,7 @@ class WebSocket(Upgrade):
     @property
     def congested(self) -> bool:
         """More waits to be sent than there should be, and `changed` will tell when that is over."""
-        return self._unsent > HIGH_WATER and not self._over
+        return self._unsent > HIGH_WATER and self.closed is None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake, unless it has begun. Raises ValueError for what a close frame cannot say."""
@@ -114,7 +114,7 @@ class WebSocket(Upgrade):
 
     # ---- the connection's side
 
-    async def converse(self, stream: Stream) -> int:
+    async def converse(self, stream: Stream) -> None:
         self._stream, self._reader = stream, self._loop.current
         self._next_ping = monotonic() + self._settings.ping_interval
         self._flush()  # what was put before the head was out
@@ -127,7 +127,6 @@ class WebSocket(Upgrade):
             pass
         finally:
             self._finish()
-        return self._sent
 
     def drain(self, seconds: float) -> None:
         self._leave = monotonic() + seconds
@@ -142,23 +141,26 @@ class WebSocket(Upgrade):
         while True:
             for at in range(0, len(data), PORTION):
                 self._frames.receive_data(data[at : at + PORTION])
-                if self._handle(self._frames.events_received()) > BUSY:
+                if self._handle(self._frames.events_received()):
                     with suppress(TimedOut):  # of `_hurry`
                         await PAUSE
+                await self._room()
             if self._over:
                 return
             data = b""
             try:
-                if self._untaken > HIGH_WATER or self._unsent > HIGH_WATER:
-                    self._pinged = 0.0  # its answer may be among what is not read
-                    await self._pause()
-                    continue
                 data = await stream.read(self._due() - monotonic())
             except TimedOut:
                 self._tick()
                 continue
             if not data:
                 raise Disconnected("the client hung up without a close frame")
+
+    async def _room(self) -> None:
+        """Wait until there is room for more. Raises Disconnected."""
+        while not self._over and (self._untaken > HIGH_WATER or self._unsent > HIGH_WATER):
+            self._pinged = 0.0  # its answer may be among what is not read
+            await self._pause()
 
     async def _pause(self) -> None:
         """Wait to be woken, or until something is due."""
@@ -200,9 +202,9 @@ class WebSocket(Upgrade):
                 self._frames.send_ping(b"")
                 self._flush()
 
-    def _handle(self, frames: Sequence[object]) -> int:
-        """Take in what has come; how many frames that was."""
-        before = len(self._came)
+    def _handle(self, frames: Sequence[object]) -> bool:
+        """Take in what has come; whether that was so much that the others are to have a turn."""
+        before, size = len(self._came), 0
         for frame in frames:
             assert isinstance(frame, Frame)
             if frame.opcode is Opcode.PONG:
@@ -211,12 +213,13 @@ class WebSocket(Upgrade):
                 if frame.opcode is not Opcode.CONT:
                     self._is_text = frame.opcode is Opcode.TEXT
                 self._partial += frame.data
+                size += len(frame.data)
                 if frame.fin and not self._complete():
                     break
         self._flush()
         if len(self._came) > before:
             self.changed()
-        return len(frames)
+        return len(frames) > BUSY or size > BUSY_BYTES
 
     def _complete(self) -> bool:
         """The message is whole; False where it is not valid UTF-8 (RFC 6455 §8.1)."""
@@ -260,7 +263,7 @@ class WebSocket(Upgrade):
         with suppress(OSError):  # EAGAIN; of any other the reader or the writer will hear
             sent = stream.send(data)
         self._unsent -= sent
-        self._sent += sent
+        stream.sent += sent
         if sent < len(data):
             self._outgoing.append(data[sent:])
             self._writer = self._loop.spawn(self._write(stream), "writing to a WebSocket")
@@ -273,7 +276,6 @@ class WebSocket(Upgrade):
                 self._outgoing.clear()
                 await stream.write(data, self._send_timeout)
                 self._unsent -= len(data)
-                self._sent += len(data)
                 self._wake()
                 self.changed()
         except Disconnected:

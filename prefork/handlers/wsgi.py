@@ -15,12 +15,14 @@ from time import monotonic
 from typing import IO, Any
 
 from prefork import __version__
-from prefork.errors import TimedOut
+from prefork.errors import Abandoned, TimedOut
 from prefork.handlers.outbox import Outbox
-from prefork.handlers.wsgi_call import Call, to_bytes
+from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
+from prefork.http.connection import failed
 from prefork.http.message import Headers, Request, RequestLine, Response, plain
 from prefork.http.send import release
+from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.leader import Crew
 
 Environ = dict[str, Any]
@@ -74,30 +76,34 @@ class Wsgi:
         environ["SERVER_NAME"] = client.server_name
         environ["SERVER_PORT"] = client.server_port
         environ["wsgi.url_scheme"] = client.scheme
-        environ["wsgi.input"] = body = await _body(request, environ) if headers.has_body else io.BytesIO()
+        call = Call()
+        environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()
         crew = self._crew
         if (crew.queue or not crew.followers) and not await self._admitted():
-            body.close()
+            call.close()
             return plain(503, ("Retry-After", "1"))
-        call = Call()
         if crew.pinned:
-            return await self._delegate(request, call, environ, body)
+            return await self._delegate(request, call, environ)
         baton = crew.enter(request, self._timeout)
         try:
             result = self._application(environ, call.start_response)
             if type(result) is list and not call.written and call.status:
                 content = to_bytes(result[0]) if len(result) == 1 else b"".join(map(to_bytes, result))
                 response: Response | None = Response(call.status, call.headers, content, call.reason)
+                if headers.has_body:
+                    call.close()
             else:
-                response = call.conclude(result, body)
-        except BaseException:
-            body.close()
+                response = call.conclude(result)
+        except BaseException as error:
+            call.close()
             if not crew.leave(baton):
-                await crew.rejoin()
+                await self._rejoin_failed(request, error)
+            failure = contained(error)
+            if failure is not error:
+                raise failure from error
             raise
         if response is None:
             return await self._stream(request, call, crew.leave(baton))
-        body.close()
         if not crew.leave(baton):
             await self._rejoin(response)
         return response
@@ -110,45 +116,61 @@ class Wsgi:
             await release(response.body)
             raise
 
+    async def _rejoin_failed(self, request: Request, error: BaseException) -> None:
+        """Raises Abandoned, and logs the error, where nobody waits for it."""
+        try:
+            await self._crew.rejoin()
+        except Abandoned:
+            failed(request, error)
+            raise
+
     async def _stream(self, request: Request, call: Call, leads: bool) -> Response:
         """The response to an iterable that has more to come, in this thread, whoever leads meanwhile."""
-        outbox = Outbox(self._crew, request, self._timeout)
-        if request.method == "HEAD" or call.status in (204, 304):
-            await outbox.aclose()
+        at_work = AtWork(request, self._timeout)
+        outbox = Outbox(self._crew, at_work)
         try:
-            await self._crew.produce(partial(call.produce, outbox), leads=leads)
+            await self._crew.produce(at_work, partial(self._produce, request, call, outbox), leads=leads)
             return call.outcome(outbox)
         except BaseException:
             await outbox.aclose()
             raise
 
-    async def _delegate(self, request: Request, call: Call, environ: Environ, body: IO[bytes]) -> Response:
+    async def _delegate(self, request: Request, call: Call, environ: Environ) -> Response:
         """The response to a call in another thread, which stays with it to its end."""
         crew, task = self._crew, self._crew.loop.current
-        outbox = Outbox(crew, request, self._timeout)
+        at_work = AtWork(request, self._timeout)
+        outbox = Outbox(crew, at_work)
         outcome: list[Response | BaseException | None] = []
 
         def work() -> None:
             try:
-                result = self._application(environ, call.start_response)
-                outcome.append(call.conclude(result, body))
+                outcome.append(call.conclude(self._application(environ, call.start_response)))
             except BaseException as error:
-                body.close()
-                outcome.append(error)
-            crew.post(task.resume)
+                call.close()
+                outcome.append(contained(error))
+            crew.hand_back(task)
             if outcome[0] is None:
-                call.produce(outbox)
+                self._produce(request, call, outbox)
 
         try:
-            await crew.delegate(request, work, self._timeout)
+            await crew.delegate(at_work, work)
         except BaseException:
             await outbox.aclose()
-            if outcome and isinstance(outcome[0], Response):
-                await release(outcome[0].body)
+            for come in outcome:  # too late
+                if isinstance(come, Response):
+                    await release(come.body)
+                elif come is not None:
+                    failed(request, come)
             raise
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0] or call.outcome(outbox)
+
+    def _produce(self, request: Request, call: Call, outbox: Outbox) -> None:
+        """Put the rest of the response; where it is to have no body, nobody wants that."""
+        if request.method == "HEAD" or call.status in (204, 304):
+            outbox.abandoned = True
+        call.produce(outbox)
 
     async def _admitted(self) -> bool:
         """Wait for a thread; False where none has become free in time."""

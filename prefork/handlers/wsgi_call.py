@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 from prefork.errors import ApplicationError
-from prefork.handlers.outbox import Outbox
+from prefork.handlers.outbox import MEMORY, Outbox
 from prefork.handlers.wsgi_files import FileWrapper
 from prefork.http.grammar import DIGITS, REASONS
 from prefork.http.message import Body, Fields, Response
@@ -20,7 +21,11 @@ log = logging.getLogger("prefork")
 
 
 class Call:
-    """One call of the application: `start_response` is what it is given, `conclude` is given what it returns."""
+    """One call of the application: `start_response` is what it is given, `conclude` is given what it returns.
+
+    `input` is the request body. Whichever of `conclude` and `produce` comes to the end calls `close`; where the
+    application or `conclude` raises, the caller does.
+    """
 
     # defaults of the class instead of an __init__: a call costs 60 ns to make, not 170
     status = 0
@@ -28,9 +33,11 @@ class Call:
     headers: Fields = ()
     written: list[bytes] | None = None  # what is to go out first: what the application gave to write(), say
     sent = False
+    input: IO[bytes]
+    _size = 0  # of what write() has put into `written`
+    _spool: IO[bytes] | None = None  # what was written before that, and had no room in memory
     _result: Iterable[bytes] = ()
     _iterator: Iterator[bytes] = iter(())
-    _input: IO[bytes]
 
     def start_response(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable". With `exc_info`, re-raises it once the head is out."""
@@ -40,7 +47,7 @@ class Call:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # or the traceback's frames would keep themselves alive
-            self.written = None
+            self._discard()
         elif self.status:
             raise ApplicationError("start_response was called twice, without exc_info")
         self.status, self.reason = _STATUSES.get(status) or _parse_status(status)
@@ -48,11 +55,26 @@ class Call:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's imperative way out. Buffered: what is written leaves with what is yielded next."""
-        if to_bytes(data):
+        """PEP 3333's imperative way out. Buffered: what is written leaves with what is yielded next.
+
+        No more than MEMORY of it, or its last piece, is in memory, the rest on disk. Raises OSError (disk full).
+        """
+        piece = to_bytes(data)
+        if not piece:
+            return
+        self._size += len(piece)
+        if self._size > MEMORY and self.written:
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed once it has been put, or by `close`)
+            self._spool.writelines(self.written)
+            self.written, self._size = [], len(piece)
+        self._add(piece)
+
+    def _add(self, piece: bytes) -> None:
+        if piece:
             if self.written is None:
                 self.written = []
-            self.written.append(data)
+            self.written.append(piece)
 
     def response(self, body: Body) -> Response:
         """Raises ApplicationError where start_response has not been called."""
@@ -64,44 +86,36 @@ class Call:
         if not self.status:
             raise ApplicationError("the application did not call start_response")
 
-    def conclude(self, result: Iterable[bytes], input: IO[bytes]) -> Response | None:
-        """The response to any iterable: a file to send, or a body that is complete by now; None: `produce` is due.
-
-        Whichever comes to the end closes `input`, the request body.
-        """
+    def conclude(self, result: Iterable[bytes]) -> Response | None:
+        """The response to any iterable: a file to send, or a body that is complete by now; None: `produce` is due."""
         self._result = result
-        self._input = input
-        try:
-            segment = None
-            if isinstance(result, FileWrapper) and self.status and not self.written:
-                segment = result.segment(self._length())
-            if segment is None:
-                self._iterator = iter(result)
-                if self._begin():
-                    self._check_status()
-                    return None
-            response = self.response(segment or self._taken())
-        except BaseException:
-            self._close()
-            raise
-        self._close()
+        segment = None
+        if isinstance(result, FileWrapper) and self.status and not self.written:
+            segment = result.segment(self._length())
+        if segment is None:
+            self._iterator = iter(result)
+            if self._begin():
+                self._check_status()
+                return None
+        response = self.response(segment or self._taken())
+        self.close()
         return response
 
     def _begin(self) -> bool:
-        """Take pieces until the first that is not empty, before which PEP 3333 has no head sent. False: there is none.
+        """Take pieces until the first that is not empty, before which PEP 3333 has no head sent. False: all is there.
 
         Where that one is all that Content-Length announces, look for the end too: then the whole goes out at once.
         """
-        while not self.written or self._length() == sum(map(len, self.written)):
+        while not self.written or (self._spool is None and self._length() == sum(map(len, self.written))):
             piece = next(self._iterator, _END)
             if piece is _END:
-                return False
-            self.write(piece)
+                return self._spool is not None
+            self._add(to_bytes(piece))
         return True
 
     def outcome(self, outbox: Outbox) -> Response:
-        """The response to what `produce` puts: in one piece where all of it is there, and as long as announced."""
-        if outbox.whole and self._length() in (None, outbox.size):
+        """The response to what `produce` puts: in one piece where all of it is there."""
+        if outbox.whole:
             return self.response(outbox.take())
         return self.response(outbox)
 
@@ -110,20 +124,35 @@ class Call:
         self.sent = True  # for start_response: there is no other head any more
         error: BaseException | None = None
         try:
-            while outbox.put(self._taken()):
+            while self._put(outbox):
                 piece = next(self._iterator, _END)
                 if piece is _END:
-                    outbox.put(self._taken())
+                    self._put(outbox)
                     break
-                self.write(piece)
+                self._add(to_bytes(piece))
         except BaseException as failure:
-            error = failure
+            error = contained(failure)
         outbox.end(error)
-        self._close()
+        self.close()
+
+    def _put(self, outbox: Outbox) -> bool:
+        """Put what has been taken so far. False: nobody wants it."""
+        if self._spool is not None:
+            self._spool.seek(0)
+            while (piece := self._spool.read(MEMORY)) and outbox.put(piece):
+                pass
+        return outbox.put(self._taken())
 
     def _taken(self) -> bytes:
-        written, self.written = self.written, None
-        return b"".join(written or ())
+        """What is in memory, and nothing is left of it."""
+        taken = b"".join(self.written or ())
+        self._discard()
+        return taken
+
+    def _discard(self) -> None:
+        spool, self._spool, self.written, self._size = self._spool, None, None, 0
+        if spool is not None:
+            spool.close()
 
     def _length(self) -> int | None:
         """The Content-Length that the application has announced, if it is one."""
@@ -132,15 +161,18 @@ class Call:
                 return int(value)
         return None
 
-    def _close(self) -> None:
-        """Call the iterable's close(), whatever became of the response; where that fails, it is only logged."""
-        self._input.close()
-        close = getattr(self._result, "close", None)
-        if close is not None:
+    def close(self) -> None:
+        """Close `input` and what was written, and call the iterable's close(), whatever became of the response.
+
+        Where one of these fails, it is only logged.
+        """
+        for name, what in (("wsgi.input", self.input), ("a spool", self._spool), ("a response", self._result)):
             try:
-                close()
+                close = getattr(what, "close", None)
+                if close is not None:
+                    close()
             except BaseException as error:  # whatever it is, it is not to end the thread
-                log.error("close() of a response failed: %r", error, exc_info=error)
+                log.error("close() of %s failed: %r", name, error, exc_info=error)
 
 
 _END: Any = object()
@@ -157,6 +189,18 @@ def _parse_status(status: str) -> tuple[int, str]:
 
 
 def to_bytes(piece: Any) -> bytes:
-    if type(piece) is not bytes:
+    """`piece`; of a subclass of bytes no more than its bytes. Raises ApplicationError."""
+    if type(piece) is bytes:
+        return piece
+    if not isinstance(piece, bytes):
         raise ApplicationError(f"the application yielded {type(piece).__name__}, not bytes")
-    return piece
+    return bytes(memoryview(piece))
+
+
+def contained(error: BaseException) -> BaseException:
+    """What an application has raised, or ApplicationError in the place of what would end a coroutine or the process."""
+    if not isinstance(error, (GeneratorExit, KeyboardInterrupt, StopIteration, StopAsyncIteration)):
+        return error
+    failure = ApplicationError(f"the application raised {error!r}")
+    failure.__cause__ = error
+    return failure

@@ -9,6 +9,7 @@ import io
 import tempfile
 from collections.abc import AsyncIterator
 from enum import Enum, auto
+from time import monotonic
 from typing import IO, Protocol
 
 from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
@@ -220,12 +221,15 @@ class Incoming:
             if self._awaited and not self._silent:
                 self._awaited = False
                 await self._stream.write(CONTINUE, self._timeout)
+                self._stream.sent = 0  # it is no part of the answer
+            began = monotonic()
             data = await self._stream.read(self._pace.patience(self._timeout))
         except TimedOut:
             raise RequestTimeout(f"too little of the body, or no more of it for {self._timeout:g} s") from None
         if not data:
             raise Disconnected("the client left in mid-body")
         self._awaited = False
+        self._pace.waited(monotonic() - began)
         self._pace.moved(len(data))
         return data
 

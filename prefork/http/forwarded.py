@@ -1,6 +1,7 @@
 """Whom a trusted proxy speaks for: Forwarded (RFC 7239) and X-Forwarded-For/-Proto -> the client they tell of.
 
-What a client that is not trusted says of itself in these fields is dropped before anybody can believe it.
+Once a proxy is named, what others send of these fields is dropped before anybody can believe it. While none is, the
+server looks at none of them, and the application may have a middleware of its own that does.
 """
 
 from __future__ import annotations

@@ -215,8 +215,8 @@ class Upgrade:
 
     protocol: str
 
-    async def converse(self, stream: Stream) -> int:
-        """Own the stream until the conversation is over, after which it is closed; how many bytes were sent.
+    async def converse(self, stream: Stream) -> None:
+        """Own the stream until the conversation is over, after which it is closed.
 
         What the client has sent already is in `stream.unread`. A peer that leaves is no error.
         """

@@ -61,14 +61,15 @@ class Block:
 
 
 class Head:
-    """A response head and how its body is framed (RFC 9112 §6.3).
+    """A response head: its bytes on the `wire`, and how its body is framed (RFC 9112 §6.3).
 
     `length` bytes, or `chunked`, or else to the end of the connection; `silent`: no body at all, whatever there is.
     """
 
-    __slots__ = ("chunked", "keep_alive", "length", "silent", "wire")
+    __slots__ = ("chunked", "keep_alive", "length", "silent", "status", "wire")
 
-    def __init__(self, length: int | None, chunked: bool, keep_alive: bool, silent: bool) -> None:
+    def __init__(self, status: int, length: int | None, chunked: bool, keep_alive: bool, silent: bool) -> None:
+        self.status = status
         self.length = length
         self.chunked = chunked
         self.keep_alive = keep_alive
@@ -138,7 +139,7 @@ class Renderer:
             raise ApplicationError(f"an invalid status of an upgrade: {status}")
         lines = self._lines("101 Switching Protocols", Block(fields))
         lines.append(f"Connection: Upgrade\r\nUpgrade: {upgrade.protocol}\r\n\r\n")
-        head = Head(None, False, False, False)
+        head = Head(101, None, False, False, False)
         head.wire = "".join(lines).encode("latin-1")
         return head
 
@@ -167,15 +168,15 @@ def _frame(status: int, block: Block, size: int | None, head_only: bool, minor: 
     """Decide on one framing. `size` is the body's, None where only its end will tell."""
     keep_alive = keep_alive and not block.close
     if status == 204:
-        return Head(None, False, keep_alive, True)  # no Content-Length either (RFC 9110 §8.6)
+        return Head(status, None, False, keep_alive, True)  # no Content-Length either (RFC 9110 §8.6)
     if status == 304:
-        return Head(block.length, False, keep_alive, True)
+        return Head(status, block.length, False, keep_alive, True)
     if head_only:  # an empty body to HEAD says nothing of the length that GET would see
-        return Head(size or None if block.length is None else block.length, False, keep_alive, True)
+        return Head(status, size or None if block.length is None else block.length, False, keep_alive, True)
     if size is not None:
         if block.length not in (None, size):
             raise ApplicationError(f"Content-Length is {block.length}, but the body has {size} bytes")
-        return Head(size, False, keep_alive, False)
+        return Head(status, size, False, keep_alive, False)
     if block.length is not None:
-        return Head(block.length, False, keep_alive, False)
-    return Head(None, bool(minor), keep_alive and bool(minor), False)
+        return Head(status, block.length, False, keep_alive, False)
+    return Head(status, None, bool(minor), keep_alive and bool(minor), False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from prefork.errors import ApplicationError, Disconnected
+from prefork.errors import ApplicationError
 from prefork.http.message import Body, Chunks, FileSegment, Upgrade
 from prefork.http.render import Head
 from prefork.kernel.loop import PAUSE
@@ -13,32 +13,23 @@ from prefork.net.stream import Stream
 MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: the head waits for the file's first bytes, and shares their packet
 
 
-async def send_file(stream: Stream, head: Head, segment: FileSegment, timeout: float) -> int:
-    """Send the head and, unless it is silent, the file; how many bytes that was. Raises Disconnected, EOFError."""
-    if head.silent:
-        await stream.write(head.wire, timeout)
-        return len(head.wire)
-    try:
-        sent = stream.send(head.wire, MSG_MORE if segment.count else 0)
-    except BlockingIOError:
-        sent = 0
-    except OSError as error:
-        raise Disconnected(str(error)) from None
-    await stream.write(memoryview(head.wire)[sent:], timeout)
-    await stream.send_file(segment.file, segment.offset, segment.count, timeout)
-    return len(head.wire) + segment.count
+async def send_file(stream: Stream, head: Head, segment: FileSegment, timeout: float) -> None:
+    """Send the head and, unless it is silent, the file. Raises Disconnected, EOFError, OSError: see Stream."""
+    count = 0 if head.silent else segment.count
+    await stream.write(head.wire, timeout, MSG_MORE if count else 0)
+    await stream.send_file(segment.file, segment.offset, count, timeout)
 
 
-async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float) -> int:
-    """Send the head with the first piece, then piece by piece; how many bytes that was.
+async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float) -> None:
+    """Send the head with the first piece, then piece by piece.
 
     Raises Disconnected, ApplicationError where there is less or more than the head says, and what `chunks` raises.
     """
-    pending, total, left = head.wire, 0, head.length
+    pending, left = head.wire, head.length
     if not head.silent:
         if chunks.prompt:
             await stream.write(pending, timeout)
-            total, pending = len(pending), b""
+            pending = b""
         async for piece in chunks:
             if left is not None:
                 excess = len(piece) - left
@@ -49,22 +40,19 @@ async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float
             if piece:
                 pending += b"%x\r\n%b\r\n" % (len(piece), piece) if head.chunked else piece
                 await stream.write(pending, timeout)
-                total += len(pending)
                 pending = b""
             await PAUSE  # an eager producer is one among many
         if left:
             raise ApplicationError(f"the body is {left} bytes shorter than its Content-Length of {head.length}")
         if head.chunked:
             pending += b"0\r\n\r\n"
-    if pending:
-        await stream.write(pending, timeout)
-    return total + len(pending)
+    await stream.write(pending, timeout)
 
 
-async def send_upgrade(stream: Stream, head: Head, upgrade: Upgrade, timeout: float) -> int:
-    """Send the head and converse until the upgrade is over; how many bytes were sent. Raises Disconnected."""
+async def send_upgrade(stream: Stream, head: Head, upgrade: Upgrade, timeout: float) -> None:
+    """Send the head and converse until the upgrade is over. Raises Disconnected."""
     await stream.write(head.wire, timeout)
-    return len(head.wire) + await upgrade.converse(stream)
+    await upgrade.converse(stream)
 
 
 async def release(body: Body) -> None:

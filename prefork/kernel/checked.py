@@ -19,7 +19,10 @@ log = logging.getLogger("prefork")
 
 
 class CheckedLoop(Loop):
-    """`owner` is the ident of the thread that may touch it, or 0. Raises AssertionError in any other."""
+    """`owner` is the ident of the thread that may touch it, or 0. Raises AssertionError in any other.
+
+    What a task keeps for itself, such as its deadline, is not looked at.
+    """
 
     def __init__(self, poller: Poller) -> None:
         super().__init__(poller)
@@ -34,6 +37,16 @@ class CheckedLoop(Loop):
             log.critical("%s", wrong, stack_info=True)
             raise AssertionError(wrong)
 
+    @property
+    def current(self) -> Task:
+        self.check()
+        return self._current
+
+    @current.setter
+    def current(self, task: Task) -> None:
+        self.check()
+        self._current = task
+
     def spawn(self, coroutine: Coroutine[Wait, None, None], name: str) -> Task:
         self.check()
         return super().spawn(coroutine, name)
@@ -41,6 +54,10 @@ class CheckedLoop(Loop):
     def forget(self, fd: int) -> None:
         self.check()
         super().forget(fd)
+
+    def stop(self) -> None:
+        self.check()
+        super().stop()
 
     def enlist(self, wait: Readiness) -> None:
         self.check()
@@ -128,7 +145,7 @@ class CheckedCrew(Crew):
     def _seat(self) -> _Seat:
         return _Seat(_Baton(self.loop))
 
-    def run(self, abandon: Callable[[], None]) -> None:
+    def run(self, abandon: Callable[[BaseException | None], None]) -> None:
         try:
             super().run(abandon)
         finally:

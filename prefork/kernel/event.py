@@ -1,33 +1,52 @@
-"""Events: a flag that tasks wait for. Owns the list of those who do."""
+"""Bells and events: waiting in a task for what other tasks bring about. Owns the list of those who wait."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefork.kernel.loop import PARKED, Loop, Task
+
+
+class Bell:
+    """To be rung whenever what tasks wait for may have come. Any number of tasks wait: `waiting`."""
+
+    __slots__ = ("_loop", "waiting")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.waiting: list[Task] = []
+
+    def ring(self) -> None:
+        """Have all who wait look again."""
+        for task in self.waiting:
+            task.wake()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds, which is looked at now and after each ring."""
+        task = self._loop.current
+        self.waiting.append(task)
+        try:
+            while not condition():
+                await PARKED
+        finally:
+            self.waiting.remove(task)
 
 
 class Event:
     """A flag to wait for. Any number of tasks wait; once set it stays set."""
 
-    __slots__ = ("_loop", "_set", "_waiting")
+    __slots__ = ("_bell", "_set")
 
     def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+        self._bell = Bell(loop)
         self._set = False
-        self._waiting: list[Task] = []
 
     def is_set(self) -> bool:
         return self._set
 
     def set(self) -> None:
         self._set = True
-        for task in self._waiting:
-            task.wake()
+        self._bell.ring()
 
     async def wait(self) -> None:
-        task = self._loop.current
-        self._waiting.append(task)
-        try:
-            while not self._set:
-                await PARKED
-        finally:
-            self._waiting.remove(task)
+        await self._bell.until(self.is_set)

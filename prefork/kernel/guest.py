@@ -135,12 +135,16 @@ class Guest:
         self._selector.after_turn = self._stop_if_done
         try:
             while not (loop.stopped or self._alone()):
-                try:
-                    self.asyncio.run_forever()
-                except (SystemExit, KeyboardInterrupt) as error:  # which asyncio lets through
-                    log.error("an application's asyncio task raised %r", error, exc_info=error)
+                self._run_asyncio()
         finally:
             self._selector.after_turn = _nothing
+
+    def _run_asyncio(self) -> None:
+        """Run both loops until asyncio's is stopped, or an application would end the process."""
+        try:
+            self.asyncio.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:  # which asyncio lets through
+            log.error("an application's asyncio task raised %r", error, exc_info=error)
 
     def run_until_complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run both loops until the asyncio `coroutine` is done; its result. Raises what it raises."""
@@ -155,19 +159,29 @@ class Guest:
                 await PARKED
 
     def close(self, patience: float) -> None:
-        """Cancel what asyncio still has under way, wait for it at most `patience` seconds, and end asyncio."""
+        """Cancel what asyncio still has under way, wait for it at most `patience` seconds, and end asyncio. Whatever an
+        application raises, this goes on.
+        """
         if self.asyncio.is_closed():
             return
-        left = asyncio.all_tasks(self.asyncio)
-        for task in left:
-            task.cancel()
-        if left:
-            self.asyncio.run_until_complete(asyncio.wait(left, timeout=patience))
-        self.asyncio.run_until_complete(self.asyncio.shutdown_asyncgens())
+        tidying = self.asyncio.create_task(self._tidy_up(asyncio.all_tasks(self.asyncio), patience))
+        tidying.add_done_callback(lambda _: self.asyncio.stop())
+        while not tidying.done():
+            self._run_asyncio()
         self._watching.cancel()
         self.loop.forget(self._selector.fd)
         self.asyncio.close()
         asyncio.set_event_loop(None)
+
+    async def _tidy_up(self, tasks: set[asyncio.Task[Any]], patience: float) -> None:
+        """End these tasks, then the asynchronous generators; those have one step even where there is no time left."""
+        until = self.asyncio.time() + patience
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+        generators = self.asyncio.create_task(self.asyncio.shutdown_asyncgens())
+        await asyncio.wait({generators}, timeout=until - self.asyncio.time())
 
     def _alone(self) -> bool:
         return self.loop.tasks <= {self._watching}

@@ -18,23 +18,29 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 - Posts go through a deque, and a pipe that the loop reads. Who posts appends first and looks at the alarm afterwards;
   who reads empties the pipe, then silences the alarm, then looks at the deque: so none is missed, and an alarm that is
   on is never without its byte in the pipe.
-- The leader enters a bracket only while a follower stands by, and only takers of the baton use followers up: so there
-  is one to promote. A thread becomes a follower before it posts: so who waits for one is woken after there is one.
+- The leader enters a bracket only while a follower stands by, and only who has the loop uses followers up: so there is
+  one to promote. A thread that is done with its work posts so; the leader takes it among the followers then, and wakes
+  who waits for one.
+- The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or gives it
+  work, and struck out when it posts that it is done. While the leader runs the loop, it is in no call: so the calls
+  noted are all there are, and the bracket itself notes nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic, sleep
+from functools import partial
+from time import sleep
 from typing import Any
 
-from prefork.errors import Abandoned
-from prefork.kernel.loop import AWAY, PARKED, SWEEP, Deposed, Handover, Loop, Task, Wait
+from prefork.kernel.calls import Call, Calls
+from prefork.kernel.loop import AWAY, PARKED, Deposed, Handover, Loop, Task, Wait
 
 TICK = 0.005  # seconds: a call that was there at two of the watcher's looks in a row blocks the loop
 SWITCH = 0.0005  # seconds that a call which computes keeps the interpreter, when the leader comes back from the system
@@ -44,21 +50,7 @@ PATIENCE = 0.5  # seconds that the main thread has to come out of its call once 
 Work = Callable[[], None]
 Baton = deque[tuple[Any, float]]  # what the leader does, and its timeout; empty where it does nothing, or leads no more
 
-
-class Call:
-    """A call without the loop: `what` is being done by `thread` (its ident) since `started` (monotonic seconds).
-
-    After `timeout` seconds (0: never) it is overdue, and `abandoned`.
-    """
-
-    __slots__ = ("abandoned", "started", "thread", "timeout", "what")
-
-    def __init__(self, what: Any, thread: int, started: float, timeout: float) -> None:
-        self.what = what
-        self.thread = thread
-        self.started = started
-        self.timeout = timeout
-        self.abandoned = False
+log = logging.getLogger("prefork")
 
 
 class _Seat:
@@ -70,7 +62,7 @@ class _Seat:
         self.baton = baton
         self.lock = threading.Lock()
         self.lock.acquire()
-        self.thread = 0  # its ident, once it runs
+        self.thread = threading.get_ident()  # its own, once it runs
         self.work: Work | None = None
 
 
@@ -78,9 +70,8 @@ class Crew:
     """The leader and its followers: `threads` calls at once, for which there is one thread more.
 
     `wanted`: there are applications to call, so it is to be started. `pinned`: the main thread leads for ever, and
-    calls are made by `delegate`; to be set before `start`. `takeovers` and `queued` (calls that had
-    to wait for a thread) are counts; `changed` is called by the leader when they have changed. `overdue` is called by
-    the leader for each call that is.
+    calls are made by `delegate`; to be set before `start`. `takeovers` and `queued` (calls that had to wait for a
+    thread) are counts; `changed` is called by the leader when they have changed. `calls` are those without the loop.
     """
 
     def __init__(self, loop: Loop, threads: int) -> None:
@@ -91,8 +82,7 @@ class Crew:
         self.takeovers = 0
         self.queued = 0
         self.changed: Callable[[], None] = _nothing
-        self.overdue: Callable[[Call], None] = _nothing
-        self.away: dict[Task, Call] = {}
+        self.calls = Calls(loop)
         self.followers: deque[_Seat] = deque()
         self.queue: deque[Task] = deque()
         self._leader = threading.get_ident()
@@ -101,12 +91,8 @@ class Crew:
         self._rouse.acquire()
         self._posts: deque[Callable[[], object]] = deque()
         self._alarmed = False
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._reading, False)
         self._main = self._seat()
         self._baton = self._main.baton  # the leader's
-        self._seats: list[_Seat] = []
-        self._threads: list[threading.Thread] = []
         self._over = False
         self._left = threading.Event()  # the main thread has
         self._failure: BaseException | None = None
@@ -114,31 +100,30 @@ class Crew:
     # ---- the main thread
 
     def start(self) -> None:
-        """Make the threads. Raises RuntimeError where the system has no more."""
-        self._switch = sys.getswitchinterval()
+        """Make the threads, and what they are heard by. Raises RuntimeError, OSError where the system has no more."""
         sys.setswitchinterval(SWITCH)
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
         self.loop.spawn(self._hear(), "hearing from other threads")
-        self._guard = self.loop.spawn(self._guard_calls(), "watching over application calls")
+        self.loop.spawn(self.calls.guard(), "watching over application calls")
         for number in range(self.threads):
             seat = self._seat()
-            self._begin(f"prefork-{number + 1}", self._follow, seat)
-            self._seats.append(seat)
+            thread = threading.Thread(target=self._follow, args=[seat], name=f"prefork-{number + 1}", daemon=True)
+            thread.start()
+            assert thread.ident is not None
+            seat.thread = thread.ident
             self.followers.append(seat)
         if not self.pinned:
-            self._begin("prefork-watcher", self._watch)
+            threading.Thread(target=self._watch, name="prefork-watcher", daemon=True).start()
 
     def _seat(self) -> _Seat:
         return _Seat(deque())
 
-    def _begin(self, name: str, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def run(self, abandon: Callable[[], None]) -> None:
+    def run(self, abandon: Callable[[BaseException | None], None]) -> None:
         """Run the loop until it stops; returns in the main thread. Raises what the loop raised, in whichever thread.
 
-        `abandon` is called, in another thread, where the main thread does not return from its application call.
+        `abandon` is called in another thread, with that error if there is one, where the main thread does not return
+        from its application call.
         """
         self._abandon = abandon
         self._lead(self._main)
@@ -146,18 +131,6 @@ class Crew:
         self._left.set()
         if self._failure is not None:
             raise self._failure
-
-    def close(self) -> None:
-        """End the threads, once the loop has stopped and no call is under way."""
-        self._over = True
-        for seat in self._seats:
-            seat.lock.release()
-        self._wake_watcher()
-        for thread in self._threads:
-            thread.join()
-        os.close(self._reading)
-        os.close(self._writing)
-        sys.setswitchinterval(self._switch)
 
     # ---- the leader, around an application call
 
@@ -204,35 +177,30 @@ class Crew:
     async def rejoin(self) -> None:
         """Go on in the thread that leads now. Raises Abandoned where nobody waits for the task's outcome any more."""
         await Handover()
-        self._resumed()
 
-    def _resumed(self) -> None:
-        call = self.away.pop(self.loop.current)
-        if call.abandoned:
-            raise Abandoned(f"after {call.timeout:g} s")
-
-    async def produce(self, work: Work, *, leads: bool) -> None:
-        """Have this very thread do `work`, which must not raise; go on at once where it does not lead any more, else
-        when the work is done or has lost it the loop. `leads` is what `leave` said.
+    async def produce(self, call: Call, work: Work, *, leads: bool) -> None:
+        """Have this very thread do `work`, which is then what it is at; go on at once where it does not lead any more,
+        else when the work is done or has lost it the loop. `leads` is what `leave` said. Raises Abandoned as `rejoin`.
         """
         if leads:
-            await _Production(self, work)
+            await _Production(self, call, work)
         else:
+            self.post(partial(self._pass_on, call, threading.get_ident()))
             await Handover(work)
-            self._resumed()
 
-    async def delegate(self, what: Any, work: Work, timeout: float) -> None:
-        """Have a follower do `work`, and go on when that posts this task's `resume`. To be called after `admit`.
+    def _pass_on(self, call: Call, thread: int) -> None:
+        self.calls.begin(call, thread, self.calls.under_way[thread].task)
 
-        Raises Abandoned as `rejoin` does.
+    async def delegate(self, call: Call, work: Work) -> None:
+        """Have a follower do `work`, and go on when that has called `hand_back`, or is done. To be called after
+        `admit`. Raises Abandoned as `rejoin` does.
         """
-        seat = self.followers.pop()
-        self.away[self.loop.current] = Call(what, seat.thread, monotonic(), timeout)
-        self._guard.wake()
+        seat, task = self.followers.pop(), self.loop.current
+        self.calls.away[task] = call
+        self.calls.begin(call, seat.thread, task)
         seat.work = work
         seat.lock.release()
         await AWAY
-        self._resumed()
 
     # ---- any thread
 
@@ -243,10 +211,14 @@ class Crew:
             self._alarmed = True
             os.write(self._writing, b"!")
 
+    def hand_back(self, task: Task) -> None:
+        """Have a task that is away go on, though the work for it may not be done yet."""
+        self.post(partial(self.calls.hand_back, task))
+
     # ---- the threads
 
     def _lead(self, seat: _Seat) -> None:
-        """Run the loop for as long as this thread has it; its seat is free again when this returns."""
+        """Run the loop for as long as this thread has it, then do the work that it lost the loop with, if any."""
         self._leader = threading.get_ident()
         self._baton = seat.baton
         loop = self.loop
@@ -264,16 +236,17 @@ class Crew:
             self._end(seat)
             return
         if task is not None and work is not None:
-            self.post(task.resume)
-            self._work(seat, work)
-        else:
-            self.followers.append(seat)
-            self.post(self._call_next if task is None else task.resume)
+            self.hand_back(task)
+            _do(work)
+        self._rest(seat)
 
-    def _work(self, seat: _Seat, work: Work) -> None:
-        work()
+    def _rest(self, seat: _Seat) -> None:
+        """This thread has done its work."""
+        self.post(partial(self._take_back, seat))
+
+    def _take_back(self, seat: _Seat) -> None:
         self.followers.append(seat)
-        self.post(self._call_next)
+        self.calls.end(seat.thread)
 
     def _end(self, seat: _Seat) -> None:
         """The loop has stopped: the main thread is to return."""
@@ -281,10 +254,9 @@ class Crew:
         if seat is not self._main:
             self._main.lock.release()
             if not self._left.wait(PATIENCE):
-                self._abandon()
+                self._abandon(self._failure)
 
     def _follow(self, seat: _Seat) -> None:
-        seat.thread = threading.get_ident()
         while not self._over:
             seat.lock.acquire()
             if self._over:
@@ -293,7 +265,8 @@ class Crew:
             if work is None:
                 self._lead(seat)
             else:
-                self._work(seat, work)
+                _do(work)
+                self._rest(seat)
 
     async def _hear(self) -> None:
         """Do what other threads have posted."""
@@ -306,17 +279,6 @@ class Crew:
                 self._posts.popleft()()
             self._call_next()
             self.changed()
-
-    async def _guard_calls(self) -> None:
-        """Tell of those that take too long."""
-        while True:
-            while not self.away:
-                await PARKED
-            await self.loop.sleep(SWEEP)
-            for call in tuple(self.away.values()):
-                if call.timeout and not call.abandoned and self.loop.now - call.started >= call.timeout:
-                    call.abandoned = True
-                    self.overdue(call)
 
     # ---- the watcher
 
@@ -361,12 +323,13 @@ class Crew:
         loop = self.loop  # which is ours until the release below
         task = loop.current
         if type(what) is _Production:
+            call = what.call
             task.resume()  # what has been produced so far can go out
         else:
+            call = self.calls.away[task] = Call(what, timeout)
             task.wait.disarm(task)
             task.wait = AWAY
-            self.away[task] = Call(what, self._leader, monotonic(), timeout)
-            self._guard.wake()
+        self.calls.begin(call, self._leader, task)
         self.takeovers += 1
         self.changed()
         self.followers.pop().lock.release()
@@ -375,19 +338,28 @@ class Crew:
 class _Production(Wait):
     """Work that the leader does for a task which is suspended meanwhile, so that another leader can resume it."""
 
-    __slots__ = ("crew", "work")
+    __slots__ = ("call", "crew", "work")
 
-    def __init__(self, crew: Crew, work: Work) -> None:
+    def __init__(self, crew: Crew, call: Call, work: Work) -> None:
         self.crew = crew
+        self.call = call
         self.work = work
 
     def arm(self, task: Task) -> None:
         baton = self.crew.enter(self, 0)
-        self.work()
+        _do(self.work)
         if not self.crew.leave(baton):
             raise Deposed(None)  # the task goes on already
         task.resume()
 
 
-def _nothing(*_: object) -> None:
+def _do(work: Work) -> None:
+    """Whatever the work raises, its thread goes on: it may have lost the loop, and must not run into it."""
+    try:
+        work()
+    except BaseException as error:
+        log.error("an application's thread went wrong: %r", error, exc_info=error)
+
+
+def _nothing() -> None:
     pass

@@ -178,10 +178,9 @@ class Task:
         """End the task where it waits, by GeneratorExit: its finally blocks run now. Not to be called on itself."""
         if self not in self.loop.tasks:
             return  # and what it waited for last may be another's now
+        assert self.wait is not AWAY, f"cancelled while another thread has it: {self.name}"
         self.loop.tasks.remove(self)
         self.wait.disarm(self)
-        if self.wait is AWAY:
-            return  # the thread that has it
         try:
             self.coroutine.close()
         except Exception as error:
@@ -250,7 +249,8 @@ class Loop:
         self.stopped = True
 
     def close(self) -> None:
-        """End every task where it waits, by GeneratorExit, and release the poller."""
+        """End every task where it waits, by GeneratorExit, save those that other threads have; release the poller."""
+        self.tasks -= {task for task in self.tasks if task.wait is AWAY}
         while self.tasks:
             next(iter(self.tasks)).cancel()
         self.poller.close()
@@ -330,6 +330,7 @@ class Loop:
         try:
             wanted = task.send(None)
         except BaseException as error:
+            wait.disarm(task)
             self._ended(task, error)
         else:
             if wanted is not wait:  # mostly it is, and nothing is left to do
@@ -360,7 +361,6 @@ class Loop:
             task.throw(error)
 
     def _ended(self, task: Task, error: BaseException) -> None:
-        task.wait.disarm(task)
         self.tasks.discard(task)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error
@@ -391,7 +391,7 @@ class Loop:
         """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""
         now = self.now
         for task in tuple(self.tasks):
-            if task.deadline <= now:
+            if task.deadline <= now and task in self.tasks:  # one of these may have cancelled another
                 task.deadline = inf
                 self._step(task, TimedOut())
         due = min((task.deadline for task in self.tasks), default=inf)

@@ -22,6 +22,9 @@ READ = 1  # the numbers of poll(2) and epoll(7), so that those two need no trans
 WRITE = 4
 ERROR = 8 | 16  # POLLERR | POLLHUP
 EXCLUSIVE = 1 << 28  # EPOLLEXCLUSIVE: wake one of the processes that wait for this listener; ignored elsewhere
+FD_SETSIZE = 1024  # how many descriptors select(2) knows, from 0 on
+
+_KQUEUE: Any = select  # typed by what this platform has, which may not be kqueue
 
 Events = list[tuple[int, int]]
 
@@ -38,9 +41,9 @@ class Poller(Protocol):
 
 
 class SelectPoller:
-    """select(2): everywhere, slow with many descriptors, and blind from descriptor 1024 on (FD_SETSIZE)."""
+    """select(2): everywhere, slow with many descriptors, and blind from descriptor FD_SETSIZE on."""
 
-    limit: int | None = 1024
+    limit: int | None = FD_SETSIZE
 
     def __init__(self) -> None:
         self._readers: set[int] = set()
@@ -48,8 +51,9 @@ class SelectPoller:
 
     def watch(self, fd: int, events: int) -> None:
         """Raises OSError (EMFILE) for a descriptor beyond FD_SETSIZE, where select(2) would write out of bounds."""
-        if fd >= 1024:
-            raise OSError(errno.EMFILE, f"select cannot watch descriptor {fd}: its limit is 1023; use poll or epoll")
+        if fd >= FD_SETSIZE:
+            limit = FD_SETSIZE - 1
+            raise OSError(errno.EMFILE, f"select cannot watch descriptor {fd}: its limit is {limit}; use poll or epoll")
         os.fstat(fd)  # EBADF now, to who asks: later it would be select's answer about everybody's descriptors
         (self._readers.add if events & READ else self._readers.discard)(fd)
         (self._writers.add if events & WRITE else self._writers.discard)(fd)
@@ -133,8 +137,7 @@ class KqueuePoller:
     limit: int | None = None
 
     def __init__(self) -> None:
-        self._api: Any = select  # typed by what this platform has, which may not be kqueue
-        self._kqueue = self._api.kqueue()
+        self._kqueue = _KQUEUE.kqueue()
         self._watched: dict[int, int] = {}
 
     def watch(self, fd: int, events: int) -> None:
@@ -146,10 +149,9 @@ class KqueuePoller:
         self._change(fd, self._watched.pop(fd, 0), 0)
 
     def _change(self, fd: int, known: int, events: int) -> None:
-        api = self._api
         changes = [
-            api.kevent(fd, kind, api.KQ_EV_ADD if events & flag else api.KQ_EV_DELETE)
-            for flag, kind in ((READ, api.KQ_FILTER_READ), (WRITE, api.KQ_FILTER_WRITE))
+            _KQUEUE.kevent(fd, kind, _KQUEUE.KQ_EV_ADD if events & flag else _KQUEUE.KQ_EV_DELETE)
+            for flag, kind in ((READ, _KQUEUE.KQ_FILTER_READ), (WRITE, _KQUEUE.KQ_FILTER_WRITE))
             if (known ^ events) & flag
         ]
         if changes:
@@ -158,7 +160,7 @@ class KqueuePoller:
     def poll(self, timeout: float | None) -> Events:
         ready: dict[int, int] = {}
         for event in self._kqueue.control(None, max(1, 2 * len(self._watched)), timeout):
-            flag = WRITE if event.filter == self._api.KQ_FILTER_WRITE else READ
+            flag = WRITE if event.filter == _KQUEUE.KQ_FILTER_WRITE else READ
             ready[event.ident] = ready.get(event.ident, 0) | flag
         return list(ready.items())
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from itertools import dropwhile
 
-_OURS = tuple(os.path.dirname(os.path.dirname(__file__)) + f"/{layer}/" for layer in ("kernel", "handlers"))
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + "/"
 
 
 def stack(thread: int) -> str:
-    """Where the thread with this ident is, outermost call first, without our own frames; "" if it has ended."""
+    """Where the thread with this ident is, outermost call first, from where we call an application; "" if it has ended.
+
+    What an application calls of ours is shown: it may be stuck below that.
+    """
     frame = sys._current_frames().get(thread)
     if frame is None:
         return ""
     frames = traceback.extract_stack(frame)
-    inner = [number for number, frame in enumerate(frames, 1) if frame.filename.startswith(_OURS)]
-    return "".join(traceback.format_list(frames[max(inner, default=0) :] or frames))
+    from_us = dropwhile(lambda frame: not _is_ours(frame), frames)
+    below = list(dropwhile(_is_ours, from_us))
+    return "".join(traceback.format_list(below or frames))
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_PACKAGE)

@@ -11,6 +11,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from prefork.errors import StartError
 from prefork.settings.address import Address
@@ -34,10 +35,12 @@ def adopt(current: Sockets, wanted: Sequence[Listener]) -> Sockets:
     Raises StartError, with nothing new bound and `current` as it was, when one cannot be.
     """
     sockets: Sockets = {}
+    kept = {listener.address for listener in wanted}
+    leaving = {address: listener for address, listener in current.items() if address not in kept}
     try:
         for listener in wanted:
             address = listener.address
-            sockets[address] = current.get(address) or _open(listener)
+            sockets[address] = current.get(address) or _open(listener, leaving)
     except StartError:
         release(sockets, keep=current)
         raise
@@ -46,13 +49,13 @@ def adopt(current: Sockets, wanted: Sequence[Listener]) -> Sockets:
     return sockets
 
 
-def _open(listener: Listener) -> socket.socket:
-    bound = bind(listener.address)
+def _open(listener: Listener, leaving: Sockets) -> socket.socket:
+    bound = bind(listener.address, leaving)
     try:
         bound.listen(listener.backlog)  # where two have bound the same address, the second learns of it here
     except OSError as error:
         bound.close()
-        raise _refused(listener.address, error) from None
+        raise _refused(listener.address, error, leaving) from None
     return bound
 
 
@@ -81,20 +84,22 @@ def _close_queue(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-def bind(address: Address) -> socket.socket:
-    """A bound, non-blocking socket. Raises StartError that names the address and the way out."""
+def bind(address: Address, leaving: Sockets | None = None) -> socket.socket:
+    """A bound, non-blocking socket. Raises StartError that names the address and the way out.
+
+    `leaving` are sockets of this server's own that may be in the way for the time being.
+    """
     try:
         bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address.host, address.port)
     except OSError as error:
-        raise _refused(address, error) from None
+        raise _refused(address, error, leaving or {}) from None
     bound.setblocking(False)
     return bound
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, where = found[0]
-    bound = socket.socket(family, kind, protocol)
+    family, where = _resolve(host, port)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -105,6 +110,12 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """The family of a TCP address, and what `bind` takes for it. Raises socket.gaierror."""
+    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return family, where
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -141,7 +152,7 @@ def unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _refused(address: Address, error: OSError) -> StartError:
+def _refused(address: Address, error: OSError, leaving: Sockets) -> StartError:
     ways_out = {
         errno.EADDRINUSE: "something listens there already; stop it, or choose another address in `listen`",
         errno.EACCES: "no permission; a port below 1024 needs root or CAP_NET_BIND_SERVICE",
@@ -151,6 +162,23 @@ def _refused(address: Address, error: OSError) -> StartError:
     why = error.strerror or str(error)
     if address.kind == "unix" and error.errno == errno.EADDRINUSE and not _is_socket(address.path):
         why = "it is there already, and is no socket"
+    elif address.kind == "unix" and error.errno == errno.EACCES:
+        why = "no permission to create a file in its directory"
+    elif error.errno == errno.EADDRINUSE and (own := _in_the_way(address, leaving)):
+        why = f"this server itself listens there, on {own}; to change that takes a restart (stop and start)"
     elif error.errno in ways_out and not isinstance(error, socket.gaierror):  # which has numbers of its own
         why = ways_out[error.errno]
     return StartError(f"cannot listen on {address}: {why}")
+
+
+def _in_the_way(address: Address, leaving: Sockets) -> Address | None:
+    """That of `leaving` which is `address` by another name, or takes it in, or is taken in by it."""
+    if address.kind == "tcp":
+        with suppress(socket.gaierror):
+            family, (host, port, *_) = _resolve(address.host, address.port)
+            for other, listener in leaving.items():
+                if listener.family == family and listener.getsockname()[1] == port:
+                    hosts = {host, listener.getsockname()[0]}
+                    if len(hosts) == 1 or hosts & {"0.0.0.0", "::"}:
+                        return other
+    return None

@@ -5,6 +5,7 @@ Whatever the peer's end does to us (reset, abort, silence while we write) is Dis
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import suppress
@@ -18,35 +19,39 @@ READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
 GRACE = 5.0  # seconds for which a peer may be slower than its minimum rate: a start, a stall, a handover
 LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
+UNREACHABLE = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: who uploads too much finishes, and then learns that it was
 
 
 class Pace:
-    """How long to wait for a peer that has to move at least `rate` bytes a second (0: any), GRACE seconds aside."""
+    """How long to wait for a peer that has to move at least `rate` bytes (0: any) in a second of our waiting for it,
+    GRACE seconds aside.
+    """
 
-    __slots__ = ("_began", "_moved", "_rate")
+    __slots__ = ("_left", "_rate")
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._began = monotonic()
-        self._moved = 0
+        self._left = GRACE
 
     def moved(self, count: int) -> None:
-        self._moved += count
+        if self._rate:
+            self._left += count / self._rate
+
+    def waited(self, seconds: float) -> None:
+        self._left -= seconds
 
     def patience(self, timeout: float) -> float:
         """Seconds until it has moved too little: `timeout` at most, negative when that is so already."""
-        if not self._rate:
-            return timeout
-        return min(timeout, self._began + GRACE + self._moved / self._rate - monotonic())
+        return min(timeout, self._left) if self._rate else timeout
 
 
 class Stream:
-    """`unread` is what was received and not consumed: the next message's beginning, say. `min_rate` is how many bytes
-    a second the peer has to take, see Pace.
+    """`unread` is what was received and not consumed: the next message's beginning, say. `sent` counts the bytes that
+    `write` and `send_file` have handed to the kernel. `min_rate` is how many a second the peer has to take, see Pace.
     """
 
-    __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "unread")
+    __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "sent", "unread")
 
     def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0) -> None:
         self._min_rate = min_rate
@@ -57,6 +62,7 @@ class Stream:
         self.recv = connected.recv  # for the hot path, which expects BlockingIOError and OSError itself
         self.send = connected.send
         self.unread = b""
+        self.sent = 0
 
     async def read(self, timeout: float) -> bytes:
         """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected."""
@@ -73,8 +79,8 @@ class Stream:
             task.deadline = inf
             return data
 
-    async def write(self, data: bytes | memoryview, timeout: float) -> None:
-        """Hand all of `data` to the kernel.
+    async def write(self, data: bytes | memoryview, timeout: float, flags: int = 0) -> None:
+        """Hand all of `data` to the kernel, with the `flags` of send(2).
 
         Raises Disconnected when the peer takes nothing for `timeout` seconds, or too little for its minimum rate.
         """
@@ -83,7 +89,7 @@ class Stream:
         sliced = 0
         while view:
             try:
-                sent = self.send(view[:SLICE])
+                sent = self.send(view[:SLICE], flags)
             except BlockingIOError:
                 await self._room(pace, timeout)
                 sliced = 0
@@ -91,6 +97,7 @@ class Stream:
             except OSError as error:
                 raise Disconnected(str(error)) from None
             view = view[sent:]
+            self.sent += sent
             pace.moved(sent)
             sliced += sent
             if view and sliced >= SLICE:
@@ -100,7 +107,7 @@ class Stream:
     async def send_file(self, file: int, offset: int, count: int, timeout: float) -> None:
         """Send `count` bytes of the open file from `offset` on, without their passing through here (sendfile(2)).
 
-        Raises Disconnected as `write` does, and EOFError when the file ends before `count` bytes.
+        Raises Disconnected as `write` does, EOFError when the file ends before `count` bytes, and the file's OSError.
         """
         pace = Pace(self._min_rate)
         while count:
@@ -110,23 +117,27 @@ class Stream:
                 await self._room(pace, timeout)
                 continue
             except OSError as error:
-                raise Disconnected(str(error)) from None
+                if isinstance(error, (ConnectionError, TimeoutError)) or error.errno in UNREACHABLE:
+                    raise Disconnected(str(error)) from None
+                raise
             if not sent:
                 raise EOFError("the file was cut short while it was being sent")
             offset += sent
             count -= sent
+            self.sent += sent
             pace.moved(sent)
             if count:
                 await PAUSE
 
     async def _room(self, pace: Pace, timeout: float) -> None:
-        task = self._loop.current
-        task.deadline = monotonic() + pace.patience(timeout)
+        task, began = self._loop.current, monotonic()
+        task.deadline = began + pace.patience(timeout)
         try:
             await self._loop.writable(self.fd)  # made when it is needed, which is rare: 80 bytes less a connection
         except TimedOut:
             raise Disconnected(f"the peer took too little, or nothing for {timeout:g} s") from None
         task.deadline = inf
+        pace.waited(monotonic() - began)
 
     async def hangup(self) -> None:
         """Wait until the peer hangs up. What it sends meanwhile is kept in `unread`, up to READ_SIZE or so; who sends

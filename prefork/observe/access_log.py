@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import cast
@@ -19,13 +20,13 @@ from prefork.http.message import Client, Headers, Request, RequestLine
 from prefork.observe.sink import Sink
 from prefork.settings.wording import nearest
 
-Render = Callable[[Client, RequestLine, Headers, int, int, float], str]
+Render = Callable[[Client, RequestLine, Headers, int, int, int, float], str]
 
-_COMMON = '$remote_addr - $remote_user [$time_local] "$request" $status $bytes_sent'
+_COMMON = '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent'
 _COMBINED = f'{_COMMON} "$http_referer" "$http_user_agent"'
 _JSON = (
     '{"time":"$time_iso8601","address":$remote_addr,"method":$request_method,"target":$request_uri,'
-    '"version":$server_protocol,"status":$status,"sent":$bytes_sent,"seconds":$request_time,'
+    '"version":$server_protocol,"status":$status,"sent":$bytes_sent,"body_sent":$body_bytes_sent,"seconds":$request_time,'
     '"referer":$http_referer,"user_agent":$http_user_agent,"host":$host}'
 )
 _FORMATS = {"common": _COMMON, "combined": _COMBINED, "json": _JSON}
@@ -33,11 +34,11 @@ _FORMATS = {"common": _COMMON, "combined": _COMBINED, "json": _JSON}
 # The expression that stands for a variable in the compiled function: by itself, or as a part of what the views keep.
 _DIRECT = {
     "remote_addr": "quote_address(client.address)",
-    "remote_user": "'-'",
     "time_local": "clock.local()",
     "time_iso8601": "clock.iso8601()",
     "status": "status",
     "bytes_sent": "sent",
+    "body_bytes_sent": "(sent - head if sent > head else 0)",
     "request_time": "f'{seconds:.6f}'",
     "pid": "getpid()",
 }
@@ -49,11 +50,14 @@ _OF_LINE = {
     "args": "quote(line.query)",
     "server_protocol": "quote(line.version)",
 }
-_OF_HEADERS = {"host": "quote(headers.host)"}  # besides every http_NAME
+_OF_HEADERS = {  # besides every http_NAME
+    "host": "quote(headers.host)",
+    "remote_user": "(quote_user(headers.fields['authorization']) if 'authorization' in headers.fields else '-')",
+}
 _KNOWN = (*_DIRECT, *_OF_LINE, *_OF_HEADERS, "http_referer", "http_user_agent", "http_x_forwarded_for")
 
 _SOURCE = """\
-def render(client, line, headers, status, sent, seconds):
+def render(client, line, headers, status, head, sent, seconds):
     of_line = line.views.get(key) or line.views.setdefault(key, ({of_line}))
     of_headers = headers.views.get(key) or headers.views.setdefault(key, ({of_headers}))
     return {template!r} % ({values})
@@ -78,12 +82,17 @@ class AccessLog:
         self._lines: list[str] = []
         self._size = 0
 
-    def record(self, client: Client, request: Request | None, status: int, sent: int, seconds: float) -> None:
-        """Add a line: `sent` bytes in `seconds`. `request` is None where its head could not be parsed."""
+    def record(
+        self, client: Client, request: Request | None, status: int, head: int, sent: int, seconds: float
+    ) -> None:
+        """Add a line: `sent` bytes in `seconds`, of which up to `head` were the response's head.
+
+        `request` is None where its head could not be parsed.
+        """
         if request is None:
-            line = self._render(client, _NO_LINE, _NO_HEADERS, status, sent, seconds)
+            line = self._render(client, _NO_LINE, _NO_HEADERS, status, head, sent, seconds)
         else:
-            line = self._render(client, request.line, request.headers, status, sent, seconds)
+            line = self._render(client, request.line, request.headers, status, head, sent, seconds)
         self._lines.append(line)
         self._size += len(line)
         if self._size >= _BATCH:
@@ -129,6 +138,7 @@ def compile_format(format: str) -> Render:
         "key": f"access_log {format}",
         "quote": quote,
         "quote_address": lru_cache(1024)(quote),
+        "quote_user": lambda authorization: quote(_user(authorization)).replace(" ", r"\x20"),  # no quotes around it
         "clock": _Clock(),
         "getpid": os.getpid,
     }
@@ -169,6 +179,18 @@ def _quote_text(text: str) -> str:
     if _SAFE.fullmatch(text):
         return text or "-"
     return text.translate(_ESCAPES)
+
+
+def _user(authorization: str) -> str:
+    """The user of Basic credentials (RFC 7617 §2), without the password; "" where there is none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        user, colon, _ = b64decode(encoded.strip(" "), validate=True).decode("latin-1").partition(":")
+    except ValueError:
+        return ""
+    return user if colon else ""
 
 
 _encode_json = json.JSONEncoder().encode

@@ -13,6 +13,7 @@ import fcntl
 import os
 import select
 import stat
+from weakref import WeakSet
 
 _STDERR = 2
 _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -29,12 +30,17 @@ class Sink:
     def __init__(self, target: str) -> None:
         # absolute, as an application may change the directory before we open it again
         self.target = target if target in ("", "-") else os.path.abspath(target)
-        self.dropped = 0
-        self._announced = 0  # how many of the dropped lines the log itself tells of
         self._reason = ""
-        self._rest = b""  # what is missing of a line that was cut short
+        self.start_afresh()
         self._fd = _open(self.target)
         self._paced = _needs_pacing(self._fd)
+        _sinks.add(self)
+
+    def start_afresh(self) -> None:
+        """Forget what was lost: called in every forked child, whose parent tells of it, and completes its own lines."""
+        self.dropped = 0
+        self._announced = 0  # how many of the dropped lines the log itself tells of
+        self._rest = b""  # what is missing of a line that was cut short
 
     def write(self, lines: bytes) -> None:
         """Write whole lines, each with its newline. What does not fit now is lost, and announced before what next does.
@@ -99,6 +105,17 @@ class Sink:
         except OSError as error:
             self._reason = error.strerror or str(error)
         return sent
+
+
+_sinks: WeakSet[Sink] = WeakSet()
+
+
+def _start_afresh() -> None:
+    for sink in _sinks:
+        sink.start_afresh()
+
+
+os.register_at_fork(after_in_child=_start_afresh)  # before the child can write, or close what is its parent's alone
 
 
 def _open(target: str) -> int:

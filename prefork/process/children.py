@@ -1,11 +1,12 @@
 """Children: forks processes, learns whether they got ready, and reaps them. Owns the master's child processes.
 
-A child reports through a pipe, in a line: that it is ready, or why it is not, with its traceback. A pipe that closes
-before tells of its death. Once ready, it may say in another line that it is to be replaced.
+A child reports through a pipe, in a line: that it is ready, or why it is not, with its traceback. Once ready, it may
+say in another line that it is to be replaced.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -18,9 +19,16 @@ from typing import NoReturn
 
 import msgspec
 
+import prefork
 from prefork.errors import BootError, TargetError, TimedOut
 from prefork.kernel.event import Event
-from prefork.kernel.loop import Loop
+from prefork.kernel.loop import Loop, Task
+
+LEADING = (  # where the frames are that lead to the application's
+    os.path.join(os.path.dirname(prefork.__file__), ""),
+    os.path.join(os.path.dirname(importlib.__file__), ""),
+    "<frozen importlib",
+)
 
 log = logging.getLogger("prefork")
 
@@ -46,31 +54,51 @@ class Child:
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
         self._loop = loop
         self._report = report
+        self._waiting: Task | None = None  # for it
 
     async def ready(self, timeout: float) -> None:
         """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
-        text = b""
-        readable = self._loop.readable(self._report)
         ready = False
         try:
             with self._loop.within(timeout):
-                while not text.endswith(b"\n"):  # its own child may hold the pipe open, so the end is no sign
-                    await readable
-                    piece = os.read(self._report, 65536)
-                    if not piece:
-                        await self.exited.wait()
-                        raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
-                    text += piece
-            report = msgspec.json.decode(text, type=Report)
+                report = msgspec.json.decode(await self._hear(), type=Report)
             if report.problem:
                 raise BootError(f"worker {self.pid} cannot boot: {report.problem}", report.traceback)
             ready = True
         except TimedOut:
             raise BootError(f"worker {self.pid} was not ready within {timeout:g} s") from None
         finally:
+            self._waiting = None
             self._loop.forget(self._report)
             if not ready:
                 self.hang_up()
+
+    async def _hear(self) -> bytes:
+        """A line through its pipe. Raises BootError when it has died instead: its own child may hold the pipe open."""
+        text = b""
+        readable = self._loop.readable(self._report)
+        self._waiting = self._loop.current
+        while not text.endswith(b"\n"):
+            await readable  # or `end`
+            try:
+                piece = os.read(self._report, 65536)
+            except BlockingIOError:
+                if not self.exited.is_set():
+                    continue
+                piece = b""
+            if not piece:
+                await self.exited.wait()
+                raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
+            text += piece
+        return text
+
+    def end(self, status: int) -> None:
+        """It has ended, with what `os.waitpid` says."""
+        self.status = os.waitstatus_to_exitcode(status)
+        self.exited.set()
+        self.departing.set()
+        if self._waiting is not None:
+            self._waiting.resume()
 
     async def listen(self) -> None:
         """Once it is ready: `departing` is set when it says anything more."""
@@ -143,6 +171,7 @@ class Children:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         reading, writing = pipe
         os.close(writing)
+        os.set_blocking(reading, False)
         child = self._living[pid] = Child(self.loop, pid, reading)
         self._reporting = [child, *(other for other in self._reporting if other.reports)]
         return child
@@ -191,9 +220,7 @@ class Children:
                 return
             child = self._living.pop(pid, None)
             if child is not None:
-                child.status = os.waitstatus_to_exitcode(status)
-                child.exited.set()
-                child.departing.set()
+                child.end(status)
 
     @property
     def living(self) -> list[Child]:
@@ -218,11 +245,29 @@ class Children:
 
 
 def describe(error: BaseException) -> Report:
-    """An error as a report: what is known to be clear stands alone, the rest comes with its traceback."""
+    """An error as a report: what is known to be clear stands alone, the rest comes with its traceback.
+
+    That begins where the application does: the frames that led to it are ours, and say nothing of its own.
+    """
     if isinstance(error, TargetError):
         return Report(str(error))
     problem = traceback.format_exception_only(error)[-1].strip()
-    return Report(_encodable(problem), _encodable("".join(traceback.format_exception(error))))
+    told = traceback.TracebackException.from_exception(error)
+    behind: list[traceback.TracebackException | None] = [told]
+    while behind:
+        if one := behind.pop():
+            _shorten(one)
+            behind += one.__cause__, one.__context__
+    return Report(_encodable(problem), _encodable("".join(told.format())))
+
+
+def _shorten(told: traceback.TracebackException) -> None:
+    """Drop the frames before the application's first; all stay if there is none."""
+    theirs = [not frame.filename.startswith(LEADING) for frame in told.stack]
+    if any(theirs):
+        del told.stack[: theirs.index(True)]
+    elif issubclass(told.exc_type, SyntaxError):  # which names its place itself
+        told.stack.clear()
 
 
 def _encodable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,9 @@ class ControlSocket:
         mask = os.umask(0o177)
         try:
             self._listener = listen.bind(Address("unix", path=self._path))
+        except StartError as error:
+            taken = f"another prefork answers at {path}; give each its own"
+            raise StartError(f"master.control: {taken if _is_answered(self._path) else error}") from None
         finally:
             os.umask(mask)
         self._listener.listen(128)
@@ -79,6 +83,12 @@ class ControlSocket:
         finally:
             self._clients.discard(stream)
             stream.close()
+
+
+def _is_answered(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) in (0, errno.EAGAIN)  # its queue may be full
 
 
 def ask(path: str, request: Message) -> tuple[Message, socket.socket]:

@@ -23,7 +23,6 @@ from prefork.settings.schema import Settings
 
 YOUNG = 5.0  # seconds: who dies before has not made it
 LONGEST_PAUSE = 30.0  # seconds between two attempts to replace a worker that keeps dying young
-GRACE = 1.0  # seconds beyond graceful_timeout until a worker that ought to have left by itself is killed
 
 log = logging.getLogger("prefork")
 
@@ -122,7 +121,7 @@ class Generation:
                 lived = 0.0
             early = early + 1 if lived < YOUNG else 0
             if early > 1 and not self._leaving.is_set():
-                await self._pause(min(LONGEST_PAUSE, 2.0 ** (early - 2)))
+                await self._pause(pause_after(early))
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next attempt, but no longer than the generation stays."""
@@ -192,7 +191,7 @@ class Generation:
         """Ask them to leave, and wait until they are gone: they are killed GRACE after graceful_timeout."""
         leaving = list(children)
         self._dismissed.update(leaving)
-        timeout = self.settings.workers.graceful_timeout + GRACE
+        timeout = self.settings.workers.graceful_timeout + worker.GRACE
         await self._children.dismiss(leaving, signal.SIGTERM, timeout)
         self._dismissed.difference_update(leaving)
 
@@ -205,6 +204,11 @@ class Generation:
                     other.sockets[address].close()
                 other.close()
         return worker.run(assignment, tell)
+
+
+def pause_after(early: int) -> float:
+    """Seconds until the next attempt to replace a worker, after so many deaths in a row at a young age."""
+    return min(LONGEST_PAUSE, 2.0 ** min(early - 2, 5)) if early > 1 else 0.0
 
 
 def _unforeseen(error: Exception) -> BootError:

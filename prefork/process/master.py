@@ -30,6 +30,7 @@ from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
 from prefork.process.watch import Watch
 from prefork.settings.schema import Settings
+from prefork.settings.wording import counted
 
 SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; half a MiB
 STOPPING = "the server is stopping"
@@ -182,13 +183,13 @@ class Master:
                 print(f"{error.report}prefork: cannot start: {error}", file=sys.stderr)
 
     def _announce(self) -> None:
-        settings, workers = self.generation.settings, self.generation.size
+        settings, workers = self.generation.settings, counted(self.generation.size, "worker")
         urls = ", ".join(
             address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
             for address, bound in self.generation.sockets.items()
         )
         line = (
-            f"prefork {__version__} serving {urls} with {workers} worker{'s' * (workers > 1)} "
+            f"prefork {__version__} serving {urls} with {workers} "
             f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
             "stop with Ctrl-C or `prefork stop`"
         )
@@ -253,7 +254,7 @@ class Master:
         self.generation = fresh
         fresh.open()
         logs.apply()
-        log.info("reloaded: generation %d serves with %d workers", fresh.number, fresh.size)
+        log.info("reloaded: generation %d serves with %s", fresh.number, counted(fresh.size, "worker"))
         listen.release(current.sockets, keep=sockets)
         self._loop.spawn(self._retire(current), f"draining generation {current.number}")
 

@@ -21,7 +21,7 @@ class Command(Enum):
     NOTHING = auto()
 
 
-MASTER = {
+MASTER: dict[int, Command] = {
     signal.SIGHUP: Command.RELOAD,
     signal.SIGTERM: Command.STOP,
     signal.SIGQUIT: Command.STOP,
@@ -40,7 +40,7 @@ del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
 class Signals:
     """Catches the signals of `table` from now on, and hands them out in order (signal.set_wakeup_fd)."""
 
-    def __init__(self, loop: Loop, table: Mapping[signal.Signals, Command]) -> None:
+    def __init__(self, loop: Loop, table: Mapping[int, Command]) -> None:
         self._loop = loop
         self._table = table
         self._received = b""
@@ -65,7 +65,7 @@ class Signals:
             except BlockingIOError:
                 continue
         number, self._received = self._received[0], self._received[1:]
-        return self._table.get(signal.Signals(number), Command.NOTHING)
+        return self._table.get(number, Command.NOTHING)  # those of an application's own handlers come in as well
 
     def ignore_all(self) -> None:
         """Hear of none any more: whoever still tells a process to end that is at its end must not change its status."""

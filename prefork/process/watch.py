@@ -62,6 +62,8 @@ class Watch:
         self._reload = reload
         self._changed: set[str] = set()
         self._child: Child | None = None
+        self._reading = -1  # our end of the pipe through which it speaks
+        children.private.append(self._hang_up)
         self._stopped = False
 
     async def run(self) -> None:
@@ -69,17 +71,17 @@ class Watch:
         log.info("watching %s for changes", ", ".join(map(_shown, self._directories)))
         replaced = False
         while not self._stopped:
-            reading, writing = os.pipe()
+            self._reading, writing = os.pipe()
             try:
                 self._child = child = self._children.fork(partial(self._become_watcher, writing))
             except BootError as error:
-                os.close(reading)
+                self._hang_up()
                 log.error("cannot watch for changes, so none is seen: %s", error)
                 return
             finally:
                 os.close(writing)
             child.hang_up()  # what it has to say comes through the pipe
-            can_watch = await self._listen(reading, replaced)
+            can_watch = await self._listen(replaced)
             await child.exited.wait()
             if self._stopped or not can_watch:
                 return
@@ -103,17 +105,22 @@ class Watch:
                     os.unlink(importlib.util.cache_from_source(path))
         self._changed.clear()
 
-    async def _listen(self, reading: int, replaced: bool) -> bool:
+    def _hang_up(self) -> None:
+        if self._reading >= 0:
+            os.close(self._reading)
+            self._reading = -1
+
+    async def _listen(self, replaced: bool) -> bool:
         """Hear the watcher until it ends; False where it said that it cannot watch.
 
         Where it has `replaced` another, nobody knows what has changed before it began.
         """
         loop, text = self._children.loop, b""
-        readable = loop.readable(reading)
+        readable = loop.readable(self._reading)
         try:
             while True:
                 await readable
-                piece = os.read(reading, 65536)
+                piece = os.read(self._reading, 65536)
                 if not piece:
                     return True
                 *lines, text = (text + piece).split(b"\n")
@@ -127,8 +134,8 @@ class Watch:
                         log.info("reloading: %s changed", _summary(said) if said else "something may have")
                         self._reload()
         finally:
-            loop.forget(reading)
-            os.close(reading)
+            loop.forget(self._reading)
+            self._hang_up()
 
     # ---- in the watcher
 

@@ -12,16 +12,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from prefork.errors import TimedOut
-from prefork.handlers.build import Host, build
+from prefork.handlers.build import AsgiHost, Host, build
 from prefork.handlers.pages import Pages
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import QUEUED, TAKEOVERS
 from prefork.http.message import Client, Request
+from prefork.http.server import Server
+from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
-from prefork.kernel.leader import Call, Crew
+from prefork.kernel.leader import Crew
 from prefork.kernel.loop import PAUSE, Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.kernel.stack import stack
@@ -36,10 +38,8 @@ from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import settle
 from prefork.settings.schema import Settings, Workers
 
-if TYPE_CHECKING:  # else every worker would import asyncio
-    from prefork.handlers.asgi import Asgi
-
 SHUTDOWN = 0.5  # seconds that an ASGI application's shutdown has at the least; then the master's patience is at its end
+GRACE = 1.0  # seconds beyond graceful_timeout until a worker that ought to have left by itself is killed
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
 FAREWELL = 5.0  # seconds of a drain that are kept for the closing handshakes of the last WebSockets
 
@@ -88,8 +88,8 @@ class Worker:
         pages, roots = Pages(settings.error_pages), os.getcwd()
         settle(settings.workers)
         self._crew.changed = self._tally
-        self._crew.overdue = self._give_up
-        self._asgi: Asgi | None = None
+        self._crew.calls.overdue = self._give_up
+        self._asgi: AsgiHost | None = None
         host = Host(
             self._crew,
             settings.workers,
@@ -117,7 +117,7 @@ class Worker:
         if self._asgi is not None:
             self._asgi.start_up()
 
-    def _host_asgi(self) -> Asgi:
+    def _host_asgi(self) -> AsgiHost:
         """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""
         if self._asgi is None:
             from prefork.handlers.asgi import Asgi
@@ -143,10 +143,12 @@ class Worker:
         for call in self._loop.after_turn:
             call()
 
-    def _finish(self) -> NoReturn:
+    def _finish(self, failure: BaseException | None) -> NoReturn:
         """The end, in another thread than the main one, which does not come back from an application call."""
         self._flush()
-        os._exit(os.EX_OK)
+        if failure is not None:
+            log.critical("worker %d ends: %r", os.getpid(), failure, exc_info=failure)
+        os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
 
     async def _open(self) -> None:
         gate = self._assignment.gate
@@ -186,10 +188,11 @@ class Worker:
         request: Request = call.what
         where = f"{request.method} {request.target} has taken more than {call.timeout:g} s, and is at"
         log.error("%s", where, extra={"report": stack(call.thread)})
-        for connection in self._server.connections:
-            if connection.request is request and not connection.status:  # else a part of the answer is out
-                connection.give_up(self._loop.now - call.started)
-                break
+        if self._crew.calls.away.get(call.task) is call:  # else its answer is going out, or has been given
+            for connection in self._server.connections:
+                if connection.task is call.task:
+                    connection.give_up()
+                    break
         if not self._retiring:
             self._retiring = True
             log.warning("this worker is to be replaced, since one of its threads is stuck")
@@ -210,6 +213,10 @@ class Worker:
         log.error("the master is gone; draining")
         self._loop.forget(self._assignment.lifeline)
         self._leave()
+        # as the master would have seen to, whatever the application's threads are up to
+        end = threading.Timer(self._assignment.settings.workers.graceful_timeout + GRACE, os._exit, [os.EX_SOFTWARE])
+        end.daemon = True
+        end.start()
 
     def _leave(self) -> None:
         if not self._draining:
@@ -234,9 +241,11 @@ class Worker:
                 await self._server.fewer(1)
                 if self._asgi is not None:
                     await self._asgi.finished()
+                await self._crew.calls.finished()  # a close() and what else goes on without a client
         except TimedOut:
-            for connection in self._server.connections:
-                request = connection.request
+            requests = [connection.request for connection in self._server.connections]
+            requests += [call.what for call in self._crew.calls.under_way.values() if not call.abandoned]
+            for request in dict.fromkeys(requests):
                 if request is not None:
                     log.warning("not done within %g s: %s %s", timeout, request.method, request.target)
         if self._asgi is not None:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from prefork.settings.wording import quoted
 
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123 §2.1, and the underscore that container networks use
+# A name to look up, which is less than a client may write into Host (grammar.NAME): labels as of RFC 1123 §2.1, and the
+# underscore that container networks use.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}")
 _FORMS = 'an address such as "127.0.0.1:8000", "[::1]:8000", ":8000" or "unix:run/app.sock"'

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from prefork.settings.address import Address
+from prefork.settings.grammar import BRACKETED, FIELD_VALUE, HOP_BY_HOP, NAME, TOKEN
 from prefork.settings.target import Target
 from prefork.settings.wording import found, quoted
 
@@ -24,14 +25,12 @@ T = TypeVar("T")
 
 LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 104 on BSD and macOS, 108 on Linux
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = re.compile(r"^([0-9]{1,9}) ?(B|KiB|MiB|GiB)$")
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123 §2.1
-_HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-_FIELD_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5; beyond \xff it is not latin-1
+_END = r"(?!\n)$"  # in Python `$` alone would let a last newline through; \Z is not known to JSON Schema
+_SIZE = re.compile(rf"^([0-9]{{1,9}}) ?(B|KiB|MiB|GiB){_END}")
+_HOST = re.compile(rf"(?:\*\.)?(?!.*\*){NAME}|{BRACKETED}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # The server frames messages itself (RFC 9112 §6), and `type` already is the content type.
-_OWN_FIELDS = frozenset({"connection", "content-length", "content-type", "keep-alive", "transfer-encoding", "upgrade"})
+_OWN_FIELDS = HOP_BY_HOP | {"content-length", "content-type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,8 @@ def _path(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    return _when(text == "" or _HOST.fullmatch(text.lower()), text.lower())
+    host = text.rstrip(".")  # a final dot says no more (RFC 1034 §3.1), and is cut off from a request's host, too
+    return _when(text == "" or _HOST.fullmatch(host), host.lower())
 
 
 def _target(text: str) -> str:
@@ -112,7 +112,7 @@ def _field_name(text: str) -> str:
     if text.lower() in _OWN_FIELDS:
         hint = 'write "type" beside "headers"' if text.lower() == "content-type" else "the server sets it itself"
         raise ValueError(f"expected no {text} header: {hint}")
-    return _when(_TOKEN.fullmatch(text), text)
+    return _when(TOKEN.fullmatch(text), text)
 
 
 def _file_name(text: str) -> str:
@@ -147,7 +147,7 @@ def _address(text: str) -> Address:
 
 
 def _field_text(text: str) -> str:
-    return _when(_FIELD_TEXT.fullmatch(text), text)
+    return _when(FIELD_VALUE.fullmatch(text), text)
 
 
 def _variable(text: str) -> str:
@@ -188,24 +188,23 @@ FILE = Kind("a file name", _NON_EMPTY, _file_name)
 SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)
 INDEX = Kind('a file name without "/", or "" for none', str, lambda text: _when(not {"/", "\0"} & set(text), text))
 EXISTING_FILE = Kind("an existing file", _NON_EMPTY, lambda text: _when(os.path.isfile(text), text))
-ERROR_STATUS = Kind("a status from 400 to 599", Annotated[str, Meta(pattern="^[45][0-9]{2}$")])
+ERROR_STATUS = Kind("a status from 400 to 599", Annotated[str, Meta(pattern=f"^[45][0-9]{{2}}{_END}")])
 DIRECTORY = Kind("an existing directory", _NON_EMPTY, lambda text: _when(os.path.isdir(text), text))
 ERROR_LOG = Kind('"-" for stderr, or a file name', _NON_EMPTY, _log_file)
 ACCESS_LOG = Kind('"-" for stderr, "" for none, or a file name', str, _log_file)
 LOG_FORMAT = Kind(
     'one of "common", "combined", "json", or a template with "$" variables',
-    Annotated[str, Meta(pattern=r"^(common|combined|json)$|\$")],
-    lambda text: _when(text in ("common", "combined", "json") or "$" in text, text),
+    Annotated[str, Meta(pattern=rf"^(common|combined|json){_END}|\$")],
 )
 HOST = Kind('a host name such as "example.com" or "*.example.com", without a port', str, _host)
 PATH = Kind(
     'a path that starts with "/" and has no "?", "#", "//", no "." or ".." segments and no control characters',
-    Annotated[str, Meta(pattern=r"^/[^?#]*$")],
+    Annotated[str, Meta(pattern=rf"^/[^?#]*{_END}")],
     _path,
 )
 TARGET = Kind(
     '"module:attribute", such as "myproject.wsgi:application" or "myapp:create_app()"',
-    Annotated[str, Meta(pattern=r"^[^:]+(:.+)?$")],
+    Annotated[str, Meta(pattern=rf"^[^:]+(:.+)?{_END}")],
     _target,
 )
 DIRECTORIES = Kind("a list of existing directories", list[_NON_EMPTY], _directories)

@@ -61,7 +61,7 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout: Annotated[
         float,
         kinds.TIMEOUT,
-        Meta(description="Seconds of a call after which its client gets a 504 and the worker is replaced; 0: none."),
+        Meta(description="Seconds of a WSGI call after which its client gets a 504, the worker is replaced; 0: none."),
     ] = 30
     queue_timeout: Annotated[
         float, kinds.TIMEOUT, Meta(description="Seconds that a call may wait for a thread; 503 beyond; 0: any.")
@@ -232,6 +232,11 @@ class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout: Annotated[
         float | None, kinds.TIMEOUT, Meta(description="As workers.timeout, for this route's WSGI application.")
     ] = None
+    lifespan: Annotated[
+        Literal["auto", "off"],
+        kinds.choice("auto", "off"),
+        Meta(description='Whether the ASGI application is asked to start and shut down; "off" where it cannot be.'),
+    ] = "auto"
     respond: Annotated[Respond | None, Meta(description="Give a fixed answer.")] = None
     redirect: Annotated[Redirect | None, Meta(description="Redirect: a location, or a table.")] = None
     status: Annotated[bool, kinds.ONLY_TRUE, Meta(description="Show the status page.")] = False

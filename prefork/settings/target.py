@@ -54,8 +54,11 @@ def _instead(path: str, rest: str) -> str:
 def _arguments(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What `text`, all after the opening parenthesis, passes. Raises ValueError for what is no literal."""
     try:
-        call = ast.parse(f"f({text}", mode="eval").body
+        source = f"f({text}"
+        call = ast.parse(source, mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError(_NO_LITERALS)
+        if ast.get_source_segment(source, call) != source:  # a space or a comment follows
             raise ValueError(_NO_LITERALS)
         arguments = tuple(map(ast.literal_eval, call.args))
         keywords = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}

@@ -44,6 +44,12 @@ def found(value: object) -> str:
             return str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """As one says it: "1 route", "2 addresses"."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun if number == 1 else noun + plural}"
+
+
 def dotted(where: str, key: str) -> str:
     """The path of `key` within the table `where`, which is "" for the whole file."""
     shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)

@@ -1,16 +1,19 @@
-"""Applications for the end-to-end tests of the process layer, and clients that talk to them.
+"""Applications and configurations that end-to-end tests share, clients that talk to them, and what a server tells.
 
-They tell the test what they do, and hear when to go on, by files in the server's directory.
+APP tells the test what it does, and hears when to go on, by files in the server's directory.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from prefork.process import control
 from tests.conftest import eventually
@@ -54,8 +57,42 @@ def app(environ, start_response):
 NEW = APP.replace('"one"', '"two"')
 
 ROUTE = '[[route]]\npath = "/"\nwsgi = "app:app"\n'
-CONFIG = f'[workers]\ncount = 1\n[log]\naccess = ""\n{ROUTE}'
+ALONE = '[workers]\ncount = 1\n[log]\naccess = ""\n'  # and no route yet
+CONFIG = ALONE + ROUTE
 PAIR = CONFIG.replace("count = 1", "count = 2")
+SITE = CONFIG + '[[route]]\npath = "/files"\nfiles = "public"\n'
+
+# Answers with what it was asked, as JSON; /words, /pieces (8 of 64 KiB) and /big (10 MB) with bodies of their own.
+ECHO = """
+import hashlib
+import json
+
+PIECES = {
+    "/words": [b"one ", b"two ", b"three"],
+    "/pieces": [bytes([letter]) * 65536 for letter in b"abcdefgh"],
+}
+
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    start_response("404 Not Found" if path == "/none" else "200 OK", [("Content-Type", "application/json")])
+    if path in PIECES:
+        return iter(PIECES[path])
+    if path == "/big":
+        return [b"x" * 10_000_000]
+    body = environ["wsgi.input"].read()
+    answer = {
+        "method": environ["REQUEST_METHOD"],
+        "path": path,
+        "query": environ["QUERY_STRING"],
+        "protocol": environ["SERVER_PROTOCOL"],
+        "client": f"{environ['REMOTE_ADDR']}:{environ['REMOTE_PORT']}",
+        "type": environ.get("CONTENT_TYPE"),
+        "length": len(body),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    return [json.dumps(answer).encode()]
+"""
 
 
 def connect(server: Server) -> HTTPConnection:
@@ -108,6 +145,16 @@ def wait_generation(server: Server, number: int, workers: int, within: float = 1
         return is_there and [w["state"] for w in told["workers"]] == ["serving"] * workers
 
     eventually(there, within, what=lambda: f"generation {number}, alone\n{server.stderr}")
+
+
+@contextmanager
+def undisturbed(server: Server) -> Iterator[psutil.Process]:
+    """Its one worker, which must still be there when the block ends, and the server have said nothing meanwhile."""
+    (worker,) = server.workers()
+    said = server.stderr
+    yield worker
+    assert server.workers() == [worker]
+    assert server.stderr == said
 
 
 class Clients:

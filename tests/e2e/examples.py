@@ -32,6 +32,11 @@ def config(name: str) -> str:
     return text.replace("127.0.0.1:8000", "127.0.0.1:PORT")
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files below it, as `serve` takes them."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 class Browser:
     """One keep-alive connection with a jar of cookies. It sends Origin with every POST, as browsers do."""
 

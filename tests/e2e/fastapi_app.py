@@ -254,6 +254,11 @@ async def events(gate: str, count: int = 3, pause: float = 0) -> StreamingRespon
     return StreamingResponse(each(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
+@api.post("/events/{gate}")
+async def asked_events(gate: str, question: dict[str, str]) -> StreamingResponse:
+    return await events(gate, int(question["count"]))
+
+
 # ---- WebSockets
 
 

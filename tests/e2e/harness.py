@@ -151,7 +151,7 @@ class Server:
         """Everything the server answers to these bytes, until it closes."""
         with self.connect(timeout) as connection:
             connection.sendall(data)
-            return b"".join(iter(lambda: connection.recv(65536), b""))
+            return read_all(connection)
 
     def signal(self, number: signal.Signals) -> None:
         """Send the master a signal."""
@@ -221,6 +221,11 @@ class Server:
     def is_gone(self) -> bool:
         self.process.poll()  # reaps it
         return not is_alive(self.master) and not self.family()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What there is to read until the other end closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def is_alive(process: psutil.Process) -> bool:

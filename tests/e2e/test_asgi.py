@@ -76,6 +76,25 @@ def test_lifespan_that_fails_at_a_reload_keeps_the_old_workers(serve: Serve) -> 
     assert server.get("/").body == b"hello"
 
 
+def test_application_that_raises_at_its_startup_can_be_served_without_a_lifespan(serve: Serve) -> None:
+    app = """
+async def app(scope, receive, send):
+    message = await receive()
+    if message["type"] != "http.request":
+        raise ValueError("requests alone, please")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": repr(scope["state"]).encode()})
+"""
+    server = serve(CONFIG + 'lifespan = "off"\n', {"app.py": app})
+    assert server.get("/").body == b"{}"
+    server.config.write_text(server.config.read_text().replace('lifespan = "off"', ""))
+    failed = server.command("reload")
+    assert failed.returncode == 1
+    assert "requests alone, please" in failed.stderr
+    assert 'write lifespan = "off" in its route' in failed.stderr
+    assert server.get("/").body == b"{}"
+
+
 def test_worker_without_asgi_does_not_import_asyncio(serve: Serve) -> None:
     app = """
 import sys

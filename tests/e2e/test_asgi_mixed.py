@@ -11,8 +11,11 @@ import httpx
 import pytest
 
 from tests.conftest import eventually
+from tests.e2e.asgi_sites import ask, client, without_complaints
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
+
+__all__ = ["client"]
 
 CONFIG = """
 workers.count = 1
@@ -56,21 +59,9 @@ def meet():
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Iterator[Server]:
-    server = serve_module(CONFIG, {"flask_app.py": FLASK})
-    yield server
-    for host in ("", "fast.example", "star.example"):
-        assert ask(server, "/complaints", host).json() == []
-
-
-def ask(server: Server, path: str, host: str = "") -> httpx.Response:
-    fields = {"Host": host} if host else {}
-    return httpx.get(f"http://127.0.0.1:{server.port}{path}", headers=fields, timeout=10)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield client
+    hosts = ("", "fast.example", "star.example")
+    with without_complaints(serve_module(CONFIG, {"flask_app.py": FLASK}), hosts) as server:
+        yield server
 
 
 def test_host_and_path_tell_the_applications_apart(server: Server) -> None:

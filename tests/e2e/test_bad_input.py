@@ -7,21 +7,16 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from tests.e2e import apps
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, read_all
 
-CONFIG = """
-[workers]
-count = 1
+CONFIG = f"""
 [http]
 header_timeout = 0.5
 body_timeout = 0.5
 max_body = "1MiB"
-[log]
-access = ""
-[[route]]
-wsgi = "app:app"
-"""
+{apps.CONFIG}"""
 
 APP = """
 def app(environ, start_response):
@@ -127,12 +122,9 @@ def shared(serve_module: Serve) -> Server:
 @pytest.fixture
 def server(shared: Server) -> Iterator[Server]:
     """A server whose worker lives on after the test, and has said not a word about it."""
-    (worker,) = shared.workers()
-    said = shared.stderr
-    yield shared
-    assert shared.get().status == 200
-    assert shared.workers() == [worker]
-    assert shared.stderr == said
+    with apps.undisturbed(shared):
+        yield shared
+        assert shared.get().status == 200
 
 
 @pytest.mark.parametrize(("data", "status"), SHAPES.values(), ids=SHAPES)
@@ -153,7 +145,7 @@ def test_a_malformed_request_in_two_packets_is_answered_likewise(server: Server,
         connection.sendall(data[:at])
         assert server.get().status == 200  # by now the first part has arrived
         connection.sendall(data[at:] + SMUGGLED)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
 
@@ -164,7 +156,7 @@ def test_an_unfinished_head_is_not_taken_for_one_that_is_known(server: Server) -
         connection.sendall(b"GET / HTTP/1.0\r\n")
         assert server.get().status == 200  # by now it has arrived
         connection.sendall(b"Host: x\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.count(b"HTTP/1.1 ") == 1
 
@@ -172,7 +164,7 @@ def test_an_unfinished_head_is_not_taken_for_one_that_is_known(server: Server) -
 def test_a_request_that_is_never_finished_is_a_request_timeout(server: Server) -> None:
     begun = [
         b"G",
-        b"\r\n",
+        b"\r\nG",
         b"GET / HTTP/1.1\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nA: b",
         post(b"Content-Length: 10\r\n", b"hello"),

@@ -260,10 +260,12 @@ def test_what_an_untrusted_proxy_says_does_not_reach_the_application(
         site.wait_line(rf'{re.escape(address) or "-"} - - .* "GET /standard ')
 
 
-def test_without_trusted_proxies_nobody_is_believed(serve: Serve) -> None:
+def test_without_trusted_proxies_the_server_believes_nobody_and_drops_nothing(serve: Serve) -> None:
     with ExitStack() as stack:
         site = start(serve, stack, "tcp", "[]")
         for path in ("/", "/added", "/standard"):
             seen = site.ask(path)
             assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"]) == ("127.0.0.1", "http")
+            told = (seen["HTTP_X_FORWARDED_FOR"].rpartition(" ")[2], seen["HTTP_X_FORWARDED_PROTO"])
+            assert told == ("198.51.100.7", "https"), "the application may believe it, by a middleware of its own"
         site.wait_line(r'127\.0\.0\.1 - - .* "GET /standard ')

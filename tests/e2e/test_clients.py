@@ -6,69 +6,25 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import needs
+from tests.e2e.apps import ECHO, SITE, connect, undisturbed
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
 MiB = 1 << 20
 
-CONFIG = """
-[workers]
-count = 1
-[log]
-access = ""
-[[route]]
-path = "/"
-wsgi = "app:app"
-[[route]]
-path = "/files"
-files = "public"
-"""
-
-# Answers with what it was asked, as JSON; below /pieces with three pieces, and below /big with 10 MB.
-APP = """
-import hashlib
-import json
-
-
-def app(environ, start_response):
-    path = environ["PATH_INFO"]
-    if path == "/pieces":
-        start_response("200 OK", [])
-        return iter([b"one ", b"two ", b"three"])
-    if path == "/big":
-        start_response("200 OK", [])
-        return [b"x" * 10_000_000]
-    body = environ["wsgi.input"].read()
-    answer = {
-        "method": environ["REQUEST_METHOD"],
-        "path": path,
-        "query": environ["QUERY_STRING"],
-        "protocol": environ["SERVER_PROTOCOL"],
-        "client": f"{environ['REMOTE_ADDR']}:{environ['REMOTE_PORT']}",
-        "length": len(body),
-        "sha256": hashlib.sha256(body).hexdigest(),
-        "cookie": environ.get("HTTP_COOKIE"),
-    }
-    start_response("200 OK", [("Content-Type", "application/json")])
-    return [json.dumps(answer).encode()]
-"""
-
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Iterator[Server]:
-    server = serve_module(CONFIG, files={"app.py": APP, "public/hello.txt": "hello"})
-    workers = server.workers()
-    said = server.stderr
-    yield server
-    assert server.workers() == workers
-    assert server.stderr == said
+    server = serve_module(SITE, files={"app.py": ECHO, "public/hello.txt": "hello"})
+    with undisturbed(server):
+        yield server
 
 
 class Curl:
@@ -104,7 +60,7 @@ def curl(server: Server) -> Curl:
 def test_curl_speaks_1_1_and_1_0(curl: Curl) -> None:
     assert curl.json("{url}/a?b=c")["protocol"] == "HTTP/1.1"
     assert curl.json("-0", "{url}/")["protocol"] == "HTTP/1.0"
-    assert curl("-0", "{url}/pieces") == "one two three"
+    assert curl("-0", "{url}/words") == "one two three"
 
 
 def test_curl_asks_for_two_urls_on_one_connection(curl: Curl) -> None:
@@ -120,7 +76,7 @@ def test_curl_keeps_a_1_0_connection_where_it_asks_to(curl: Curl) -> None:
 
 def test_curl_head_shows_the_length_that_get_has(curl: Curl) -> None:
     assert "Content-Length: 5\r\n" in curl("--head", "{url}/files/hello.txt")
-    assert "200 OK" in curl("--head", "{url}/pieces", "{url}/pieces")  # the second one follows no body
+    assert "200 OK" in curl("--head", "{url}/words", "{url}/words")  # the second one follows no body
 
 
 def test_curl_dot_segments_are_resolved_as_curl_itself_would(curl: Curl) -> None:
@@ -163,7 +119,7 @@ def test_curl_reads_slowly(curl: Curl) -> None:
 
 
 def test_curl_fetches_in_parallel(curl: Curl, tmp_path: Path) -> None:
-    curl("--parallel", "--parallel-max", "10", "-o", f"{tmp_path}/#1", "{url}/pieces?[1-50]")
+    curl("--parallel", "--parallel-max", "10", "-o", f"{tmp_path}/#1", "{url}/words?[1-50]")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["one two three"] * 50
 
 
@@ -171,7 +127,7 @@ def test_curl_finds_no_http_2_and_goes_on_with_1_1(curl: Curl) -> None:
     assert curl.json("--http2", "{url}/")["protocol"] == "HTTP/1.1"
 
 
-@pytest.mark.parametrize("path", ["/", "/files/hello.txt", "/pieces"])
+@pytest.mark.parametrize("path", ["/", "/files/hello.txt", "/words"])
 @pytest.mark.parametrize("flags", [[], ["-k"], ["-i"], ["-k", "-i"]], ids=" ".join)
 def test_ab_sees_no_failure(server: Server, flags: list[str], path: str) -> None:
     needs("ab")
@@ -184,8 +140,7 @@ def test_ab_sees_no_failure(server: Server, flags: list[str], path: str) -> None
 
 
 def test_http_client_reuses_its_connection(server: Server) -> None:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
-    try:
+    with closing(connect(server)) as connection:
         answers = []
         for number in range(100):
             body = bytes(number * 1000)
@@ -193,8 +148,6 @@ def test_http_client_reuses_its_connection(server: Server) -> None:
             answers.append(json.loads(connection.getresponse().read()))
         assert [answer["length"] for answer in answers] == [number * 1000 for number in range(100)]
         assert len({answer["client"] for answer in answers}) == 1
-    finally:
-        connection.close()
 
 
 def test_httpx_reuses_its_connections_for_everything(server: Server) -> None:
@@ -207,7 +160,7 @@ def test_httpx_reuses_its_connections_for_everything(server: Server) -> None:
             assert answer["path"].encode("latin-1").decode() == "/ä"
             clients.add(answer["client"])
         assert client.head("/").content == b""
-        assert client.get("/pieces").text == "one two three"
+        assert client.get("/words").text == "one two three"
         assert client.get("/files/none").status_code == 404
         with client.stream("GET", "/big") as response:
             assert sum(len(piece) for piece in response.iter_bytes()) == 10_000_000

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -96,6 +98,15 @@ def test_status_into_a_pipe_that_nobody_reads_ends_quietly(server: Server, args:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["schema", "version"])  # more than is buffered, and less
+def test_what_cannot_be_printed_is_told_in_a_line(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", "prefork", name]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, cwd=tmp_path, env=env, stdout=full, stderr=subprocess.PIPE, timeout=20)
+    assert (done.returncode, done.stderr) == (1, b"prefork: No space left on device\n")
+
+
 def test_reopen_says_that_it_has(server: Server) -> None:
     done = server.command("reopen")
     assert (done.returncode, done.stdout, done.stderr) == (0, "log files reopened\n", "")
@@ -124,6 +135,59 @@ def test_commands_find_a_control_socket_that_is_elsewhere_even_while_the_config_
     assert "reload failed, so all stays as it was: config/server.toml: line" in failed.stderr
 
 
+FILE = "[master]\ncontrol = 'elsewhere.sock'\n" + ROUTE
+
+
+@contextmanager
+def started(directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """`prefork start ARGS`, on a port of its own, in a directory with an application and config/server.toml."""
+    (directory / "config").mkdir(exist_ok=True)
+    (directory / "config/server.toml").write_text(FILE)
+    (directory / "app.py").write_text(APP)
+    command = [sys.executable, "-m", "prefork", "start", *args, "--listen", "127.0.0.1:0", "--workers", "1"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=directory, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert "serving" in process.stdout.readline()
+            yield process
+        finally:
+            process.terminate()
+
+
+def test_commands_find_the_server_of_an_application_beside_a_file_of_which_it_takes_no_notice(tmp_path: Path) -> None:
+    with started(tmp_path, "app:app") as process:
+        told = run(tmp_path, "status", "--json")
+        assert json.loads(told.stdout)["master"]["pid"] == process.pid
+        assert told.stderr == (
+            "prefork: nobody answers at elsewhere.sock (config/server.toml); this is the one at run/prefork.sock\n"
+        )
+        assert run(tmp_path, "reload").returncode == 0
+        done = run(tmp_path, "stop")
+        assert (done.returncode, done.stdout) == (0, f"stopped: master {process.pid} at run/prefork.sock is gone\n")
+        assert process.wait(10) == 0
+
+
+def test_stop_means_the_server_of_the_file_where_there_are_both(tmp_path: Path) -> None:
+    with started(tmp_path, "app:app") as other:
+        (tmp_path / "own.toml").write_text(FILE.replace("[master]", "[master]\npid_file = 'elsewhere.pid'"))
+        with started(tmp_path, "-c", "own.toml") as process:
+            done = run(tmp_path, "stop")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == f"stopped: master {process.pid} at elsewhere.sock is gone\n"
+        assert other.poll() is None
+
+
+def test_no_command_goes_to_the_server_of_another_file(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(ROUTE)
+    with started(tmp_path, "-c", "other.toml") as process:
+        for args in ([], ["-c", "config/server.toml"]):
+            done = run(tmp_path, "stop", *args)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith("prefork: no prefork answers at elsewhere.sock: ")
+        assert process.poll() is None
+
+
 def test_a_config_that_does_not_exist_is_a_config_error(tmp_path: Path) -> None:
     done = run(tmp_path, "status", "-c", "nowhere.toml")
     assert done.returncode == 2
@@ -136,7 +200,7 @@ def test_stop_returns_when_the_master_and_its_files_are_gone(serve: Serve, args:
     started = time.monotonic()
     done = server.command("stop", *args)  # nobody reaps the master meanwhile: it is a zombie, and that is gone enough
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"stopped: master {server.process.pid} is gone\n"
+    assert done.stdout == f"stopped: master {server.process.pid} at run/prefork.sock is gone\n"
     assert not is_alive(server.master)
     assert time.monotonic() - started < 4
     assert not (server.directory / "run").exists()
@@ -167,13 +231,20 @@ def test_stop_now_does_not_wait_for_the_request_under_way(serve: Serve) -> None:
     assert server.wait_exit() == 0
 
 
-def test_a_reload_that_a_stop_cuts_short_says_so(serve: Serve) -> None:
-    server = serve(CONFIG, {"app.py": APP})
-    (server.directory / "app.py").write_text("import time\nopen('entered', 'w').close()\ntime.sleep(1000)\n")
+@contextmanager
+def reload_in_mid_import(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """`prefork reload`, under way: the new application, whose import makes the file "entered", is being imported."""
     with subprocess.Popen(
         [sys.executable, "-m", "prefork", "reload"], cwd=server.directory, env=server.env, stderr=subprocess.PIPE
     ) as command:
         eventually((server.directory / "entered").exists, 10, what="the new application's import")
+        yield command
+
+
+def test_a_reload_that_a_stop_cuts_short_says_so(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (server.directory / "app.py").write_text("import time\nopen('entered', 'w').close()\ntime.sleep(1000)\n")
+    with reload_in_mid_import(server) as command:
         server.signal(signal.SIGTERM)
         said = command.communicate(timeout=10)[1]
     assert said == b"reload failed, so all stays as it was: the server is stopping\n"
@@ -185,10 +256,7 @@ def test_a_command_that_is_interrupted_ends_quietly_and_the_server_goes_on(serve
     server = serve(CONFIG, {"app.py": APP})
     slow = f"import os, time\nopen('entered', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n{APP}"
     (server.directory / "app.py").write_text(slow)
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefork", "reload"], cwd=server.directory, env=server.env, stderr=subprocess.PIPE
-    ) as command:
-        eventually((server.directory / "entered").exists, 10, what="the new application's import")
+    with reload_in_mid_import(server) as command:
         command.send_signal(signal.SIGINT)
         said = command.communicate(timeout=10)[1]
     assert said == b""

@@ -36,8 +36,7 @@ def server(serve_module: Serve, tmp_path_factory: pytest.TempPathFactory) -> Ser
     manage(home, "migrate")
     manage(home, "createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com")
     manage(home, "collectstatic", "--noinput")
-    files = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    return serve_module(examples.config("django"), files, ["--workers", "2"])
+    return serve_module(examples.config("django"), examples.contents(home), ["--workers", "2"])
 
 
 @pytest.fixture

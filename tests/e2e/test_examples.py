@@ -17,6 +17,18 @@ from tests.e2e.examples import NAMES
 from tests.e2e.harness import ROOT, Server
 
 
+def check(home: Path) -> subprocess.CompletedProcess[str]:
+    """`prefork check` of the example in that directory."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefork", "check", "-c", "server.toml"],
+        cwd=home,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
 def test_there_is_one_for_each_kind_of_application() -> None:
     assert {"django", "django-asgi", "flask", "static"} <= set(NAMES)
 
@@ -26,14 +38,7 @@ def test_its_configuration_passes_the_check_as_it_stands(name: str, tmp_path: Pa
     examples.copy(name, tmp_path)
     if name == "django":
         (tmp_path / "collected").mkdir()  # by manage.py collectstatic, as the file says
-    result = subprocess.run(
-        [sys.executable, "-m", "prefork", "check", "-c", "server.toml"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    result = check(tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert "good" in result.stdout
 
@@ -49,14 +54,7 @@ def test_its_configuration_is_short_and_says_how_to_start_it(name: str) -> None:
 
 def test_django_without_its_collected_files_is_told_which_key_is_wrong(tmp_path: Path) -> None:
     examples.copy("django", tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-m", "prefork", "check", "-c", "server.toml"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    result = check(tmp_path)
     assert result.returncode == 2
     assert "route[1].files.root" in result.stderr
     assert '"collected"' in result.stderr

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import eventually
+from tests.e2e.asgi_sites import ask, without_complaints
 from tests.e2e.chromium import Chromium, chromium
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
@@ -32,13 +33,8 @@ asgi = "tests.e2e.fastapi_app:app"
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Iterator[Server]:
-    server = serve_module(CONFIG)
-    yield server
-    assert get(server, "/complaints").json() == []
-
-
-def get(server: Server, path: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=10)
+    with without_complaints(serve_module(CONFIG)) as server:
+        yield server
 
 
 def dial(server: Server, path: str, **how: Any) -> ClientConnection:
@@ -46,22 +42,27 @@ def dial(server: Server, path: str, **how: Any) -> ClientConnection:
 
 
 @contextmanager
-def listening(server: Server, path: str) -> Iterator[tuple[httpx.Response, Callable[[], str]]]:
-    """The head of an event stream, which is here before any event, and how to hear the next event's data."""
-    with httpx.stream("GET", f"http://127.0.0.1:{server.port}{path}", timeout=15) as stream:
+def listening(
+    server: Server, path: str, question: dict[str, str] | None = None
+) -> Iterator[tuple[httpx.Response, Callable[[], str]]]:
+    """The head of an event stream, which is here before any event, and how to hear the next event's data. With a
+    question, which is its JSON, it is asked for by POST.
+    """
+    method = "GET" if question is None else "POST"
+    with httpx.stream(method, f"http://127.0.0.1:{server.port}{path}", json=question, timeout=15) as stream:
         lines = stream.iter_lines()
         yield stream, lambda: next(line for line in lines if line.startswith("data: "))
 
 
 def told(server: Server, what: str) -> None:
-    eventually(lambda: what in get(server, "/told").json(), what=what)
+    eventually(lambda: what in ask(server, "/told").json(), what=what)
 
 
 def test_events_arrive_one_by_one_behind_a_head_that_does_not_wait_for_the_first(server: Server) -> None:
     with listening(server, "/events/three") as (stream, event):
         assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
         for number in range(3):
-            get(server, "/open/three")
+            ask(server, "/open/three")
             assert event() == f"data: event {number}"
         with pytest.raises(StopIteration):
             event()
@@ -69,10 +70,11 @@ def test_events_arrive_one_by_one_behind_a_head_that_does_not_wait_for_the_first
 
 
 def test_client_that_hangs_up_ends_the_generator(server: Server) -> None:
-    with listening(server, "/events/left?count=1000") as (_, event):
-        get(server, "/open/left")
-        event()
-    told(server, "left closed")  # which waits for its gate, so it is not by sending that it learns it
+    for gate, question in (("left", None), ("unanswered", {"count": "1000"})):
+        with listening(server, f"/events/{gate}?count=1000", question) as (_, event):
+            ask(server, f"/open/{gate}")
+            event()
+        told(server, f"{gate} closed")  # which waits for its gate, so it is not by sending that it learns it
 
 
 def test_websocket_echoes_text_and_bytes_and_hears_how_the_client_closes(server: Server) -> None:
@@ -114,7 +116,7 @@ def test_websocket_is_denied_with_an_answer(server: Server, path: str, status: i
     answer = denied.value.response
     assert answer.status_code == status
     assert body is None or answer.body == body
-    assert get(server, "/any").json() == "GET"
+    assert ask(server, "/any").json() == "GET"
 
 
 def test_chromium_echoes_over_a_websocket_and_hears_events(server: Server, chromium: Chromium) -> None:
@@ -154,7 +156,7 @@ def test_stop_waits_for_streams_and_background_work_and_cuts_what_has_no_end(ser
         dial(server, "/echo") as ws,
     ):
         assert (short(), endless()) == ("data: event 0", "data: event 0")
-        assert get(server, "/late").json() == "answered"
+        assert ask(server, "/late").json() == "answered"
         server.signal(signal.SIGTERM)
         assert [short() for _ in range(19)][-1] == "data: event 19"
         with pytest.raises(ConnectionClosed):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection, IncompleteRead
 from urllib.parse import quote
 
 import pytest
 
 from tests.conftest import eventually
+from tests.e2e.apps import ALONE, connect, undisturbed
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -18,11 +20,7 @@ MiB = 1 << 20
 BIG = 200 * MiB
 SECRET = b"nobody is to read this"
 
-CONFIG = """
-[workers]
-count = 1
-[log]
-access = ""
+ROUTES = """
 [[route]]
 path = "/"
 files = { root = "public", max_age = 60 }
@@ -58,7 +56,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def shared(serve_module: Serve) -> Server:
-    server = serve_module(CONFIG, files=FILES)
+    server = serve_module(ALONE + ROUTES, files=FILES)
     public = server.directory / "public"
     (public / "out").symlink_to("../secret.txt")
     (public / "far").symlink_to(server.directory)
@@ -73,12 +71,9 @@ def shared(serve_module: Serve) -> Server:
 @pytest.fixture
 def server(shared: Server) -> Iterator[Server]:
     """A server whose worker lives on after the test, has closed every file, and has said nothing."""
-    (worker,) = shared.workers()
-    said = shared.stderr
-    yield shared
-    assert shared.workers() == [worker]
-    eventually(lambda: not open_files(shared), what=lambda: f"all files closed: {open_files(shared)}")
-    assert shared.stderr == said
+    with undisturbed(shared):
+        yield shared
+        eventually(lambda: not open_files(shared), what=lambda: f"all files closed: {open_files(shared)}")
 
 
 def open_files(server: Server) -> list[str]:
@@ -89,9 +84,8 @@ def open_files(server: Server) -> list[str]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[HTTPConnection]:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
-    yield connection
-    connection.close()
+    with closing(connect(server)) as connection:
+        yield connection
 
 
 @pytest.mark.parametrize(
@@ -228,7 +222,7 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(shared: Server
     path = shared.directory / "public" / "shrinks"
     with open(path, "wb") as file:
         file.truncate(BIG)
-    client = HTTPConnection("127.0.0.1", shared.port, timeout=10)
+    client = connect(shared)
     try:
         client.request("GET", "/shrinks")
         response = client.getresponse()

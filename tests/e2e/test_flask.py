@@ -22,8 +22,7 @@ VISITS = r"been here (\d+) times"
 def server(serve_module: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
     home = tmp_path_factory.mktemp("flask")
     examples.copy("flask", home)
-    files = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    return serve_module(examples.config("flask"), files, ["--workers", "2"])
+    return serve_module(examples.config("flask"), examples.contents(home), ["--workers", "2"])
 
 
 @pytest.fixture

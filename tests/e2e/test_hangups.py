@@ -11,23 +11,11 @@ import psutil
 import pytest
 
 from tests.conftest import eventually
+from tests.e2e.apps import SITE, undisturbed
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, read_all
 
-CONFIG = """
-[workers]
-count = 1
-[http]
-header_timeout = 60
-[log]
-access = ""
-[[route]]
-path = "/"
-wsgi = "app:app"
-[[route]]
-path = "/files"
-files = "public"
-"""
+CONFIG = f"[http]\nheader_timeout = 60\n{SITE}"
 
 APP = """
 bodies = 0
@@ -115,12 +103,9 @@ def shared(serve_module: Serve) -> Server:
 @pytest.fixture
 def server(shared: Server) -> Iterator[Server]:
     """A server whose worker lives on after the test, has closed every body, and has said nothing."""
-    (worker,) = shared.workers()
-    said = shared.stderr
-    yield shared
-    eventually(lambda: shared.get("/bodies").body == b"0", what="the end of all endless answers")
-    assert shared.workers() == [worker]
-    assert shared.stderr == said
+    with undisturbed(shared):
+        yield shared
+        eventually(lambda: shared.get("/bodies").body == b"0", what="the end of all endless answers")
 
 
 @pytest.mark.parametrize("leave", [abort, socket.socket.close], ids=["reset", "close"])
@@ -135,7 +120,7 @@ def test_a_client_that_has_no_more_to_say_still_gets_its_answers(server: Server)
     with server.connect() as connection:
         connection.sendall(post(b"Content-Length: 5", b"hello") + get(b"/bodies"))
         connection.shutdown(socket.SHUT_WR)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = read_all(connection)
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert answer.endswith(b"\r\n\r\n0")
 

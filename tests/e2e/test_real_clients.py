@@ -17,23 +17,14 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 import pytest
 
 from tests.conftest import needs
+from tests.e2e.apps import ECHO, SITE, undisturbed
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
 MiB = 1 << 20
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range(MiB))  # 4 MiB, no two places alike
 
-CONFIG = """
-[workers]
-count = 1
-[log]
-access = ""
-[[route]]
-path = "/"
-wsgi = "app:app"
-[[route]]
-path = "/files"
-files = "public"
+MOVED = """
 [[route]]
 path = "/moved"
 redirect = "/there?$request_uri"
@@ -42,42 +33,15 @@ path = "/found"
 redirect = { to = "/there", status = 302 }
 """
 
-# Answers with what it was asked, as JSON; below /pieces with eight pieces of 64 KiB, below /none with 404.
-APP = """
-import hashlib
-import json
-
-
-def app(environ, start_response):
-    path = environ["PATH_INFO"]
-    start_response("404 Not Found" if path == "/none" else "200 OK", [("Content-Type", "application/json")])
-    if path == "/pieces":
-        return (letter * 65536 for letter in (b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"))
-    body = environ["wsgi.input"].read()
-    answer = {
-        "method": environ["REQUEST_METHOD"],
-        "path": path,
-        "query": environ["QUERY_STRING"],
-        "client": environ["REMOTE_PORT"],
-        "type": environ.get("CONTENT_TYPE"),
-        "length": len(body),
-        "sha256": hashlib.sha256(body).hexdigest(),
-    }
-    return [json.dumps(answer).encode()]
-"""
-
 PIECES = b"".join(letter * 65536 for letter in (b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"))
 
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Iterator[Server]:
-    files = {"app.py": APP, "public/large": CONTENT, "public/hello.txt": "hello"}
-    server = serve_module(CONFIG, files=files)
-    workers = server.workers()
-    said = server.stderr
-    yield server
-    assert server.workers() == workers
-    assert server.stderr == said
+    files = {"app.py": ECHO, "public/large": CONTENT, "public/hello.txt": "hello"}
+    server = serve_module(SITE + MOVED, files=files)
+    with undisturbed(server):
+        yield server
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, PAIR, answer, begin, open_gate, pids
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server, is_alive
+from tests.e2e.harness import Server, is_alive, read_all
 
 DOOMED = f"""
 import threading
@@ -81,7 +81,7 @@ def test_a_client_that_waits_in_the_accept_queue_of_a_killed_worker_is_answered_
     with server.connect() as connection:
         connection.sendall(b"GET /version HTTP/1.0\r\n\r\n")
         worker.kill()
-        assert b"".join(iter(lambda: connection.recv(65536), b"")).endswith(b"one")
+        assert read_all(connection).endswith(b"one")
 
 
 def test_a_worker_that_keeps_dying_young_is_replaced_ever_later(doomed: Server) -> None:
@@ -136,6 +136,15 @@ def test_workers_outlive_a_killed_master_until_their_requests_are_finished_and_t
     server.launch()
     server.wait_ready()
     assert server.get("/version").body == b"one"
+
+
+def test_a_thread_of_the_applications_that_never_ends_does_not_keep_an_orphaned_worker(serve: Serve) -> None:
+    endless = f"import threading\nthreading.Thread(target=threading.Event().wait).start()\n{APP}"
+    server = serve(CONFIG.replace("[log]", "graceful_timeout = 0.1\n[log]"), {"app.py": endless})
+    server.process.kill()
+    server.process.wait()
+    eventually(lambda: not server.family(), 10, what="the end of the worker")
+    server.wait_log("the master is gone; draining")
 
 
 def test_workers_that_boot_while_the_master_is_killed_leave_too(serve: Serve) -> None:

@@ -6,35 +6,21 @@ import hashlib
 import os
 import random
 import socket
-from http.client import HTTPConnection
 
 import psutil
 import pytest
 
 from prefork.kernel.poller import POLLERS
+from tests.e2e.apps import SITE, connect
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, read_all
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 SIZE = 10 << 20  # far beyond what the socket buffers of both ends hold together
 BODY = random.Random(1).randbytes(SIZE)  # not periodic: a slice that is lost, doubled or displaced shows
 
-CONFIG = """
-[workers]
-count = {count}
-event_loop = "{event_loop}"
-[http]
-header_timeout = 60
-send_timeout = 60
-[log]
-access = ""
-[[route]]
-path = "/"
-wsgi = "app:app"
-[[route]]
-path = "/files"
-files = "public"
-"""
+WORKERS = 'count = {count}\nevent_loop = "{event_loop}"'
+CONFIG = "[http]\nheader_timeout = 60\nsend_timeout = 60\n" + SITE.replace("count = 1", WORKERS)
 
 APP = """
 import os
@@ -78,10 +64,6 @@ def start(serve: Serve, event_loop: str = "auto", count: int = 1) -> Server:
     return serve(CONFIG.format(event_loop=event_loop, count=count), files={"app.py": APP, "public/big": BODY})
 
 
-def read_all(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65536), b""))
-
-
 def test_silent_clients_do_not_delay_others(server: Server) -> None:
     with server.connect() as silent, server.connect() as half:
         half.sendall(REQUEST[:20])
@@ -100,7 +82,7 @@ def test_silent_clients_do_not_delay_others(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/bytes", "/generator", "/chunked", "/file", "/files/big"])
 def test_a_slow_reader_blocks_nobody_and_gets_everything(server: Server, path: str) -> None:
-    reader = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    reader = connect(server)
     reader.sock = socket.socket()
     reader.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.sock.settimeout(10)

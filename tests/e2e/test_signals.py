@@ -158,6 +158,19 @@ def test_an_applications_own_handler_does_not_make_a_worker_deaf(serve: Serve) -
     assert "killing it" not in server.stderr
 
 
+def test_a_signal_of_the_applications_own_that_has_no_name_does_not_make_a_worker_deaf(serve: Serve) -> None:
+    heard = "open('entered', 'w').close()"
+    source = f"import signal\nsignal.signal(signal.SIGRTMIN + 3, lambda *_: {heard})\n{APP}"
+    server = serve(CONFIG, {"app.py": source})
+    (worker,) = pids(server)
+    os.kill(worker, signal.SIGRTMIN + 3)
+    eventually((server.directory / "entered").exists, what="the application's handler")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert "crashed" not in server.stderr
+    assert "killing it" not in server.stderr
+
+
 def test_signals_that_the_starter_blocked_or_ignored_are_obeyed(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     careless = """

@@ -13,6 +13,7 @@ import pytest
 
 from prefork.net.stream import GRACE
 from tests.conftest import eventually
+from tests.e2e.apps import SITE, undisturbed
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -23,21 +24,11 @@ NORMAL = 200  # requests of somebody in no trouble
 PROMPT = 0.1  # seconds that 99 of 100 of them may take
 
 CONFIG = f"""
-[workers]
-count = 1
 [http]
 header_timeout = {TIMEOUT}
 send_timeout = {TIMEOUT}
 min_receive_rate = 100_000
-[log]
-access = ""
-[[route]]
-path = "/"
-wsgi = "app:app"
-[[route]]
-path = "/files"
-files = "public"
-"""
+{SITE}"""
 
 APP = f"""
 def app(environ, start_response):
@@ -54,12 +45,10 @@ def server(serve: Serve) -> Iterator[Server]:
     server = serve(CONFIG, files={"app.py": APP, "public/small": b"x"})
     with open(server.directory / "public" / "big", "wb") as file:
         file.truncate(64 * MiB)
-    (worker,) = server.workers()
-    said, before = server.stderr, worker.num_fds()
-    yield server
-    assert server.workers() == [worker]
-    eventually(lambda: worker.num_fds() <= before, what="the descriptors of before")
-    assert server.stderr == said
+    with undisturbed(server) as worker:
+        before = worker.num_fds()
+        yield server
+        eventually(lambda: worker.num_fds() <= before, what="the descriptors of before")
 
 
 @contextmanager

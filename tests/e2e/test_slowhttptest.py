@@ -7,12 +7,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
 
 import pytest
 
 from tests.conftest import eventually, needs
-from tests.e2e.apps import status
+from tests.e2e.apps import SITE, connect, status, undisturbed
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -20,22 +19,12 @@ ATTACKERS = 200
 SECONDS = 5
 ATTACK = ["-c", str(ATTACKERS), "-r", "400", "-l", str(SECONDS), "-i", "1", "-p", "3"]
 
-CONFIG = """
-[workers]
-count = 1
+CONFIG = f"""
 [http]
 header_timeout = 2
 body_timeout = 2
 send_timeout = 2
-[log]
-access = ""
-[[route]]
-path = "/"
-wsgi = "app:app"
-[[route]]
-path = "/files"
-files = "public"
-"""
+{SITE}"""
 
 # Answers "hello"; below /pieces with 4 MiB in pieces of 64 KiB, which no socket's buffer takes as a whole.
 APP = """
@@ -59,7 +48,7 @@ class Visitor(threading.Thread):
         self.failures: list[str] = []
 
     def run(self) -> None:
-        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        connection = connect(self.server)
         try:
             while not self.leaving.wait(0.002):
                 begun = time.monotonic()
@@ -83,11 +72,8 @@ class Visitor(threading.Thread):
 def server(serve_module: Serve) -> Iterator[Server]:
     needs("slowhttptest")
     server = serve_module(CONFIG, files={"app.py": APP, "public/large": bytes(4 << 20)})
-    workers = server.workers()
-    said = server.stderr
-    yield server
-    assert server.workers() == workers
-    assert server.stderr == said
+    with undisturbed(server):
+        yield server
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.conftest import eventually
+from tests.e2e.asgi_sites import client, without_complaints
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
+
+__all__ = ["client"]
 
 CONFIG = """
 workers.count = 1
@@ -25,15 +28,8 @@ CONTENT = bytes(range(256)) * 4096
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Iterator[Server]:
-    server = serve_module(CONFIG)
-    yield server
-    assert httpx.get(f"http://127.0.0.1:{server.port}/complaints").json() == []
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield client
+    with without_complaints(serve_module(CONFIG)) as server:
+        yield server
 
 
 def told(client: httpx.Client, what: str) -> None:

@@ -134,6 +134,21 @@ def test_an_address_in_use_is_named_and_nothing_is_left_behind(serve: Serve, tmp
     assert server.get().status == 200
 
 
+def test_a_control_socket_in_use_is_named_by_its_key_and_left_alone(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    (server.directory / "own.toml").write_text(f"[master]\npid_file = 'own.pid'\n{CONFIG}")
+    said = refuse(server.directory, "-c", "own.toml", "--listen", "127.0.0.1:0")
+    assert said == "prefork: master.control: another prefork answers at run/prefork.sock; give each its own\n"
+    assert server.command("status").returncode == 0
+
+
+def test_a_control_socket_that_cannot_be_made_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(f"[master]\ncontrol = 'nowhere/own.sock'\n{ROUTE}")
+    said = refuse(tmp_path, "-c", "own.toml", "--listen", "127.0.0.1:0")
+    assert said.startswith("prefork: master.control: cannot listen on unix:")
+    assert "its directory does not exist" in said
+
+
 def test_what_is_bound_before_an_address_in_use_is_released_again(serve: Serve, tmp_path: Path) -> None:
     server = serve(CONFIG, {"app.py": APP})
     other = tmp_path / "other"

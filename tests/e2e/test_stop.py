@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, NEW, PAIR, answer, begin, connect, open_gate, pids, states
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, read_all
 
 UPLOAD = b"POST /body HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n"
 ATEXIT = f"""
@@ -30,10 +30,6 @@ def begin_upload(server: Server) -> socket.socket:
 
 def wait_draining(server: Server) -> None:
     eventually(lambda: set(states(server)) == {"draining"}, what="the state draining")
-
-
-def read_all(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def request(connection: HTTPConnection, path: str = "/version") -> tuple[bytes, str | None]:

@@ -16,21 +16,12 @@ import psutil
 import pytest
 
 from tests.conftest import eventually, needs
+from tests.e2e.apps import CONFIG
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"hello" * 20
-
-CONFIG = """
-[workers]
-count = {count}
-connections = {connections}
-[log]
-access = ""
-[[route]]
-wsgi = "app:app"
-"""
 
 APP = f"""
 def app(environ, start_response):
@@ -40,7 +31,8 @@ def app(environ, start_response):
 
 
 def start(serve: Serve, count: int = 2, connections: int = 4096) -> Server:
-    return serve(CONFIG.format(count=count, connections=connections), files={"app.py": APP})
+    config = CONFIG.replace("count = 1", f"count = {count}\nconnections = {connections}")
+    return serve(config, files={"app.py": APP})
 
 
 def wrk(server: Server, during: Callable[[], None]) -> str:

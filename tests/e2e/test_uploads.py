@@ -11,25 +11,15 @@ from random import Random
 
 import pytest
 
+from tests.e2e.apps import CONFIG
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, read_all
 
 MiB = 1 << 20
 SIZE = 64  # MiB, of each body
 CLIENTS = 8
 ROOM = 40 * MiB  # what the worker may grow by
 PATIENCE = 20.0  # seconds that a client waits for the next bytes
-
-CONFIG = """
-[workers]
-count = 1
-[http]
-max_body = "100MiB"
-[log]
-access = ""
-[[route]]
-wsgi = "app:app"
-"""
 
 APP = f"""
 import hashlib
@@ -48,7 +38,7 @@ def app(environ, start_response):
 
 @pytest.fixture
 def server(serve: Serve) -> Server:
-    server = serve(CONFIG, files={"app.py": APP})
+    server = serve(f'[http]\nmax_body = "100MiB"\n{CONFIG}', files={"app.py": APP})
     assert server.get(method="POST", body=b"hello").body == hashlib.sha256(b"hello").hexdigest().encode()
     return server
 
@@ -87,10 +77,6 @@ def digest(pieces: Iterator[bytes]) -> str:
     return whole.hexdigest()
 
 
-def received(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65536), b""))
-
-
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 
 
@@ -98,7 +84,7 @@ def upload_by_length(connection: socket.socket, number: int) -> str:
     connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (SIZE * MiB))
     for block in blocks(number):
         connection.sendall(block)
-    return received(connection).decode()
+    return read_all(connection).decode()
 
 
 def upload_in_chunks(connection: socket.socket, number: int) -> str:
@@ -106,7 +92,7 @@ def upload_in_chunks(connection: socket.socket, number: int) -> str:
     for block in blocks(number):
         connection.sendall(b"%x\r\n%b\r\n" % (len(block), block))
     connection.sendall(b"0\r\n\r\n")
-    return received(connection).decode()
+    return read_all(connection).decode()
 
 
 @pytest.mark.parametrize("upload", [upload_by_length, upload_in_chunks], ids=["length", "chunks"])

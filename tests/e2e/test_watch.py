@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import links
+from tests.e2e.apps import links, pids
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -25,12 +27,22 @@ def watched(serve: Serve, *args: str) -> Server:
 
 
 def watchers(server: Server) -> list[int]:
-    """The children that hold inotify descriptors, waited for: what happens before they do goes unseen."""
+    """The children that watch all directories there are, waited for: what happens before they do goes unseen."""
+    directories = sum(1 for _ in os.walk(server.directory))
 
     def found() -> list[int]:
-        return [child.pid for child in server.workers() if "anon_inode:inotify" in links(child.pid)]
+        return [child.pid for child in server.workers() if watches(child.pid) >= directories]
 
     return eventually(found, 10, what="a watcher")
+
+
+def watches(pid: int) -> int:
+    """How many directories a process watches (proc(5), /proc/PID/fdinfo)."""
+    count = 0
+    with suppress(OSError):  # it has just ended, or closed one of them
+        for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+            count += entry.read_text().count("inotify wd:")
+    return count
 
 
 def save(server: Server, text: str, name: str = "app.py") -> None:
@@ -69,6 +81,17 @@ def test_the_configuration_counts_and_ignored_places_do_not(serve: Serve) -> Non
     serves(server, b"fixed")
     assert "x.py" not in server.stderr
     assert ".hidden.py" not in server.stderr
+
+
+def test_workers_hold_no_end_of_the_watchers_pipe(serve: Serve) -> None:
+    server = watched(serve)
+    (watcher,) = watchers(server)
+    pipe = os.readlink(f"/proc/{watcher}/fd/1")
+    assert pipe in links(server.process.pid)
+    save(server, APP.replace("one", "two"))
+    serves(server, b"two")  # by a worker forked since
+    for worker in pids(server) - {watcher}:
+        assert pipe not in links(worker)
 
 
 def test_a_watcher_that_dies_is_replaced(serve: Serve) -> None:

@@ -13,13 +13,17 @@ from websockets.sync.client import connect
 from tests.e2e.conftest import Serve
 
 APP = """
-async def app(scope, receive, send):
+from tests.e2e.asgi_validator import Validator
+
+async def application(scope, receive, send):
     if scope["type"] != "websocket":
         raise NotImplementedError
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         await send({**message, "type": "websocket.send"})
+
+app = Validator(application)
 """
 CONFIG = """
 [workers]

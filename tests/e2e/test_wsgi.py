@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, read_all
 
 APP = '''
 import gzip, hashlib, io, json, os, sys, time
@@ -160,7 +160,7 @@ def test_the_application_learns_its_clients_address(server: Server) -> None:
     with server.connect() as connection:
         port = connection.getsockname()[1]
         connection.sendall(b"GET /validated HTTP/1.0\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = read_all(connection)
     environ = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("127.0.0.1", str(port))
     assert "HTTP_HOST" not in environ
@@ -171,7 +171,7 @@ def test_a_client_on_a_unix_socket_passes_the_validator_too(server: Server) -> N
         connection.settimeout(10)
         connection.connect(str(server.directory / "run" / "app.sock"))
         connection.sendall(b"GET /validated HTTP/1.0\r\nHost: example.com\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = read_all(connection)
     environ = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (environ["REMOTE_ADDR"], environ["HTTP_HOST"]) == ("", "example.com")
 
@@ -203,7 +203,7 @@ def test_each_piece_is_with_the_client_before_the_next_is_made(server: Server) -
             received += connection.recv(65536)
         assert server.get("/pid").status == 200  # what waits by yielding nothing stands in nobody's way
         gate.touch()
-        received += b"".join(iter(lambda: connection.recv(65536), b""))
+        received += read_all(connection)
     assert received.endswith(b"5\r\nfirst\r\n4\r\nlast\r\n0\r\n\r\n")
 
 
@@ -250,7 +250,7 @@ def test_head_has_the_head_of_get(server: Server) -> None:
     assert server.get("/pid", method="HEAD").body == b""
     with server.connect() as connection:
         connection.sendall(b"HEAD /endless?head HTTP/1.1\r\nHost: x\r\n\r\nGET /fixed HTTP/1.0\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = read_all(connection)
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
     assert answer.endswith(b"\r\n\r\nfixed")
     server.wait_log("closed: endlesshead")
@@ -311,6 +311,6 @@ def test_http_1_0_gets_a_stream_that_ends_with_the_connection(server: Server) ->
         while not answer.endswith(b"first"):
             answer += connection.recv(65536)
         Path(server.directory, "open").touch()
-        answer += b"".join(iter(lambda: connection.recv(65536), b""))
+        answer += read_all(connection)
     assert b"chunked" not in answer
     assert answer.endswith(b"\r\n\r\nfirstlast")

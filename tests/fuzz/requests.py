@@ -160,7 +160,7 @@ class Subject:
     def judge(self, data: bytes, got: bytes) -> None:
         """Hold what was taken against what h11 hears, and what was answered against what was taken."""
         log = self.world.log
-        asked = [request.method if request else "GET" for _, request, *_ in log]
+        asked = [request.method or "GET" if request else "GET" for _, request, *_ in log]
         left = bool(log) and log[-1][2] == CLIENT_LEFT  # in mid-body, maybe with a 100 that nothing follows
         statuses = [answer.status for answer in answers(got, asked, partial=left) if answer.status != 100]
         assert statuses[: len(self.taken)] == [200] * len(self.taken)

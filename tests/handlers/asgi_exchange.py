@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prefork.handlers.asgi import Asgi
-from prefork.http.connection import Server
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client
+from prefork.http.server import Server
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.settings.schema import Http
@@ -19,6 +19,7 @@ from tests.e2e.asgi_validator import Validator
 from tests.handlers.exchange import CLIENT, PATIENCE, Answer, Manner, _Talk, parse, request
 
 Application = Callable[..., Awaitable[None]]
+STAYS = 1 << 40  # as hang_up_after: the client does not half-close, and reads until the server closes
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
 
@@ -54,6 +55,8 @@ def meet(
         asgi.run()
         for talk in talks:
             talk.close()
+        assert not asgi.under_way
+        assert not server.connections
     finally:
         asgi.close()
         loop.close()

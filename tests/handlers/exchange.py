@@ -18,14 +18,16 @@ import pytest
 from prefork.errors import Disconnected, TimedOut
 from prefork.handlers.build import Host, Snapshot, build
 from prefork.handlers.wsgi import Wsgi
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client, Handler, Request, Response
+from prefork.http.server import Server
 from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http, Route, Workers
+from tests.kernel.crews import started
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
 PATIENCE = 10.0  # seconds that the client waits for the server
@@ -73,14 +75,13 @@ def meet(
     server = Server(loop, http or Http(), lambda request: handler, board, None)
     talks = [_Talk(loop, server, data, client, Manner(**manner)) for data in sent]
     loop.spawn(_stop_after(loop, talks), "stopping")
-    crew.start()
-    try:
-        crew.run(lambda: None)
-    finally:
-        loop.close()
-        crew.close()
-        for talk in talks:
-            talk.close()
+    with started(crew):
+        try:
+            crew.run(lambda failure: None)
+        finally:
+            loop.close()
+            for talk in talks:
+                talk.close()
     for talk in talks:
         if talk.failure is not None:
             raise talk.failure

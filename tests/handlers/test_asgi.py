@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork.http.message import Client
-from tests.handlers.asgi_exchange import START, answer, call, meet, whole_body
+from tests.handlers.asgi_exchange import START, STAYS, answer, call, meet, whole_body
 from tests.handlers.exchange import parse, request
 
 
@@ -111,7 +111,8 @@ def test_stream_both_ways() -> None:
                 return
 
     body = os.urandom(1_000_000)  # no part of it is like another
-    assert call(application, body=body, method="POST").body == body
+    asked = request("/", "Connection: close", body=body, method="POST")
+    assert parse(meet(application, asked, hang_up_after=STAYS)[0]).body == body
 
 
 def test_pieces_sent_without_a_wait_make_one_body_with_its_length() -> None:

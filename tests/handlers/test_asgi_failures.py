@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.handlers.asgi_exchange import START, answer, call, meet, whole_body
+from tests.handlers.asgi_exchange import START, STAYS, answer, call, meet, whole_body
 from tests.handlers.exchange import parse, request
 
 BODY = {"type": "http.response.body"}
@@ -57,7 +57,8 @@ def test_response_that_breaks_off_is_cut_and_not_taken_for_the_whole(
         if raises:
             raise ValueError("on purpose")
 
-    raw = meet(application, request(version=version), resets=version == "HTTP/1.0")[0]
+    asked = request("/", "Connection: close", version=version)
+    raw = meet(application, asked, resets=version == "HTTP/1.0", hang_up_after=STAYS)[0]
     assert not raw.endswith(b"0\r\n\r\n")
     assert "GET / failed" in caplog.text
 
@@ -82,7 +83,7 @@ def test_exception_after_the_response_is_logged_alone(caplog: pytest.LogCaptureF
         [{**START, "headers": [("a", "b")]}],
         [{**START, "headers": [b"a"]}],
         [{**START, "headers": [[b"a", "b"]]}],
-        [{**START, "status": "200"}, BODY],
+        [{**START, "status": "200"}],
         [START, {**BODY, "body": "text"}],
         [START, {**BODY, "body": None}],
         [START, BODY, BODY],

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from prefork.handlers.asgi import Asgi
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
+from prefork.http.server import Server
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
-from tests.handlers.asgi_exchange import START, Application, call, meet
+from tests.handlers.asgi_exchange import START, STAYS, Application, call, meet
 from tests.handlers.exchange import CLIENT, PATIENCE, parse, request
 
 BODY = {"type": "http.response.body"}
@@ -59,6 +60,8 @@ def reads(application: Application, asked: bytes, *wanted: bytes) -> list[bytes]
         loop.spawn(Connection(server, Stream(loop, ours), CLIENT).serve(), "the server's side")
         loop.spawn(ask(), "the client's side")
         asgi.run()
+        assert not asgi.under_way
+        assert not server.connections
     finally:
         asgi.close()
         loop.close()
@@ -132,7 +135,7 @@ def test_application_that_fails_behind_a_head_that_is_out_cuts_the_response(capl
         await asyncio.sleep(0.001)
         raise ValueError("on purpose")
 
-    raw = meet(application, request())[0]
+    raw = meet(application, request("/", "Connection: close"), hang_up_after=STAYS)[0]
     assert raw.startswith(b"HTTP/1.1 200 ")
     assert not raw.endswith(b"0\r\n\r\n")
     assert "GET / failed" in caplog.text
@@ -154,5 +157,6 @@ def test_next_request_is_answered_behind_a_prompt_head() -> None:
         await asyncio.sleep(0.001)
         await send({**BODY, "body": scope["path"].encode()})
 
-    first = parse(meet(application, request("/one") + request("/two"))[0])
+    asked = request("/one") + request("/two", "Connection: close")
+    first = parse(meet(application, asked, hang_up_after=STAYS)[0])
     assert (first.body, parse(first.rest).body) == (b"/one", b"/two")

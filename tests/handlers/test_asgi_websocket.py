@@ -15,13 +15,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from prefork.handlers.asgi import Asgi
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client
+from prefork.http.server import Server
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
+from tests.e2e.asgi_validator import Validator
 
 Application = Callable[..., Any]
 PATIENCE = 20.0
@@ -32,7 +34,8 @@ def talk(application: Application, client: Callable[[str], Any], drain: threadin
     loop = Loop(make_poller())
     asgi = Asgi(loop)
     board = memoryview(bytearray(WIDTH * 8)).cast("Q")
-    handler = asgi.handler(application, "")
+    validator = Validator(application)
+    handler = asgi.handler(validator, "")
     server = Server(loop, Http(), lambda _: handler, board, None)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         listener.setblocking(False)
@@ -61,10 +64,13 @@ def talk(application: Application, client: Callable[[str], Any], drain: threadin
         accepting, _ = loop.spawn(accept(), "accepting"), loop.spawn(end(), "waiting for the client")
         try:
             asgi.run()
+            assert not asgi.under_way
+            assert not server.connections
         finally:
             accepting.cancel()
             asgi.close()
             loop.close()
+        assert not validator.complaints
         return result.result()
 
 
@@ -145,6 +151,24 @@ def test_the_application_hears_how_the_client_left() -> None:
 
     talk(application, client)
     assert heard == [{"type": "websocket.disconnect", "code": 4002, "reason": "bye"}]
+
+
+def test_a_subprotocol_that_was_not_offered_raises_in_the_application() -> None:
+    raised: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(ValueError, match="offers: one, two") as caught:
+            await send({"type": "websocket.accept", "subprotocol": "three"})
+        raised.append(str(caught.value))
+        await send({"type": "websocket.accept", "subprotocol": "two"})
+
+    def client(url: str) -> Any:
+        with connect(url, subprotocols=["one", "two"]) as ws:  # type: ignore[list-item]
+            return ws.subprotocol
+
+    assert talk(application, client) == "two"
+    assert len(raised) == 1
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:

@@ -33,32 +33,33 @@ def swapping(function: Callable[..., Any], trigger: bytes, swap: Callable[[], No
     return wrapper
 
 
+def swap_once_looked_at(file: Path, put: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `file`, and right after the first look at it remove it, and have something else `put` in its place."""
+    file.write_bytes(b"x")
+
+    def swap() -> None:
+        file.unlink()
+        put()
+
+    monkeypatch.setattr(os, "stat", swapping(os.stat, os.fsencode(file.name), swap, after=True))
+
+
 def test_a_file_swapped_for_a_link_after_it_was_looked_at_is_not_followed(
     root: Path, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (root / "file").write_bytes(b"x")
-
-    def swap() -> None:
-        (root / "file").unlink()
-        (root / "file").symlink_to("../outside/secret")
-
-    monkeypatch.setattr(os, "stat", swapping(os.stat, b"file", swap, after=True))
+    file = root / "file"
+    swap_once_looked_at(file, lambda: file.symlink_to("../outside/secret"), monkeypatch)
     assert got(files, "/file")[0] == 404
-    assert (root / "file").is_symlink()
+    assert file.is_symlink()
 
 
 def test_a_file_swapped_for_a_fifo_after_it_was_looked_at_does_not_block(
     root: Path, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (root / "file").write_bytes(b"x")
-
-    def swap() -> None:
-        (root / "file").unlink()
-        os.mkfifo(root / "file")
-
-    monkeypatch.setattr(os, "stat", swapping(os.stat, b"file", swap, after=True))
+    file = root / "file"
+    swap_once_looked_at(file, lambda: os.mkfifo(file), monkeypatch)
     assert got(files, "/file")[0] == 404
-    assert (root / "file").is_fifo()
+    assert file.is_fifo()
 
 
 @pytest.mark.parametrize("after", [False, True])

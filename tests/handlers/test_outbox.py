@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from math import inf
+from time import monotonic
 
 import pytest
 
 from prefork.errors import ApplicationError
 from prefork.handlers import outbox as module
 from prefork.handlers.outbox import Outbox
-from prefork.kernel.leader import Call
+from prefork.http.message import Headers, Request, RequestLine
+from prefork.kernel.calls import Call
 from tests.conftest import eventually
+from tests.handlers.exchange import CLIENT
+from tests.handlers.file_trees import NoBody
 from tests.kernel.crews import Ship
 
 
@@ -23,6 +29,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 async def close(*outboxes: Outbox) -> None:
     for outbox in outboxes:
         await outbox.aclose()
+
+
+def a_call(timeout: float = 0) -> Call:
+    line = RequestLine("GET", "/late", "/late", "", "", 1)
+    return Call(Request(line, Headers([]), NoBody(), CLIENT), timeout)
 
 
 def producing(outbox: Outbox, pieces: list[bytes], error: BaseException | None = None) -> threading.Thread:
@@ -43,7 +54,7 @@ def collect(pieces: list[bytes], error: BaseException | None = None) -> bytes:
     received: list[bytes] = []
 
     async def main() -> None:
-        outbox = Outbox(ship.crew, "a request", 0)
+        outbox = Outbox(ship.crew, a_call())
         thread = producing(outbox, pieces, error)
         try:
             async for piece in outbox:
@@ -71,7 +82,7 @@ def test_an_error_comes_after_what_was_put_before_it() -> None:
 
 def test_it_is_whole_where_all_is_in_memory() -> None:
     ship = Ship()
-    small, big = Outbox(ship.crew, "a request", 0), Outbox(ship.crew, "a request", 0)
+    small, big = Outbox(ship.crew, a_call()), Outbox(ship.crew, a_call())
     producing(small, [b"12345", b"67890"]).join()
     producing(big, [b"12345", b"678901"]).join()
     assert (small.whole, small.size) == (True, 10)
@@ -81,7 +92,7 @@ def test_it_is_whole_where_all_is_in_memory() -> None:
 
 def test_memory_comes_first_then_the_file_then_memory_again() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, "a request", 0)
+    outbox = Outbox(ship.crew, a_call())
     outbox.put(b"12345678")
     outbox.put(b"in the file")
     assert [outbox.take(), outbox.take(), outbox.take()] == [b"12345678", b"in the fil", b"e"]
@@ -98,19 +109,43 @@ def blocked(outbox: Outbox) -> threading.Thread:
     return thread
 
 
-def test_beyond_the_bound_the_thread_waits_until_something_is_taken() -> None:
+def test_beyond_the_bound_the_thread_waits_until_all_is_taken() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, "a request", 0)
+    outbox = Outbox(ship.crew, a_call())
     thread = blocked(outbox)
-    assert outbox.take() == b"x" * 10
+    for _ in range(10):
+        assert outbox.take() == b"x" * 10
+        assert thread.is_alive()
+    assert outbox.take() == b"x"
     thread.join(5)
     assert not thread.is_alive()
     ship.run(close(outbox))
 
 
+def test_a_client_that_is_a_little_slower_does_not_make_the_file_grow() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    pieces = [b"%06d" % number for number in range(200)]
+    thread = producing(outbox, pieces)
+    received, lengths = b"", [0]
+
+    def slower() -> bool:
+        return outbox._ended or outbox.size > 20 or bool(outbox._lock._waiters)  # type: ignore[attr-defined]
+
+    while not outbox._ended or outbox.size:
+        eventually(slower)
+        if outbox._file is not None:
+            lengths.append(os.fstat(outbox._file.fileno()).st_size)
+        received += outbox.take()
+    thread.join(5)
+    assert received == b"".join(pieces)
+    assert 50 < max(lengths) <= module.DISK + 6
+    ship.run(close(outbox))
+
+
 def test_whoever_waits_is_let_go_when_nobody_wants_it_any_more() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, "a request", 0)
+    outbox = Outbox(ship.crew, a_call())
     thread = blocked(outbox)
     ship.run(close(outbox))
     thread.join(5)
@@ -121,7 +156,7 @@ def test_whoever_waits_is_let_go_when_nobody_wants_it_any_more() -> None:
 
 def test_a_piece_that_comes_while_it_is_closed_is_dropped() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, "a request", 0)
+    outbox = Outbox(ship.crew, a_call())
     ship.run(close(outbox))
     outbox._add(b"x" * 50)
     assert (outbox.size, outbox._file) == (0, None)
@@ -129,7 +164,7 @@ def test_a_piece_that_comes_while_it_is_closed_is_dropped() -> None:
 
 def test_a_full_disk_does_not_keep_a_closed_outbox_from_letting_go() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, "a request", 0)
+    outbox = Outbox(ship.crew, a_call())
     outbox._file = open("/dev/full", "wb")  # noqa: SIM115
     thread = blocked(outbox)
     ship.run(close(outbox))
@@ -137,19 +172,42 @@ def test_a_full_disk_does_not_keep_a_closed_outbox_from_letting_go() -> None:
     assert not thread.is_alive()
 
 
-def test_silence_for_too_long_is_told_of_and_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.kernel.loop.SWEEP", 0.02)
+def test_an_abandoned_call_ends_the_response_after_what_was_put() -> None:
     ship = Ship()
-    told: list[Call] = []
-    ship.crew.overdue = told.append
+    call = a_call(0.05)
 
     async def main() -> None:
-        outbox = Outbox(ship.crew, "a request", 0.05)
+        outbox = Outbox(ship.crew, call)
         outbox.put(b"first")
+        call.abandoned = True
         chunks = outbox.__aiter__()
         assert await chunks.__anext__() == b"first"
         with pytest.raises(ApplicationError, match=r"no more of the response for 0\.05 s"):
             await chunks.__anext__()
 
     ship.run(main())
-    assert [(call.what, call.thread, call.timeout) for call in told] == [("a request", threading.get_ident(), 0.05)]
+
+
+def test_a_thread_that_waits_for_the_client_does_not_take_too_long() -> None:
+    ship = Ship()
+    call = a_call(0.05)
+    outbox = Outbox(ship.crew, call)
+    thread = blocked(outbox)
+    assert call.since == inf
+    ship.run(close(outbox))
+    thread.join(5)
+    assert call.since <= monotonic()
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+def test_an_error_that_nobody_hears_of_is_logged(closed_first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    if closed_first:
+        ship.run(close(outbox))
+        outbox.end(ValueError("the cause"))
+    else:
+        outbox.end(ValueError("the cause"))
+        ship.run(close(outbox))
+    assert caplog.text.count("ValueError: the cause") == 1
+    assert "GET /late failed" in caplog.text

@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -35,6 +36,21 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
     for each in worlds:
         each.close()
         assert not each.server.connections
+
+
+def answer(place: World, data: bytes, until: bytes) -> bytearray:
+    """What comes on a connection of its own to whom says this, up to what has `until` in it."""
+    client = place.connect()
+    client.sendall(data)
+    got = bytearray()
+
+    def is_here() -> bool:
+        with suppress(BlockingIOError):
+            got.extend(client.recv(65536))
+        return until in got
+
+    place.until(is_here, f"an answer with {until!r}")
+    return got
 
 
 @pytest.mark.parametrize("compression", [False, True])
@@ -74,19 +90,9 @@ def test_fragments_are_joined_and_pings_between_them_answered(world: Worlds) -> 
 
 
 def test_frames_behind_the_handshake_are_not_lost(world: Worlds) -> None:
-    place = world()
-    client = place.connect()
-    client.sendall(HANDSHAKE + Frame(Opcode.TEXT, b"early").serialize(mask=True))
-    got = bytearray()
-
-    def echoed() -> bool:
-        try:
-            got.extend(client.recv(65536))
-        except BlockingIOError:
-            return False
-        return got.endswith(b"\x81\x05early")
-
-    place.until(echoed, "the echo")
+    early = Frame(Opcode.TEXT, b"early")
+    got = answer(world(), HANDSHAKE + early.serialize(mask=True), until=b"\x81\x05early")
+    assert got.endswith(b"\x81\x05early")
     assert got.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in got
     assert b"Content-Length" not in got
@@ -97,8 +103,6 @@ def test_frames_behind_the_handshake_are_not_lost(world: Worlds) -> None:
     [
         (b"Version: 13", b"Version: 12", b"426"),
         (b"GET", b"POST", b"400"),
-        (b"HTTP/1.1", b"HTTP/1.0", b"400"),
-        (b"keep-alive, Upgrade", b"keep-alive", b"400"),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZQ==", b"400"),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZSBub25jZQ", b"400"),
         (b"\r\n\r\n", b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", b"400"),
@@ -106,19 +110,7 @@ def test_frames_behind_the_handshake_are_not_lost(world: Worlds) -> None:
     ],
 )
 def test_a_malformed_handshake_is_refused(world: Worlds, old: bytes, new: bytes, status: bytes) -> None:
-    place = world()
-    client = place.connect()
-    client.sendall(HANDSHAKE.replace(old, new, 1))
-    got = bytearray()
-
-    def answered() -> bool:
-        try:
-            got.extend(client.recv(65536))
-        except BlockingIOError:
-            return False
-        return b"\r\n\r\n" in got
-
-    place.until(answered, "the refusal")
+    got = answer(world(), HANDSHAKE.replace(old, new, 1), until=b"\r\n\r\n")
     assert got.split(b" ")[1] == status
     for field in (b"Sec-WebSocket-Version: 13\r\n", b"Upgrade: websocket\r\n", b"Connection: Upgrade\r\n"):
         assert (field in got) == (status == b"426")
@@ -146,7 +138,7 @@ def test_each_way_to_end_has_its_code(world: Worlds, frame: bytes, code: int) ->
     assert closed.code == code
     peer.socket.close()
     place.until(lambda: place.log, "the access log's record")
-    assert place.log[0][2] == 101
+    assert place.log[0].status == 101
 
 
 def test_a_client_that_vanishes_is_1006(world: Worlds) -> None:
@@ -197,6 +189,39 @@ def test_nothing_more_is_read_while_nobody_takes_the_messages(world: Worlds) -> 
     place.until(lambda: place.sockets[0].take(), "reading that goes on")
 
 
+def test_what_is_inflated_is_bounded_as_well(world: Worlds) -> None:
+    place = world()
+    place.echoes = False
+    peer = Peer(place, compression=True)
+    for _ in range(20):
+        peer.protocol.send_binary(bytes(4 << 20))
+    wire = b"".join(peer.protocol.data_to_send())
+    assert len(wire) < 128 << 10
+    peer.socket.setblocking(True)
+    peer.socket.sendall(wire)
+    peer.socket.setblocking(False)
+    held, taken = [], 0
+
+    def one_more() -> bool:
+        nonlocal taken
+        held.append(place.sockets[0]._untaken)
+        while place.sockets[0].take() is not None:
+            taken += 1
+        return taken == 20
+
+    place.until(one_more, "all of the messages")
+    assert max(held) < 10 << 20
+
+
+def test_nobody_is_held_up_by_a_close_that_the_client_does_not_hear(world: Worlds) -> None:
+    place = world()
+    peer = Peer(place)
+    place.sockets[0].put(bytes(8 << 20))
+    place.sockets[0].close()
+    assert not place.sockets[0].congested
+    peer.socket.close()
+
+
 def _takes(client: socket.socket) -> bool:
     return bool(select.select([], [client], [], 0)[1])
 
@@ -210,7 +235,7 @@ def test_a_big_message_arrives_before_the_close_frame(world: Worlds) -> None:
     assert peer.code() == 4001
     assert sum(len(frame.data) for frame in peer.frames if frame.opcode is Opcode.BINARY) == 8 << 20
     place.until(lambda: place.log, "the access log's record")
-    assert place.log[0][3] > 8 << 20
+    assert place.log[0].sent > 8 << 20
 
 
 def test_a_drain_closes_with_1012_one_after_another(world: Worlds) -> None:

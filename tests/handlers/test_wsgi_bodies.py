@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prefork.handlers.outbox import MEMORY
 from prefork.http.message import Handler
 from prefork.kernel.loop import PARKED
 from tests.conftest import eventually
@@ -38,11 +39,20 @@ class ListSubclass(list[bytes]):
     pass
 
 
+class BytesSubclass(bytes):
+    """Bytes that would be counted and joined otherwise."""
+
+    def __len__(self) -> int:
+        return 77
+
+
 BODIES: dict[str, Callable[[], Any]] = {
     "a list of one": lambda: [b"abcd"],
     "a list of several": lambda: [b"a", b"", b"bcd"],
     "a subclass of list": lambda: ListSubclass([b"ab", b"cd"]),
     "a tuple": lambda: (b"ab", b"cd"),
+    "a subclass of bytes in a list": lambda: [BytesSubclass(b"abcd")],
+    "subclasses of bytes in a generator": lambda: map(BytesSubclass, (b"ab", b"cd")),
     "a generator": lambda: (piece for piece in (b"ab", b"cd")),
     "a generator with empty pieces": lambda: iter([b"", b"", b"ab", b"", b"cd", b""]),
     "a map": lambda: map(str.encode, "abcd"),
@@ -172,10 +182,12 @@ def test_endless_streams_take_turns() -> None:
 
 # --- lengths that do not fit ---
 
+MUCH = b"x" * (MEMORY + 1)  # so that a response with it leaves before it is whole
+
 
 @pytest.mark.parametrize("length", ["3", "5", "0"])
-@pytest.mark.parametrize("make", [lambda: [b"abcd"], lambda: [b"ab", b"cd"]])
-def test_a_list_that_is_not_as_long_as_announced_is_500(
+@pytest.mark.parametrize("make", BODIES.values(), ids=BODIES)
+def test_a_body_that_is_whole_and_not_as_long_as_announced_is_500(
     make: Callable[[], Any], length: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert_500(returning(make, ("Content-Length", length)), caplog, f"Content-Length is {length}", "4 bytes")
@@ -189,24 +201,30 @@ def test_an_iterable_without_the_announced_bytes_is_500(
 
 
 def test_an_iterable_that_ends_too_early_is_cut_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    raw = exchange(wsgi(returning(lambda: iter([b"ab", b"c"]), ("Content-Length", "4"))), request("/") * 2)
-    assert raw.endswith(b"\r\n\r\nabc")  # and the connection is closed: no second answer
+    handler = wsgi(returning(lambda: iter([MUCH, b"c"]), ("Content-Length", str(len(MUCH) + 2))))
+    raw = exchange(handler, request("/") * 2)
+    assert raw.endswith(b"\r\n\r\n" + MUCH + b"c")  # and the connection is closed: no second answer
     with pytest.raises(http.client.IncompleteRead):
         parse(raw)
-    assert "1 bytes shorter than its Content-Length of 4" in caplog.text
+    assert f"1 bytes shorter than its Content-Length of {len(MUCH) + 2}" in caplog.text
 
 
-@pytest.mark.parametrize("pieces", [[b"ab", b"cdef"], [b"abcdef", b"g"], [b"ab", b"cd", b"e"], [b"abcd", b"e"]])
+@pytest.mark.parametrize(
+    "pieces", [[b"ab", MUCH], [MUCH + b"cd", b"g"], [b"ab", b"cd", MUCH], [MUCH[:4], MUCH], [MUCH, b"e"]]
+)
+@pytest.mark.parametrize("length", [4, len(MUCH)])
 def test_an_iterable_that_goes_on_is_cut_where_announced_and_logged(
-    pieces: list[bytes], caplog: pytest.LogCaptureFixture
+    pieces: list[bytes], length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    raw = exchange(wsgi(returning(lambda: iter(pieces), ("Content-Length", "4"))), request("/") * 2)
+    raw = exchange(wsgi(returning(lambda: iter(pieces), ("Content-Length", str(length)))), request("/") * 2)
     answer = parse(raw)
-    assert (answer.body, answer.rest) == (b"abcd", b"")  # the connection is closed: no second answer
-    assert "longer than its Content-Length of 4" in caplog.text
+    assert (answer.body, answer.rest) == (b"".join(pieces)[:length], b"")  # the connection is closed: no second answer
+    assert f"longer than its Content-Length of {length}" in caplog.text
 
 
 # --- what is no body ---
+
+ERRORS = [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration]
 
 
 @pytest.mark.parametrize(
@@ -251,13 +269,23 @@ def test_a_later_piece_that_is_not_bytes_cuts_the_response(wrong: Any, caplog: p
     assert f"yielded {type(wrong).__name__}, not bytes" in caplog.text
 
 
-@pytest.mark.parametrize("error", [ValueError("the cause"), SystemExit("the cause")])
+@pytest.mark.parametrize("error", [error("the cause") for error in ERRORS])
 def test_an_error_in_mid_body_cuts_a_chunked_response(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    def pieces() -> Iterator[bytes]:
-        yield b"ab"
-        raise error
+    class Pieces:
+        """No generator, from which a StopIteration could not come."""
 
-    raw = exchange(wsgi(returning(pieces)), request("/cut"))
+        def __init__(self) -> None:
+            self.next = iter([b"ab"])
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self  # type: ignore[return-value]
+
+        def __next__(self) -> bytes:
+            for piece in self.next:
+                return piece
+            raise error
+
+    raw = exchange(wsgi(returning(Pieces)), request("/cut"))
     assert raw.endswith(b"\r\n2\r\nab\r\n")
     with pytest.raises(http.client.IncompleteRead):
         parse(raw)
@@ -273,7 +301,7 @@ def test_an_error_in_mid_body_resets_a_connection_whose_end_would_look_like_the_
     exchange(wsgi(returning(pieces)), request("/", version="HTTP/1.0"), resets=True)
 
 
-@pytest.mark.parametrize("error", [ValueError("the cause"), SystemExit("the cause")])
+@pytest.mark.parametrize("error", [error("the cause") for error in ERRORS])
 def test_an_error_before_the_first_piece_is_500(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     def pieces() -> Iterator[bytes]:
         yield b""

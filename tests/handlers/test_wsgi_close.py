@@ -50,6 +50,7 @@ def closings(
     status: str | None = "200 OK",
     sent: bytes | None = None,
     hang_up_after: int | None = None,
+    pinned: bool = False,
 ) -> int:
     """How often `body` was closed, once the request had been dealt with; wsgi.input must have been closed as well."""
     inputs = []
@@ -60,7 +61,8 @@ def closings(
             start_response(status, list(headers))
         return body
 
-    exchange(wsgi(application), sent or request("/", method="POST", body=b"abc"), hang_up_after=hang_up_after)
+    sent = sent or request("/", method="POST", body=b"abc")
+    exchange(wsgi(application, pinned=pinned), sent, hang_up_after=hang_up_after)
     assert [stream.closed for stream in inputs] == [True]
     return body.closed
 
@@ -92,16 +94,18 @@ def test_when_there_is_no_iterator() -> None:
 
 
 @pytest.mark.parametrize("headers", [(), [("Content-Length", "4")], [("Content-Length", "99")]])
-def test_with_head_and_nothing_is_iterated_beyond_the_first_piece(headers: Any) -> None:
+@pytest.mark.parametrize("pinned", [False, True])
+def test_with_head_and_nothing_is_iterated_beyond_the_first_piece(headers: Any, pinned: bool) -> None:
     body = Body(b"ab", b"cd", b"ef")
-    assert closings(body, *headers, sent=request("/", method="HEAD")) == 1
+    assert closings(body, *headers, sent=request("/", method="HEAD"), pinned=pinned) == 1
     assert body.asked == 1
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_with_a_status_that_has_no_body(status: str) -> None:
+@pytest.mark.parametrize("pinned", [False, True])
+def test_with_a_status_that_has_no_body(status: str, pinned: bool) -> None:
     body = Body(b"ab", b"cd")
-    assert closings(body, status=status) == 1
+    assert closings(body, status=status, pinned=pinned) == 1
     assert body.asked == 1
 
 
@@ -167,6 +171,46 @@ def test_an_error_in_close_is_logged_and_spoils_nothing(
     assert [body.closed for body in bodies] == [1, 1]
     assert [record.getMessage() for record in caplog.records] == [f"close() of a response failed: {error!r}"] * 2
     assert all(record.exc_info for record in caplog.records)
+
+
+class Unclosable(Body):
+    """Even to look for its close() fails."""
+
+    @property
+    def close(self) -> Any:  # type: ignore[override]
+        self.closed += 1
+        raise ValueError("the cause")
+
+
+def test_a_close_that_cannot_be_had_is_logged_and_spoils_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    for body in (Unclosable(b"abcd"), Unclosable(b"ab", b"cd")):
+        assert closings(body) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "close() of a response failed: ValueError('the cause')"
+    ] * 2
+
+
+@pytest.mark.parametrize("make", [lambda: [b"abcd"], lambda: (b"abcd",), lambda: iter([b"ab", b"cd"]), lambda: None])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_request_body_that_cannot_be_closed_is_logged_and_spoils_nothing(
+    make: Callable[[], Any], pinned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    detached = []
+
+    def application(environ: Environ, start_response: Start) -> Any:
+        detached.append(environ["wsgi.input"].detach())
+        start_response("200 OK", [])
+        return make()
+
+    sent = request("/", method="POST", body=b"x" * 100_000)
+    first = parse(exchange(wsgi(application, pinned=pinned), sent * 2))
+    second = parse(first.rest)
+    assert [first.status, second.status] == [200 if make() else 500] * 2
+    assert first.body == second.body == (b"abcd" if make() else b"500 Internal Server Error\n")
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("close()")]
+    assert told == ["close() of wsgi.input failed: ValueError('raw stream has been detached')"] * 2
+    for raw in detached:
+        raw.close()
 
 
 def test_the_request_body_is_closed_when_the_application_raises(tmp_path: Path) -> None:

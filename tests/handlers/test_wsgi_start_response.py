@@ -305,53 +305,18 @@ def test_whatever_it_raises_is_500_and_the_connection_lives(
     assert_500(application, caplog, repr(error))
 
 
-# --- write() ---
-
-
-def test_what_is_written_comes_before_what_is_returned() -> None:
+@pytest.mark.parametrize("error", [GeneratorExit(), KeyboardInterrupt(), StopIteration(3), StopAsyncIteration()])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_would_end_a_coroutine_or_the_process_is_500_when_an_application_raises_it(
+    error: BaseException, pinned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     def application(environ: Environ, start_response: Start) -> list[bytes]:
-        write = start_response("200 OK", [])
-        write(b"a")
-        write(b"")
-        write(b"b")
-        return [b"c", b"d"]
+        raise error
 
-    assert call(application).body == b"abcd"
-
-
-@pytest.mark.parametrize("length", [(), (("Content-Length", "2"),)])
-@pytest.mark.parametrize("rest", [[], [b""], (), iter(())], ids=repr)
-def test_all_may_be_written_and_nothing_returned(length: Any, rest: Any) -> None:
-    def application(environ: Environ, start_response: Start) -> Any:
-        start_response("200 OK", list(length))(b"ab")
-        return rest
-
-    assert call(application).body == b"ab"
-
-
-def test_an_iterable_may_write() -> None:
-    def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
-        write = start_response("200 OK", [])
-        for piece in (b"a", b"b", b"c"):
-            write(piece.upper())
-            yield piece
-        write(b"D")
-
-    assert call(application).body == b"AaBbCcD"
-
-
-@pytest.mark.parametrize("piece", ["text", 7, None, ["x"]])
-def test_only_bytes_can_be_written(piece: Any, caplog: pytest.LogCaptureFixture) -> None:
-    refused: list[BaseException] = []
-
-    def application(environ: Environ, start_response: Start) -> list[bytes]:
-        write = start_response("200 OK", [])
-        try:
-            write(piece)
-        except Exception as error:
-            refused.append(error)
-            raise
-        return []
-
-    assert_500(application, caplog, f"{type(piece).__name__}, not bytes")
-    assert refused
+    answer = parse(exchange(wsgi(application, pinned=pinned), request("/wrong") * 2))
+    assert (answer.status, parse(answer.rest).status) == (500, 500)
+    record = caplog.records[0]
+    assert f"GET /wrong failed: ApplicationError({f'the application raised {error!r}'!r})" in record.getMessage()
+    assert record.exc_info
+    assert record.exc_info[1]
+    assert record.exc_info[1].__cause__ is error

@@ -15,13 +15,15 @@ from websockets.uri import parse_uri
 
 from prefork.handlers.handshake import Handshake, refusal
 from prefork.handlers.websocket import WebSocket
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client, Request, Response
+from prefork.http.server import Server
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http, Websocket
+from tests.http.conftest import Entry
 
 PATIENCE = 10.0
 
@@ -32,12 +34,12 @@ class World:
     def __init__(self, options: Websocket) -> None:
         self.loop = Loop(make_poller())
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
-        self.log: list[tuple[Client, Request | None, int, int, float]] = []
+        self.log: list[Entry] = []
         self.options = options
         self.echoes = True
         self.clients: list[socket.socket] = []
         self.sockets: list[WebSocket] = []
-        record = lambda *entry: self.log.append(entry)  # noqa: E731
+        record = lambda *entry: self.log.append(Entry(*entry))  # noqa: E731
         self.server = Server(self.loop, Http(), lambda _: self.handle, self.board, record)
 
     async def handle(self, request: Request) -> Response:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from msgspec import structs
 
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import ACCEPTED, CONNECTIONS, WIDTH
 from prefork.http.head import Heads
 from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
+from prefork.http.server import Server
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
@@ -34,18 +36,29 @@ WHO = Client("127.0.0.1", 4711, "http", "127.0.0.1", "80")
 Answers = Callable[[Request], Response]
 
 
+class Entry(NamedTuple):
+    """What the access log is told of a request: bytes of the answer's head, of all that was sent, and seconds."""
+
+    client: Client
+    request: Request | None
+    status: int
+    head: int
+    sent: int
+    seconds: float
+
+
 class World:
     """A Server whose handler is `handler`. `log` is what was recorded, `errors` what was logged from ERROR up."""
 
     def __init__(self, handler: Handler, **limits: Any) -> None:
         self.loop = Loop(make_poller())
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
-        self.log: list[tuple[Client, Request | None, int, int, float]] = []
+        self.log: list[Entry] = []
         self.errors: list[logging.LogRecord] = []
         self.warnings: list[logging.LogRecord] = []
         self.handler = handler
         http = structs.replace(Http(), **limits)
-        record = lambda *entry: self.log.append(entry)  # noqa: E731
+        record = lambda *entry: self.log.append(Entry(*entry))  # noqa: E731
         self.server = Server(self.loop, http, lambda request: self.handler, self.board, record)
         self.clients: list[Peer] = []
         self.loop.spawn(self._tick(), "clock")
@@ -170,6 +183,11 @@ class Peer:
         self.world.until(lambda: self.task not in self.world.loop.tasks, "the end of the connection's task")
 
     def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Leave without a good-bye, and without reading what came."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
 

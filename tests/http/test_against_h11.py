@@ -111,7 +111,7 @@ class Reader:
             peer.until(lambda: peer.ended, "the end")
         peer.until_gone()
         peer.close()
-        asked = [request.method if request else "GET" for _, request, *_ in self.world.log]
+        asked = [request.method or "GET" if request else "GET" for _, request, *_ in self.world.log]
         statuses = [answer.status for answer in answers(peer.got, asked)]
         return self.kept, [status for status in statuses if status != 100]
 

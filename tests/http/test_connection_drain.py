@@ -8,8 +8,8 @@ from math import inf
 
 import pytest
 
-from prefork.http.connection import LAME_DUCK
 from prefork.http.message import Request, Response
+from prefork.http.server import LAME_DUCK
 from tests.http.conftest import GET, Pieces, World, answering, chunked, echo
 from tests.http.oracle import answers
 
@@ -19,6 +19,7 @@ Make = Callable[..., World]
 @pytest.fixture(autouse=True)
 def _short_lame_duck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefork.http.connection.LAME_DUCK", 0.1)
+    monkeypatch.setattr("prefork.http.server.LAME_DUCK", 0.1)
 
 
 def test_a_request_under_way_is_answered_and_told_close(world: Make) -> None:

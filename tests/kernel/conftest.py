@@ -7,11 +7,13 @@ import os
 import resource
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from prefork.kernel import calls, leader
 from prefork.kernel.loop import PAUSE, Loop
 from prefork.kernel.poller import POLLERS, Events, KqueuePoller, Poller
 from tests.kernel import fake_kqueue
@@ -157,3 +159,23 @@ def high_descriptor(pair: Pairs) -> Iterator[int]:
     yield high
     os.close(high)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def no_thread_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+    assert "the loop is touched" not in caplog.text
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher and a guard that are quick to notice."""
+    monkeypatch.setattr(calls, "SWEEP", 0.02)
+    monkeypatch.setattr(leader, "TICK", 0.002)
+
+
+@pytest.fixture(params=[False, True], ids=["inline", "pinned"])
+def pinned(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)

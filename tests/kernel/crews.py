@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from os import close
 from typing import Any, TypeVar
 
+from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
+from prefork.kernel.leader import Crew
 from prefork.kernel.loop import PARKED
 from prefork.kernel.poller import make_poller
 
@@ -15,13 +20,16 @@ PATIENCE = 10.0  # seconds that anything in here may take
 
 
 class Ship:
-    """A crew of `threads`; `run` it once. `abandoned` is set where the main thread did not come back."""
+    """A crew of `threads`; `run` it once. `abandoned` is set where the main thread did not come back, and `lost` is
+    what had ended the loop then.
+    """
 
     def __init__(self, threads: int = 2, pinned: bool = False) -> None:
         self.loop = CheckedLoop(make_poller())
         self.crew = CheckedCrew(self.loop, threads)
         self.crew.pinned = pinned
         self.abandoned = threading.Event()
+        self.lost: BaseException | None = None
         self._failures: list[BaseException] = []
         self._left = 0
 
@@ -42,6 +50,10 @@ class Ship:
             await crew.rejoin()
         return result
 
+    async def hold(self, event: threading.Event) -> None:
+        """A call that waits for the event."""
+        await self.call(lambda: wait(event))
+
     async def _delegate(self, function: Callable[[], T], what: Any, timeout: float) -> T:
         task, outcome = self.loop.current, []
 
@@ -50,9 +62,9 @@ class Ship:
                 outcome.append((function(), None))
             except BaseException as error:
                 outcome.append((None, error))  # type: ignore[arg-type]
-            self.crew.post(task.resume)
+            self.crew.hand_back(task)
 
-        await self.crew.delegate(what, work, timeout)
+        await self.crew.delegate(Call(what, timeout), work)
         result, error = outcome[0]
         if error is not None:
             raise error
@@ -64,14 +76,17 @@ class Ship:
         for coroutine in coroutines:
             self.loop.spawn(self._watched(coroutine, stop), "a test's")
         self.loop.spawn(self._give_up(), "patience")
-        self.crew.start()
-        try:
-            self.crew.run(self.abandoned.set)
-        finally:
-            self.loop.close()
-            self.crew.close()
+        with started(self.crew):
+            try:
+                self.crew.run(self._abandon)
+            finally:
+                self.loop.close()
         if self._failures:
             raise self._failures[0]
+
+    def _abandon(self, failure: BaseException | None) -> None:
+        self.lost = failure
+        self.abandoned.set()
 
     async def _watched(self, coroutine: Coroutine[Any, Any, None], stop: bool) -> None:
         try:
@@ -92,6 +107,26 @@ class Ship:
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
             await self.loop.sleep(0.002)
+
+
+@contextmanager
+def started(crew: Crew) -> Iterator[None]:
+    """The crew's threads are there within the block, in which the loop stops, and not after it."""
+    before, switch = set(threading.enumerate()), sys.getswitchinterval()
+    crew.start()
+    threads, seats = set(threading.enumerate()) - before, list(crew.followers)
+    try:
+        yield
+    finally:
+        crew._over = True
+        for seat in seats:
+            seat.lock.release()
+        crew._wake_watcher()
+        for thread in threads:
+            thread.join()
+        close(crew._reading)
+        close(crew._writing)
+        sys.setswitchinterval(switch)
 
 
 async def for_ever() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -244,3 +245,73 @@ def test_close_cancels_what_is_left(guest: Guest) -> None:
     guest.run()
     guest.close(BOUND)
     assert ends == ["tidied up"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_close_goes_on_where_a_cancelled_task_would_exit(
+    guest: Guest, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    ends: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def exits() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            raise error("on purpose")
+
+    async def left() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.001)
+            ends.append("tidied up")
+
+    async def ours() -> None:
+        tasks.extend(map(guest.start, (exits(), left(), exits())))
+
+    guest.loop.spawn(ours(), "ours")
+    guest.run()
+    guest.close(BOUND)
+    assert ends == ["tidied up"]
+    assert guest.asyncio.is_closed()
+    assert [type(task.exception()) for task in tasks if not task.cancelled()] == [error, error]
+    assert caplog.text.count("an application's asyncio task raised") == 2
+
+
+@pytest.mark.parametrize("stubborn", ["task", "generator"])
+def test_close_waits_for_nobody_longer_than_its_patience(guest: Guest, stubborn: str) -> None:
+    ends: list[str] = []
+    kept: list[AsyncGenerator[None, None]] = []
+
+    async def generate(name: str) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            ends.append(name)
+            if name == stubborn:
+                await asyncio.sleep(BOUND)
+                ends.append("had its way")
+
+    async def left() -> None:
+        for name in ("generator", "another generator"):
+            kept.append(generate(name))
+            await anext(kept[-1])
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ends.append("task")
+            if stubborn == "task":
+                await asyncio.sleep(BOUND)
+                ends.append("had its way")
+
+    async def ours() -> None:
+        guest.start(left())
+
+    guest.loop.spawn(ours(), "ours")
+    guest.run()
+    guest.close(0.05)
+    assert sorted(ends) == ["another generator", "generator", "task"]
+    assert guest.asyncio.is_closed()
+    kept.clear()
+    gc.collect()  # asyncio says now, and not in the midst of another test, what it has destroyed

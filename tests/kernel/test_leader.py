@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 
-from prefork.errors import Abandoned, TimedOut
+from prefork.errors import TimedOut
 from prefork.kernel import leader
-from prefork.kernel.leader import Call
-from prefork.kernel.stack import stack
 from tests.conftest import eventually
 from tests.kernel.crews import Ship, for_ever, wait
 
 MAIN = threading.main_thread().ident
 
 
-@pytest.fixture(autouse=True)
-def no_thread_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
-    assert "the loop is touched" not in caplog.text
-
-
-@pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader, "SWEEP", 0.02)
-    monkeypatch.setattr(leader, "TICK", 0.002)
-
-
-@pytest.fixture(params=[False, True], ids=["inline", "pinned"])
-def pinned(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
 
 
 def test_a_fast_call_is_made_in_the_thread_of_the_loop() -> None:
@@ -46,7 +26,7 @@ def test_a_fast_call_is_made_in_the_thread_of_the_loop() -> None:
     async def main() -> None:
         for _ in range(3):
             await ship.call(lambda: threads.append(threading.get_ident()))
-        assert not ship.crew.away
+        assert not ship.crew.calls.away
 
     ship.run(main())
     assert len(set(threads)) == 1
@@ -56,14 +36,11 @@ def test_a_call_may_wait_for_what_the_loop_brings(pinned: bool) -> None:
     ship = Ship(1, pinned)
     event = threading.Event()
 
-    async def waits() -> None:
-        await ship.call(lambda: wait(event))
-
     async def brings() -> None:
-        await ship.until(lambda: ship.crew.away)
+        await ship.until(lambda: ship.crew.calls.away)
         event.set()
 
-    ship.run(waits(), brings())
+    ship.run(ship.hold(event), brings())
     assert ship.crew.takeovers == (0 if pinned else 1)
 
 
@@ -113,11 +90,8 @@ def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
     event = threading.Event()
     told: list[str] = []
 
-    async def occupies() -> None:
-        await ship.call(lambda: wait(event))
-
     async def gives_up() -> None:
-        await ship.until(lambda: ship.crew.away)
+        await ship.until(lambda: ship.crew.calls.away)
         with pytest.raises(TimedOut), ship.loop.within(0.01):
             await ship.call(lambda: told.append("never"))
         event.set()
@@ -126,7 +100,7 @@ def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
         await ship.until(lambda: ship.crew.queue)
         await ship.call(lambda: told.append("served"))
 
-    ship.run(occupies(), gives_up(), stays())
+    ship.run(ship.hold(event), gives_up(), stays())
     assert told == ["served"]
 
 
@@ -135,11 +109,8 @@ def test_who_is_cancelled_in_the_queue_holds_nobody_up(pinned: bool) -> None:
     event = threading.Event()
     told: list[str] = []
 
-    async def occupies() -> None:
-        await ship.call(lambda: wait(event))
-
     async def queues(word: str) -> None:
-        await ship.until(lambda: ship.crew.away)
+        await ship.until(lambda: ship.crew.calls.away)
         await ship.call(lambda: told.append(word))
 
     async def main() -> None:
@@ -151,7 +122,7 @@ def test_who_is_cancelled_in_the_queue_holds_nobody_up(pinned: bool) -> None:
         event.set()
         await ship.until(lambda: second not in ship.loop.tasks)
 
-    ship.run(occupies(), main())
+    ship.run(ship.hold(event), main())
     assert told == ["served"]
 
 
@@ -160,7 +131,7 @@ def test_what_a_call_raises_in_another_thread_reaches_its_task(error: BaseExcept
     ship = Ship(2, pinned)
 
     def fails() -> None:
-        eventually(lambda: ship.crew.away)
+        eventually(lambda: ship.crew.calls.away)
         raise error
 
     async def main() -> None:
@@ -200,82 +171,23 @@ def test_a_post_that_comes_while_the_alarm_is_being_read_does_not_silence_those_
 def test_who_comes_back_from_a_call_late_does_not_take_the_leadership_of_who_has_it_by_then() -> None:
     ship = Ship(2)
     inside, back = threading.Event(), threading.Event()
+    resumed_by: list[tuple[int, int]] = []
+    thirds: list[int] = []
 
     async def late() -> None:
         await ship.call(lambda: wait(inside))
-        assert ship.loop.now
+        resumed_by.append((threading.get_ident(), ship.crew._leader))
         back.set()
 
     async def leads() -> None:
-        await ship.until(lambda: ship.crew.away)
-        await ship.call(lambda: (inside.set(), wait(back)))
+        await ship.until(lambda: ship.crew.calls.away)
+        await ship.call(lambda: (thirds.append(threading.get_ident()), inside.set(), wait(back)))
 
     ship.run(late(), leads())
     assert ship.crew.takeovers == 2
-
-
-# --- calls that take too long ---
-
-
-def test_a_call_that_takes_too_long_is_told_of_once_and_nobody_hears_its_outcome(pinned: bool) -> None:
-    ship = Ship(1, pinned)
-    told: list[Call] = []
-    stacks: list[str] = []
-    event = threading.Event()
-
-    def overdue(call: Call) -> None:
-        told.append(call)
-        stacks.append(stack(call.thread))
-
-    ship.crew.overdue = overdue
-
-    async def stuck() -> None:
-        with pytest.raises(Abandoned):
-            await ship.call(lambda: wait(event), "the request", timeout=0.03)
-        assert not ship.crew.away
-
-    async def frees() -> None:
-        await ship.until(lambda: told)
-        await ship.loop.sleep(0.1)  # some more looks
-        event.set()
-
-    ship.run(stuck(), frees())
-    assert [(call.what, call.timeout) for call in told] == [("the request", 0.03)]
-    assert "assert event.wait(PATIENCE)" in stacks[0]
-
-
-def test_a_call_without_a_timeout_may_take_for_ever(pinned: bool) -> None:
-    ship = Ship(1, pinned)
-    told: list[Call] = []
-    ship.crew.overdue = told.append
-    event = threading.Event()
-
-    async def slow() -> None:
-        await ship.call(lambda: wait(event))
-
-    async def frees() -> None:
-        await ship.until(lambda: ship.crew.away)
-        await ship.loop.sleep(0.1)
-        event.set()
-
-    ship.run(slow(), frees())
-    assert told == []
-
-
-def test_a_takeover_is_told_of_while_the_call_still_lasts() -> None:
-    ship = Ship(1)
-    event = threading.Event()
-    seen: list[int] = []
-    ship.crew.changed = lambda: seen.append(ship.crew.takeovers)
-
-    async def slow() -> None:
-        await ship.call(lambda: wait(event))
-
-    async def looks() -> None:
-        await ship.until(lambda: 1 in seen)
-        event.set()
-
-    ship.run(slow(), looks())
+    ((thread, led),) = resumed_by
+    assert thread == led  # the third, after the main thread and the one that waits for `back`
+    assert thread not in (MAIN, *thirds)
 
 
 # --- the watcher ---
@@ -295,13 +207,10 @@ def test_an_idle_watcher_sleeps_until_there_is_a_call_again(monkeypatch: pytest.
             await ship.loop.sleep(0.05)
             assert len(looks) == count
             event.clear()
-            slow = ship.loop.spawn(one(), "a slow call")
-            await ship.until(lambda: ship.crew.away)
+            slow = ship.loop.spawn(ship.hold(event), "a slow call")
+            await ship.until(lambda: ship.crew.calls.away)
             event.set()
             await ship.until(lambda: slow not in ship.loop.tasks)  # noqa: B023
-
-    async def one() -> None:
-        await ship.call(lambda: wait(event))
 
     ship.run(main())
     assert ship.crew.takeovers == 3
@@ -316,7 +225,7 @@ def test_run_returns_in_the_main_thread_where_another_one_leads() -> None:
 
     async def main() -> None:
         while ship.crew._leader == MAIN:
-            await ship.call(lambda: eventually(lambda: ship.crew.away))
+            await ship.call(lambda: eventually(lambda: ship.crew.calls.away))
         leads.append(ship.crew._leader)
 
     ship.run(main())
@@ -342,7 +251,7 @@ def test_a_main_thread_that_hangs_in_a_call_is_waited_for_and_then_abandoned(
         await ship.call(hang)
 
     async def stops() -> None:
-        await ship.until(lambda: ship.crew.away)
+        await ship.until(lambda: ship.crew.calls.away)
         ship.loop.stop()
         stopped.set()
 
@@ -354,11 +263,8 @@ def test_what_ends_the_loop_in_another_thread_is_raised_in_the_main_one() -> Non
     ship = Ship(2)
     event = threading.Event()
 
-    async def holds_the_main_thread() -> None:
-        await ship.call(lambda: wait(event))
-
     async def interrupts() -> None:
-        await ship.until(lambda: ship.crew.away)
+        await ship.until(lambda: ship.crew.calls.away)
         event.set()
         raise KeyboardInterrupt
 
@@ -367,64 +273,29 @@ def test_what_ends_the_loop_in_another_thread_is_raised_in_the_main_one() -> Non
         await for_ever()
 
     with pytest.raises(KeyboardInterrupt):
-        ship.run(holds_the_main_thread(), main())
+        ship.run(ship.hold(event), main())
 
 
-# --- who does work for a task that goes on ---
-
-
-@pytest.mark.parametrize("lasts", [False, True])
-def test_work_is_done_in_the_thread_of_the_call_before_it(lasts: bool) -> None:
+def test_what_ends_the_loop_is_told_where_the_main_thread_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "PATIENCE", 0.05)
     ship = Ship(2)
-    crew = ship.crew
-    threads: list[int] = []
-    done = threading.Event()
 
-    def work() -> None:
-        threads.append(threading.get_ident())
-        if lasts:
-            wait(done)
+    def fail() -> None:
+        if ship.crew.calls.away:
+            raise ValueError("the cause")
 
-    async def main() -> None:
-        await crew.admit()
-        for number in range(4):
-            baton = crew.enter("a call", 0)
-            threads.append(threading.get_ident())
-            if number % 2:
-                eventually(lambda: crew.away)
-            done.clear()
-            await crew.produce(work, leads=crew.leave(baton))
-            done.set()  # where the work lasts, the task goes on before its end
-            await ship.until(lambda: len(crew.followers) == 2)
-            await crew.admit()
-
-    ship.run(main())
-    assert threads[::2] == threads[1::2]
+    ship.loop.after_turn.append(fail)
+    with pytest.raises(ValueError, match="the cause"):
+        ship.run(ship.hold(ship.abandoned))
+    assert isinstance(ship.lost, ValueError)
 
 
-def test_a_thread_that_steps_down_works_on_while_another_one_leads() -> None:
-    ship = Ship(1)
-    crew = ship.crew
-    seen: list[Any] = []
-    event = threading.Event()
-
-    def work() -> None:
-        crew.step_down()
-        crew.step_down()  # it does not lead any more
-        wait(event)
-        seen.append("worked")
-
-    async def main() -> None:
-        await crew.admit()
-        baton = crew.enter("a call", 0)
-        await crew.produce(work, leads=crew.leave(baton))
-        assert not crew.followers
-        event.set()
-        await crew.admit()
-        assert seen == ["worked"]
-
-    ship.run(main())
-    assert crew.takeovers == 1
+def test_a_crew_that_is_not_started_has_no_descriptors_and_no_threads() -> None:
+    loop = Ship().loop
+    before = len(os.listdir("/dev/fd")), threading.active_count()
+    crew = leader.Crew(loop, 2)
+    assert (len(os.listdir("/dev/fd")), threading.active_count()) == before
+    assert not crew.followers
 
 
 # --- the check ---

@@ -14,9 +14,10 @@ import pytest
 
 from prefork.handlers import outbox
 from prefork.handlers.wsgi import Wsgi
-from prefork.http.connection import Connection, Server
+from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client
+from prefork.http.server import Server
 from prefork.kernel import leader
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
@@ -183,7 +184,7 @@ def test_whatever_happens_everybody_gets_the_right_answers(
     assert world.closed == world.streams > 0
     assert max(pauses) < LATE
     assert threading.active_count() == before
-    assert not ship.crew.away
+    assert not ship.crew.calls.away
     assert not ship.crew.queue
     assert pinned or ship.crew.takeovers > 20
     assert "the loop is touched" not in caplog.text

@@ -280,6 +280,30 @@ def test_a_deadline_that_a_sweep_has_extended_is_not_raised_by_it(simulated: Sim
     assert poller.time >= 5101
 
 
+def test_who_is_cancelled_in_the_sweep_of_its_deadline_is_spared_it(
+    simulated: Simulation, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, _ = simulated()
+    tasks: list[Task] = []
+    raised: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await PARKED
+        except TimedOut:
+            raised.append(loop.current.name)
+            for task in tasks:
+                if task is not loop.current:
+                    task.cancel()
+
+    tasks += [loop.spawn(wait(), "one"), loop.spawn(wait(), "other")]
+    for task in tasks:
+        task.deadline = loop.now + 1
+    loop.run()
+    assert len(raised) == 1
+    assert not caplog.records
+
+
 def test_the_earlier_of_nested_deadlines_counts(simulated: Simulation) -> None:
     loop, poller = simulated()
 

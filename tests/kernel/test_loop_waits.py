@@ -1,4 +1,4 @@
-"""Waiting without a descriptor: sleeping, parking, pausing, and for an Event."""
+"""Waiting without a descriptor: sleeping, parking, pausing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from time import monotonic
 import pytest
 
 from prefork.errors import TimedOut
-from prefork.kernel.event import Event
 from prefork.kernel.loop import PARKED, PAUSE, Loop
 from tests.kernel.conftest import SLACK, Noted, Pairs, pause
 
@@ -228,74 +227,6 @@ def test_waking_does_not_disturb_who_waits_for_something_else(loop: Loop, pair: 
     assert monotonic() - start >= 0.02
 
 
-# ---- Event
-
-
-def test_an_event_wakes_all_who_wait_and_stays_set(loop: Loop) -> None:
-    event = Event(loop)
-    order: list[str] = []
-
-    async def wait(name: str) -> None:
-        await event.wait()
-        order.append(name)
-
-    async def set_it() -> None:
-        await loop.sleep(0.01)
-        assert not event.is_set()
-        order.append("set")
-        event.set()
-        event.set()
-        await wait("at once")
-
-    for name in ("a", "b", "c"):
-        loop.spawn(wait(name), name)
-    loop.spawn(set_it(), "setting")
-    loop.run()
-    assert order == ["set", "at once", "a", "b", "c"]
-    assert event.is_set()
-
-
-def test_who_waits_for_an_event_is_not_deceived_by_a_wake_up(loop: Loop) -> None:
-    event = Event(loop)
-    order: list[str] = []
-
-    async def wait() -> None:
-        await event.wait()
-        order.append("woken")
-
-    task = loop.spawn(wait(), "waiting")
-    loop.turn()
-    for _ in range(3):
-        task.wake()
-        loop.turn()
-    order.append("set")
-    event.set()
-    loop.run()
-    assert order == ["set", "woken"]
-
-
-def test_who_gave_up_an_event_is_not_woken_by_it(loop: Loop) -> None:
-    event = Event(loop)
-    order: list[str] = []
-
-    async def wait() -> None:
-        with pytest.raises(Jolt):
-            await event.wait()
-        await PARKED
-        order.append("woken")
-
-    task = loop.spawn(wait(), "waiting")
-    loop.turn()
-    task.throw(Jolt())
-    loop.turn()
-    event.set()
-    assert not loop.ready
-    order.append("wake")
-    task.wake()
-    loop.run()
-    assert order == ["wake", "woken"]
-
-
 # ---- pausing
 
 
@@ -313,20 +244,27 @@ def test_pausing_tasks_take_turns(loop: Loop) -> None:
     assert order == list("abcabcabc")
 
 
+async def pausing(steps: list[int], disturbance: type[Exception]) -> None:
+    """Takes a step a turn, for ever; a disturbance costs it that turn's."""
+    while True:
+        try:
+            await PAUSE
+        except disturbance:
+            continue
+        steps.append(len(steps))
+
+
+def steps_of_ten_turns(loop: Loop, steps: list[int]) -> int:
+    before = len(steps)
+    for _ in range(10):
+        loop.turn()
+    return len(steps) - before
+
+
 @pytest.mark.parametrize("how", ["thrown twice", "thrown and resumed"])
 def test_a_pausing_task_that_was_disturbed_still_takes_one_step_a_turn(loop: Loop, how: str) -> None:
-    steps = 0
-
-    async def step() -> None:
-        nonlocal steps
-        while True:
-            try:
-                await PAUSE
-            except Jolt:
-                continue
-            steps += 1
-
-    task = loop.spawn(step(), "pausing")
+    steps: list[int] = []
+    task = loop.spawn(pausing(steps, Jolt), "pausing")
     loop.turn()
     task.throw(Jolt())
     if how == "thrown twice":
@@ -335,30 +273,14 @@ def test_a_pausing_task_that_was_disturbed_still_takes_one_step_a_turn(loop: Loo
         task.resume()
     loop.turn()
     loop.turn()
-    before = steps
-    for _ in range(10):
-        loop.turn()
-    assert steps - before == 10
+    assert steps_of_ten_turns(loop, steps) == 10
 
 
 def test_a_pausing_task_that_timed_out_still_takes_one_step_a_turn(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefork.kernel.loop.SWEEP", 0.0)
-    steps = 0
-
-    async def step() -> None:
-        nonlocal steps
-        while True:
-            try:
-                await PAUSE
-            except TimedOut:
-                continue
-            steps += 1
-
-    task = loop.spawn(step(), "pausing")
+    steps: list[int] = []
+    task = loop.spawn(pausing(steps, TimedOut), "pausing")
     for _ in range(5):
         task.deadline = loop.now
         loop.turn()
-    before = steps
-    for _ in range(10):
-        loop.turn()
-    assert steps - before == 10
+    assert steps_of_ten_turns(loop, steps) == 10

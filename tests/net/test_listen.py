@@ -142,6 +142,19 @@ def test_a_port_without_permission_is_an_error_that_names_the_way_out() -> None:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who is not")
+def test_a_directory_without_permission_is_an_error_that_speaks_of_no_port(directory: Path) -> None:
+    def attempt() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(StartError, match=r"unix:app\.sock: no permission to create a file in its directory$"):
+            bind(Address.parse("unix:app.sock"))
+
+    directory.chmod(0o755)
+    with forked(attempt) as pid:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "unix:app.sock"])
 def test_a_lack_of_descriptors_is_an_error_that_says_so(directory: Path, text: str) -> None:
     def attempt() -> None:
@@ -244,13 +257,37 @@ def test_when_one_cannot_be_bound_nothing_has_changed(current: Sockets, director
     assert set(os.listdir("/dev/fd")) == descriptors
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the two may be bound at once")
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "localhost")],
+)
+def test_an_address_that_the_server_itself_is_in_the_way_of_takes_a_restart(
+    current: Sockets, before: str, after: str
+) -> None:
+    port = free_port()
+    current.update(adopt({}, listeners(f"{before}:{port}")))
+    held = dict(current)
+    restart = rf"{after}:{port}: this server itself listens there, on {before}:{port}; .* a restart \(stop and start\)"
+    with pytest.raises(StartError, match=restart):
+        adopt(current, listeners(f"{after}:{port}"))
+    assert current == held
+    assert answers(current[Address.parse(f"{before}:{port}")].getsockname())
+
+
+def test_an_address_that_another_program_has_is_not_blamed_on_the_server(current: Sockets, taken: Address) -> None:
+    current.update(adopt({}, listeners(ANY, f"127.0.0.2:{taken.port}")))
+    with pytest.raises(StartError, match="something listens there already"):
+        adopt(current, listeners(taken))
+
+
 def test_when_another_listens_first_nothing_has_changed(current: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two may bind the same address; only one of them gets to listen."""
     rival = bind(ANY)
     address = Address("tcp", *rival.getsockname())
     ours = bind(address)
     rival.listen()
-    monkeypatch.setattr("prefork.net.listen.bind", lambda address: ours)
+    monkeypatch.setattr("prefork.net.listen.bind", lambda *_: ours)
     with rival, pytest.raises(StartError, match="something listens there already"):
         adopt(current, listeners(address))
     assert ours.fileno() == -1

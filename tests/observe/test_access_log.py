@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from prefork.observe.sink import Sink
 CLIENT = Client("192.0.2.7", 50000, "http", "localhost", "8000")
 ALL_VARIABLES = (
     "$remote_addr $time_local $time_iso8601 $request $request_method $request_uri $uri $args $server_protocol"
-    " $status $bytes_sent $request_time $host $http_user_agent $http_x_forwarded_for $pid $remote_user"
+    " $status $bytes_sent $body_bytes_sent $request_time $host $http_user_agent $http_x_forwarded_for $pid $remote_user"
 )
 latin1 = st.text(st.characters(max_codepoint=0xFF))
 
@@ -36,7 +37,7 @@ def logged(format: str, request: Request | None, client: Client = CLIENT) -> str
     with tempfile.NamedTemporaryFile() as file:
         sink = Sink(file.name)
         log = AccessLog(format, sink)
-        log.record(client, request, 200, 1234, 0.0125)
+        log.record(client, request, 200, 200, 1434, 0.0125)
         log.flush()
         sink.close()
         return file.read().decode()
@@ -76,7 +77,8 @@ def test_json_is_one_object_with_numbers_and_iso_time() -> None:
         "target": "/a%20b?q=1",
         "version": "HTTP/1.1",
         "status": 200,
-        "sent": 1234,
+        "sent": 1434,
+        "body_sent": 1234,
         "seconds": 0.0125,
         "referer": "http://here/",
         "user_agent": 'a"b\xe9',
@@ -103,8 +105,10 @@ def test_a_head_that_could_not_be_parsed_is_a_dash() -> None:
 
 def test_a_template_shows_its_variables() -> None:
     request = make_request(host="localhost", x_forwarded_for="10.0.0.1")
-    template = "$request_method|$uri|$args|$status|$bytes_sent|$request_time|$host|$http_x_forwarded_for|$pid"
-    assert logged(template, request) == f"GET|/a b|q=1|200|1234|0.012500|localhost|10.0.0.1|{os.getpid()}\n"
+    template = (
+        "$request_method|$uri|$args|$status|$bytes_sent|$body_bytes_sent|$request_time|$host|$http_x_forwarded_for|$pid"
+    )
+    assert logged(template, request) == f"GET|/a b|q=1|200|1434|1234|0.012500|localhost|10.0.0.1|{os.getpid()}\n"
 
 
 def test_dollar_percent_and_braces_are_literal_where_meant_so() -> None:
@@ -125,7 +129,7 @@ def test_two_formats_do_not_mix_up_what_they_derive_from_one_request() -> None:
         ("", "unknown format ''"),
         ("$http_user_agent $stauts", "unknown variable $stauts; did you mean $status?"),
         ("$user_agent", "unknown variable $user_agent; did you mean $http_user_agent?"),
-        ("$body_bytes_sent", "did you mean $bytes_sent?"),
+        ("$body_bytes", "did you mean $body_bytes_sent?"),
         ("$http_", "unknown variable $http_"),
         ("costs 5 $ $status", "$ $status: a variable is $name or ${name}, a dollar sign is $$"),
         ("${status", "a dollar sign is $$"),
@@ -140,6 +144,50 @@ def test_a_format_that_cannot_be_is_refused_with_the_way_out(format: str, proble
 def test_quotes_backslashes_and_bytes_beyond_ascii_are_escaped_as_nginx_does() -> None:
     line = logged("$http_user_agent", make_request(user_agent='a"b\\c\xe9\x7f'))
     assert line == "a\\x22b\\x5Cc\\xE9\\x7F\n"
+
+
+@pytest.mark.parametrize(("head", "sent", "body"), [(200, 1434, 1234), (200, 200, 0), (200, 150, 0), (0, 0, 0)])
+def test_the_bodys_size_is_what_was_sent_beyond_the_head(head: int, sent: int, body: int) -> None:
+    """A client may leave in the middle of it."""
+    request = make_request()
+    line = compile_format("$body_bytes_sent")(CLIENT, request.line, request.headers, 200, head, sent, 0.0)
+    assert line == f"{body}\n"
+
+
+def credentials(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode("latin-1")).decode()
+
+
+@pytest.mark.parametrize(
+    ("authorization", "user"),
+    [
+        (credentials("alice:secret"), "alice"),
+        (credentials("alice:se:cret").replace("Basic ", "bASIC  "), "alice"),
+        (credentials("alice:"), "alice"),
+        (credentials(":secret"), "-"),
+        (credentials("alice"), "-"),
+        (credentials(""), "-"),
+        (credentials('a"b\\c\n\x1b\xe9:secret'), "a\\x22b\\x5Cc\\x0A\\x1B\\xE9"),
+        (credentials("a b [c]:secret"), "a\\x20b\\x20[c]"),
+        ("Basic", "-"),
+        ("Basic YWxpY2U6c2VjcmV", "-"),
+        ("Basic YWxp Y2U6c2VjcmV0", "-"),
+        ("Basic \xe9\xe9\xe9\xe9", "-"),
+        (f"{credentials('alice:secret')}, {credentials('bob:secret')}", "-"),
+        (credentials("alice:secret").replace("Basic", "Bearer"), "-"),
+        ("", "-"),
+    ],
+)
+def test_the_user_is_that_of_basic_credentials_and_never_the_password(authorization: str, user: str) -> None:
+    line = logged("$remote_user", make_request(authorization=authorization))
+    assert line == f"{user}\n"
+    assert " - alice [" in logged("combined", make_request(authorization=credentials("alice:secret")))
+
+
+@given(latin1 | latin1.map(credentials))
+def test_no_credentials_break_a_line_or_leave_their_place_in_it(authorization: str) -> None:
+    line = logged("common", make_request(authorization=authorization))
+    assert re.fullmatch(r'192\.0\.2\.7 - [!#-\[\]-~\\]+ \[[^]]*\] "GET /a%20b\?q=1 HTTP/1\.1" 200 1234\n', line)
 
 
 @given(latin1, latin1, latin1, latin1)
@@ -171,8 +219,8 @@ def test_lines_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
     sink = Sink(str(path))
     log = AccessLog("$status", sink)
     log.flush()
-    log.record(CLIENT, make_request(), 200, 0, 0.0)
-    log.record(CLIENT, make_request(), 404, 0, 0.0)
+    log.record(CLIENT, make_request(), 200, 0, 0, 0.0)
+    log.record(CLIENT, make_request(), 404, 0, 0, 0.0)
     assert path.read_text() == ""
     log.flush()
     log.flush()
@@ -186,7 +234,7 @@ def test_64_kib_do_not_wait(tmp_path: Path) -> None:
     log = AccessLog("$http_user_agent", sink)
     request = make_request(user_agent="x" * 1023)
     for _ in range(65):
-        log.record(CLIENT, request, 200, 0, 0.0)
+        log.record(CLIENT, request, 200, 0, 0, 0.0)
     assert path.stat().st_size == 64 * 1024
     log.flush()
     assert path.stat().st_size == 65 * 1024
@@ -199,7 +247,7 @@ def test_the_time_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for now in (971211336_000, 971211336_900, 971211337_000, 971211335_999):  # clocks are also set back
         monkeypatch.setattr(time, "time_ns", lambda now=now: now * 1_000_000 + 999_999)
-        seen.append(render(CLIENT, request.line, request.headers, 200, 0, 0.0))
+        seen.append(render(CLIENT, request.line, request.headers, 200, 0, 0, 0.0))
     assert [re.findall(r":(\d\d(?:\.\d+)?)[ +-]", line) for line in seen] == [
         ["36", "36.000"],
         ["36", "36.900"],

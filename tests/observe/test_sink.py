@@ -7,7 +7,7 @@ import re
 import resource
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.observe.sink import Sink
+from tests.net.conftest import forked
 
 pytestmark = pytest.mark.timeout(20)  # a sink that blocks fails its test
 
@@ -248,6 +249,24 @@ def test_lines_of_several_processes_on_one_pipe_stay_whole() -> None:
     assert len(lines) >= 40  # what the pipe holds even where nobody reads meanwhile
     whole = re.compile(rb"([abcd])\1{299}|prefork: \d+ log lines? \w+ lost \(.*\)")
     assert [line for line in lines if not whole.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("act", [lambda sink: sink.write(b"child\n"), Sink.close], ids=["write", "close"])
+def test_a_forked_child_leaves_it_to_its_parent_to_tell_of_what_was_lost_and_cut_short(
+    tmp_path: Path, act: Callable[[Sink], None]
+) -> None:
+    path = tmp_path / "log"
+    sink = Sink(str(path))
+    with file_size_limit(len(b"first\nsec")):
+        sink.write(b"first\nsecond\nthird\n")
+    for _ in range(2):
+        with forked(lambda: act(sink)) as pid:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    by_children = b"" if act is Sink.close else b"child\nchild\n"
+    assert path.read_bytes() == b"first\nsec" + by_children
+    sink.close()
+    lost = b"ond\nprefork: 1 log line was lost (File too large)\n"
+    assert path.read_bytes() == b"first\nsec" + by_children + lost
 
 
 def test_standard_error_keeps_its_flags_and_its_reader_may_sleep() -> None:

@@ -145,6 +145,30 @@ def test_a_child_that_dies_in_mid_report_has_reported_nothing(children: Children
     assert str(boot(children, child)) == f"worker {child.pid} died while it booted: exit status 9"
 
 
+@pytest.mark.parametrize("begun", [b"", b'{"problem": "'])
+def test_a_childs_death_is_noticed_though_its_own_child_holds_the_pipe_open(children: Children, begun: bytes) -> None:
+    reader, writer = os.pipe()
+    known = set(os.listdir("/dev/fd"))
+
+    def main(tell: Tell) -> int:
+        if os.fork() == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until the test is over
+            os._exit(0)
+        (pipe,) = (
+            entry for entry in os.listdir("/dev/fd") if entry not in known and os.path.exists(f"/dev/fd/{entry}")
+        )
+        os.write(int(pipe), begun)
+        os._exit(3)
+
+    child = children.fork(main)
+    os.close(reader)
+    try:
+        assert str(boot(children, child)) == f"worker {child.pid} died while it booted: exit status 3"
+    finally:
+        os.close(writer)
+
+
 def test_a_child_that_says_nothing_is_given_up(children: Children) -> None:
     child = children.fork(lambda tell: time.sleep(1000) or 0)
     assert str(boot(children, child, 0.01)) == f"worker {child.pid} was not ready within 0.01 s"

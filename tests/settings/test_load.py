@@ -253,6 +253,17 @@ def test_a_route_of_two_kinds_is_an_error(problems: Problems) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["asgi = 'a:b'", "app = 'a:b'"])
+def test_a_lifespan_is_auto_or_off(problems: Problems, kind: str) -> None:
+    wrong = 'route[0].lifespan: expected one of "auto", "off", got "on"'
+    assert problems(f"[[route]]\n{kind}\nlifespan = 'on'") == [wrong]
+
+
+def test_a_lifespan_beside_anything_else_than_an_asgi_application_is_an_error(problems: Problems) -> None:
+    text = "[[route]]\nwsgi = 'a:b'\nlifespan = 'off'"
+    assert problems(text) == ["route[0].lifespan: expected only beside asgi or app"]
+
+
 def test_a_route_of_no_kind_is_an_error(problems: Problems) -> None:
     assert problems("[[route]]\npath = '/a'") == [
         "route[0]: expected exactly one of files, app, wsgi, asgi, respond, redirect, status; found none"

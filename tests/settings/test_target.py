@@ -36,6 +36,13 @@ def test_a_factory_takes_literals_alone(call: str) -> None:
         Target.parse(f"app:{call}")
 
 
+@pytest.mark.parametrize("more", [" ", "\n", " # x", " # x)", "\\\n", ";", ")"])
+@pytest.mark.parametrize("call", ["f()", "f('é', 1)"])
+def test_nothing_follows_the_call(call: str, more: str) -> None:
+    with pytest.raises(ValueError, match="arguments to be literals"):
+        Target.parse(f"app:{call}{more}")
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefork.errors import ConfigError
+from prefork.http import grammar
+from prefork.settings import kinds
 from prefork.settings.load import load
 from prefork.settings.schema import Settings
 
@@ -73,6 +78,11 @@ def test_a_value_is_taken(settings: Load, key: str, value: str, held: object) ->
         ("route.host", '"WWW.Example.com"', "www.example.com"),
         ("route.host", '"*.example.com"', "*.example.com"),
         ("route.host", '"127.0.0.1"', "127.0.0.1"),
+        ("route.host", '"[2001:DB8::7]"', "[2001:db8::7]"),
+        ("route.host", '"my_service"', "my_service"),
+        ("route.host", '"*.my_service.-x"', "*.my_service.-x"),
+        ("route.host", '"example.com."', "example.com"),
+        ("route.host", f'"{"a" * 255}"', "a" * 255),
         ("route.wsgi", '"a.b:c.d"', "a.b:c.d"),
         ("route.respond.type", '"text/é"', "text/é"),
         ("route.respond.status", "599", 599),
@@ -129,9 +139,17 @@ def test_a_value_of_a_route_is_taken(settings: Load, key: str, value: str, held:
         ("route.host", '"example.com:80"', HOST, '"example.com:80"'),
         ("route.host", '"*"', HOST, '"*"'),
         ("route.host", '"a.*.com"', HOST, '"a.*.com"'),
-        ("route.host", '"-a"', HOST, '"-a"'),
+        ("route.host", '"*."', HOST, '"*."'),
+        ("route.host", '"."', HOST, '"."'),
+        ("route.host", '"*.[::1]"', HOST, '"*.[::1]"'),
+        ("route.host", '"*.*.com"', HOST, '"*.*.com"'),
+        ("route.host", '"::1"', HOST, '"::1"'),
+        ("route.host", '"a b"', HOST, '"a b"'),
+        ("route.host", '"a\\n"', HOST, '"a\\n"'),
+        ("route.host", '"http://a"', HOST, '"http://a"'),
+        ("route.host", '"\\u212a"', HOST, '"\u212a"'),
         ("route.host", '"bücher.example"', HOST, '"bücher.example"'),
-        ("route.host", f'"{"a." * 126}aa"', HOST, f'"{"a." * 28}a..."'),
+        ("route.host", f'"{"a." * 127}aa"', HOST, f'"{"a." * 28}a..."'),
         ("route.wsgi", '":app"', TARGET, '":app"'),
         ("route.wsgi", '"a-b:c"', TARGET, '"a-b:c"'),
         ("route.wsgi", '"a.class:b"', TARGET, '"a.class:b"'),
@@ -160,11 +178,22 @@ def test_a_wrong_value_is_told_as_expected_and_found(
     assert problems(document(key, value) + extra) == [f"{path}: expected {expected}, got {found}"]
 
 
+@given(st.from_regex(grammar.HOST, fullmatch=True))
+def test_a_route_may_name_every_host_that_a_request_may(field: str) -> None:
+    """Without its port and final dots, as routes are found; an asterisk is a pattern's."""
+    host = re.sub(r":[0-9]*\Z", "", field).rstrip(".")
+    if host and "*" not in host:
+        assert kinds.HOST.convert(host) == host.lower()
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
         ("Content-Length", "Content-Length: expected no Content-Length header: the server sets it itself"),
-        ("connection", "connection: expected no connection header: the server sets it itself"),
+        *(
+            (name, f"{name}: expected no {name} header: the server sets it itself")
+            for name in sorted(grammar.HOP_BY_HOP)
+        ),
         ("Content-Type", 'Content-Type: expected no Content-Type header: write "type" beside "headers"'),
         ('"A B"', '"A B": expected a header name of letters, digits and dashes, got "A B"'),
         ('"A\\n"', '"A\\n": expected a header name of letters, digits and dashes, got "A\\n"'),
@@ -172,6 +201,30 @@ def test_a_wrong_value_is_told_as_expected_and_found(
 )
 def test_a_header_that_must_not_be_sent_is_refused(problems: Problems, name: str, problem: str) -> None:
     assert problems(f"[[route]]\nrespond.headers.{name} = 'x'") == [f"route[0].respond.headers.{problem}"]
+
+
+PATTERNS = {
+    "SIZE": (kinds.size(0), "64KiB"),
+    "ERROR_STATUS": (kinds.ERROR_STATUS, "404"),
+    "LOG_FORMAT": (kinds.LOG_FORMAT, "json"),
+    "PATH": (kinds.PATH, "/a"),
+    "TARGET": (kinds.TARGET, "a:f()"),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_pattern_takes_no_line_end_behind_what_it_takes(name: str) -> None:
+    kind, text = PATTERNS[name]
+    kind.convert(text)
+    with pytest.raises(ValueError, match=r"^expected"):
+        kind.convert(f"{text}\n")
+
+
+def test_every_pattern_is_among_them() -> None:
+    named = {
+        name for name, kind in vars(kinds).items() if isinstance(kind, kinds.Kind) and "pattern=" in str(kind.written)
+    }
+    assert named == PATTERNS.keys() - {"SIZE"}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

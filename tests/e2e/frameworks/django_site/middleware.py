@@ -12,40 +12,36 @@ from django.utils.decorators import async_only_middleware, sync_and_async_middle
 Respond = Callable[[HttpRequest], Any]
 
 
-@sync_and_async_middleware
-def both(get_response: Respond) -> Respond:
-    if iscoroutinefunction(get_response):
-
-        async def respond_async(request: HttpRequest) -> HttpResponseBase:
-            response = await get_response(request)
-            response["X-Both"] = "async"
-            return response
-
-        return respond_async
-
+def noting(get_response: Callable[[HttpRequest], HttpResponseBase], field: str, value: str) -> Respond:
     def respond(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
-        response["X-Both"] = "sync"
+        response[field] = value
         return response
 
     return respond
+
+
+def noting_async(get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]], field: str, value: str) -> Respond:
+    async def respond(request: HttpRequest) -> HttpResponseBase:
+        response = await get_response(request)
+        response[field] = value
+        return response
+
+    return respond
+
+
+@sync_and_async_middleware
+def both(get_response: Respond) -> Respond:
+    if iscoroutinefunction(get_response):
+        return noting_async(get_response, "X-Both", "async")
+    return noting(get_response, "X-Both", "sync")
 
 
 @sync_only_middleware
 def only_sync(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Respond:
-    def respond(request: HttpRequest) -> HttpResponseBase:
-        response = get_response(request)
-        response["X-Sync"] = "yes"
-        return response
-
-    return respond
+    return noting(get_response, "X-Sync", "yes")
 
 
 @async_only_middleware
 def only_async(get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> Respond:
-    async def respond(request: HttpRequest) -> HttpResponseBase:
-        response = await get_response(request)
-        response["X-Async"] = "yes"
-        return response
-
-    return respond
+    return noting_async(get_response, "X-Async", "yes")

@@ -1,0 +1,85 @@
+"""What an application says, held against ASGI and made what the server has for it; and what it raises.
+
+Owns the cache of header fields.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from prefork.errors import ApplicationError, ClientGone
+from prefork.http.message import Fields, FileSegment
+
+ENTRIES = 512  # of the cache of fields
+ENTRY_BYTES = 4096  # what is larger is converted anew each time
+
+FIELDS: dict[tuple[Any, ...], Fields] = {}  # what to_fields has made, by what of
+
+
+class News(asyncio.Event):
+    """What an application waits for until the connection's side has done something, and has `set` it."""
+
+    async def next(self) -> None:
+        """Wait until something happens from now on."""
+        self.clear()
+        await self.wait()
+
+
+def to_fields(headers: Iterable[Any]) -> Fields:
+    """ASGI's header fields as a Response has them. Raises RuntimeError where they are no pairs of bytes."""
+    try:
+        pairs = tuple([(name, value) for name, value in headers])
+    except (TypeError, ValueError):
+        raise RuntimeError(f"the headers of a response are no pairs: {headers!r}") from None
+    for pair in pairs:
+        if type(pair[0]) is not bytes or type(pair[1]) is not bytes:
+            raise RuntimeError(f"a header field of a response is not a pair of bytes: {pair!r}")
+    fields = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
+    if sum([len(name) + len(value) for name, value in pairs]) <= ENTRY_BYTES:
+        if len(FIELDS) >= ENTRIES:
+            del FIELDS[next(iter(FIELDS))]
+        FIELDS[pairs] = fields
+    return fields
+
+
+def to_bytes(body: Any) -> bytes:
+    """Raises RuntimeError where it is none."""
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        raise RuntimeError(f"a response's body is of type {type(body).__name__}, not bytes")
+    return bytes(body)
+
+
+def to_segment(path: Any) -> FileSegment:
+    """The file at `path`, whole. Raises RuntimeError: an OSError would tell the application that its client is gone."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would hold us up
+    except (OSError, TypeError, ValueError) as error:
+        raise RuntimeError(f"http.response.pathsend: {error}") from error
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(file)
+        raise RuntimeError(f"http.response.pathsend: {path!r} is not a regular file")
+    return FileSegment(file, 0, status.st_size, partial(os.close, file))
+
+
+def is_hangup(error: BaseException | None) -> bool:
+    """Whether an exception comes of ClientGone, or of the cancelling that follows a hang-up; a group's each."""
+    while error is not None and not isinstance(error, (ClientGone, asyncio.CancelledError)):
+        if isinstance(error, BaseExceptionGroup):
+            return all(is_hangup(each) for each in error.exceptions)
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def ended_by(error: BaseException) -> Exception:
+    """What the connection is to raise: SystemExit and CancelledError are one request's end, and nobody else's."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = ApplicationError(f"the application raised {error!r}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,130 @@
+"""What the connections of one worker share, and who they are: counts them in and out, makes room, ends them in a drain.
+
+Owns the set of the open connections; never reads or writes one of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from prefork.http.counts import ACCEPTED, CONNECTIONS
+from prefork.http.forwarded import Forwarding
+from prefork.http.head import Heads
+from prefork.http.message import Client, Handler, Request, Response, Upgrade
+from prefork.http.render import Head, Renderer
+from prefork.kernel.event import Bell
+from prefork.kernel.loop import PAUSE, Loop, Task
+from prefork.settings.schema import Http
+
+LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
+
+Find = Callable[[Request], Handler]
+Dress = Callable[[Response], Response]
+Record = Callable[[Client, Request | None, int, int, int, float], None]
+
+
+class Served(Protocol):
+    """A connection, as far as the server looks at it (connection.py)."""
+
+    client: Client
+    request: Request | None
+    answer: Head | None
+    idle: bool
+    since: float
+    task: Task | None
+    upgrade: Upgrade | None
+
+    def give_up(self) -> None: ...
+
+
+class Server:
+    """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
+    `board` is the worker's scoreboard slot (see counts.py); `dress` is given what the server says by itself.
+    """
+
+    def __init__(
+        self, loop: Loop, http: Http, find: Find, board: memoryview, record: Record | None, dress: Dress = lambda _: _
+    ) -> None:
+        self.loop = loop
+        self.http = http
+        self.find = find
+        self.board = board
+        self.record = record
+        self.dress = dress
+        self.heads = Heads(http.max_head, http.max_fields)
+        self.whole = self.heads.whole  # bound once: 64 bytes less a connection
+        self.render = Renderer("prefork" if http.server_header else "").head
+        self.forwarding = Forwarding(http.trusted_proxies) if http.trusted_proxies else None
+        self.connections: set[Served] = set()
+        self._per_client: Counter[str] = Counter()
+        self.draining = False
+        self._fewer = Bell(loop)  # rung when a connection ends, or is idle
+        self.waiting = self._fewer.waiting
+        self.notify = self._fewer.ring
+
+    def enter(self, connection: Served) -> bool:
+        """Count a connection in; False where its client's address has `connections_per_client` already.
+
+        The proxies that speak for others may have any number, as may who comes through a unix socket.
+        """
+        address, limit = connection.client.address, self.http.connections_per_client
+        self.connections.add(connection)
+        self._per_client[address] += 1
+        self.board[ACCEPTED] += 1
+        self.board[CONNECTIONS] += 1
+        if not limit or not address or self._per_client[address] <= limit:
+            return True
+        return self.forwarding is not None and self.forwarding.trusts(address)
+
+    def leave(self, connection: Served) -> None:
+        """Count a connection out, once."""
+        if connection not in self.connections:
+            return
+        self.connections.remove(connection)
+        address = connection.client.address
+        self._per_client[address] -= 1
+        if not self._per_client[address]:
+            del self._per_client[address]
+        self.board[CONNECTIONS] -= 1
+        self.notify()
+
+    async def fewer(self, count: int) -> None:
+        """Wait until fewer than `count` connections are open."""
+        await self._fewer.until(lambda: len(self.connections) < count)
+
+    async def room(self, limit: int, wanted: bool) -> None:
+        """Wait until there is room for one more of `limit` connections, or an idle one that can give way.
+
+        With `wanted`, those that have been idle the longest do give way.
+        """
+        if not wanted:
+            await self._fewer.until(lambda: len(self.connections) < limit or any(one.idle for one in self.connections))
+        elif len(self.connections) >= limit:
+            await PAUSE  # after that, whoever has sent something is not idle any more
+            await self._fewer.until(lambda: len(self.connections) < limit or self._evict())
+
+    def _evict(self) -> bool:
+        """End an eighth of the idle connections, so that not every new client costs a look at all; False: none is."""
+        idle = [connection for connection in self.connections if connection.idle]
+        for connection in heapq.nsmallest(max(1, len(idle) // 8), idle, key=lambda connection: connection.since):
+            assert connection.task is not None
+            connection.task.cancel()
+        return bool(idle)
+
+    def drain(self, spread: float = 0.0) -> None:
+        """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds.
+
+        Upgraded ones are ended one after another over `spread` seconds, as their clients will come back at once.
+        """
+        self.draining = True
+        upgrades = [connection.upgrade for connection in self.connections if connection.upgrade is not None]
+        for number, upgrade in enumerate(upgrades):
+            upgrade.drain(spread * number / len(upgrades))
+        for connection in self.connections:
+            if connection.idle:
+                assert connection.task is not None
+                connection.task.deadline = min(connection.task.deadline, monotonic() + LAME_DUCK)

@@ -1,0 +1,98 @@
+"""Calls: which threads are at work for the application, on what, since when, and which of them take too long.
+
+Owns what is known of them. All of it is the loop's state, which its leader alone touches (leader.py), but for `since`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from prefork.errors import Abandoned
+from prefork.kernel.event import Bell
+from prefork.kernel.loop import SWEEP, Loop, Task
+
+log = logging.getLogger("prefork")
+
+
+class Call:
+    """`what` is being done by `thread` (its ident) for `task`; both are known once it is under way without the loop.
+
+    Where nothing has come of it for `timeout` seconds (0: any) it is overdue, and `abandoned`. They count from `since`
+    (monotonic seconds), which its thread sets anew whenever something comes of it; inf while that waits for the loop.
+    """
+
+    __slots__ = ("abandoned", "since", "task", "thread", "timeout", "what")
+
+    task: Task
+    thread: int
+
+    def __init__(self, what: Any, timeout: float) -> None:
+        self.what = what
+        self.timeout = timeout
+        self.since = monotonic()
+        self.abandoned = False
+
+
+class Calls:
+    """The calls without the loop: each one `under_way`, by its thread, and those that a task is `away` for.
+
+    `overdue` is called by the leader for each call that is, once.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.under_way: dict[int, Call] = {}
+        self.away: dict[Task, Call] = {}
+        self.overdue: Callable[[Call], None] = _nothing
+        self._loop = loop
+        self._changed = Bell(loop)
+
+    def begin(self, call: Call, thread: int, task: Task) -> None:
+        """The thread is at the call from now on, and no more at what it did before."""
+        call.thread = thread
+        call.task = task
+        self.under_way[thread] = call
+        self._changed.ring()
+
+    def end(self, thread: int) -> None:
+        """The thread has done its work. A task that is away for that goes on, even where the work forgot to say so."""
+        call = self.under_way.pop(thread)
+        if self.away.get(call.task) is call:
+            self.hand_back(call.task)
+        self._changed.ring()
+
+    def hand_back(self, task: Task) -> None:
+        """Let a task that is away go on; by Abandoned, where nobody waits for its outcome any more."""
+        call = self.away.pop(task)
+        if call.abandoned:
+            task.throw(Abandoned(f"after {call.timeout:g} s"))
+        else:
+            task.resume()
+
+    async def finished(self) -> None:
+        """Wait until no call is under way, but those that have been abandoned."""
+        await self._changed.until(lambda: all(call.abandoned for call in self.under_way.values()))
+
+    async def guard(self) -> None:
+        """Tell of those that take too long, and have their tasks look."""
+        while True:
+            await self._changed.until(lambda: bool(self.under_way))
+            await self._loop.sleep(SWEEP)
+            for call in tuple(self.under_way.values()):
+                if call.timeout and not call.abandoned and self._loop.now - call.since >= call.timeout:
+                    call.abandoned = True
+                    call.task.wake()
+                    self._changed.ring()
+                    self._tell(call)
+
+    def _tell(self, call: Call) -> None:
+        try:
+            self.overdue(call)
+        except Exception as error:  # there will be others to tell of
+            log.error("could not tell of a call that takes too long: %r", error, exc_info=error)
+
+
+def _nothing(call: Call) -> None:
+    pass
