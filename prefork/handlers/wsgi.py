@@ -63,13 +63,16 @@ class Wsgi:
     async def handle(self, request: Request) -> Response:
         """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333. The hot path."""
         line, headers, client = request.line, request.headers, request.client
-        from_headers = headers.views.get(self)
-        if from_headers is None:
-            from_headers = headers.views[self] = _fields(headers, self._constant)
+        environ: Environ | None = headers.views.get(self)
+        if environ is not None:
+            environ = environ.copy()
+        else:
+            environ = _fields(headers, self._constant)
+            if headers.shared:
+                headers.views[self] = environ.copy()
         from_line = line.views.get(self)
         if from_line is None:
             from_line = line.views[self] = self._line(line)
-        environ: Environ = from_headers.copy()
         environ.update(from_line)
         environ["REMOTE_ADDR"] = client.address
         environ["REMOTE_PORT"] = client.port
@@ -209,28 +212,30 @@ async def _body(request: Request, environ: Environ) -> IO[bytes]:
 def _fields(headers: Headers, constant: Environ) -> Environ:
     """`constant`, and the request fields as CGI variables (RFC 3875 §4.1.18)."""
     environ = constant.copy()
-    for name, value in headers.fields.items():
-        environ[_VARIABLES[name]] = value
-    environ.pop("", None)
+    try:
+        for name, value in headers.fields.items():
+            environ[_VARIABLES[name]] = value
+    except KeyError:
+        for name, value in headers.fields.items():
+            environ[_variable(name)] = value
+    if "" in environ:
+        del environ[""]
     return environ
 
 
-class _Variables(dict[str, str]):
-    """Field name -> its variable, at most 512 of them: a dict's own look-up takes half the time of an lru_cache's."""
-
-    def __missing__(self, name: str) -> str:
-        """ "" for a field that is withheld, since it could pose as another: a name with "_" would alias the one with
-        "-", and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
-        """
-        variable = name.upper().replace("-", "_")
-        if "_" in name or name in ("proxy", "transfer-encoding"):
-            variable = ""
-        elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            variable = "HTTP_" + variable
-        if len(self) >= 512:
-            self.clear()
-        self[name] = variable
-        return variable
+_VARIABLES: dict[str, str] = {}  # by field name, at most 512: what _variable has told
 
 
-_VARIABLES = _Variables()
+def _variable(name: str) -> str:
+    """ "" for a field that is withheld, since it could pose as another: a name with "_" would alias the one with "-",
+    and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
+    """
+    variable = name.upper().replace("-", "_")
+    if "_" in name or name in ("proxy", "transfer-encoding"):
+        variable = ""
+    elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        variable = "HTTP_" + variable
+    if len(_VARIABLES) >= 512:
+        _VARIABLES.clear()
+    _VARIABLES[name] = variable
+    return variable

@@ -15,7 +15,7 @@ Fields = Sequence[tuple[str, str]]
 
 
 class Headers:
-    """One validated header block, immutable and shared by every request that repeats it.
+    """One validated header block, immutable; `shared` where it is kept for every request that repeats it.
 
     `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out
     once, when the block is parsed: `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the
@@ -24,7 +24,18 @@ class Headers:
     (RFC 9110 §5.3), cookies by semicolon.
     """
 
-    __slots__ = ("chunked", "expects_continue", "fields", "has_body", "host", "keep_alive", "length", "pairs", "views")
+    __slots__ = (
+        "chunked",
+        "expects_continue",
+        "fields",
+        "has_body",
+        "host",
+        "keep_alive",
+        "length",
+        "pairs",
+        "shared",
+        "views",
+    )
 
     def __init__(self, pairs: Fields) -> None:
         self.pairs = pairs
@@ -37,6 +48,7 @@ class Headers:
         self.has_body = False
         self.keep_alive: bool | None = None
         self.expects_continue = False
+        self.shared = False
         self.views: dict[Any, Any] = {}
 
     def get(self, name: str, default: str = "") -> str:
@@ -49,7 +61,7 @@ class Headers:
     def without(self, names: Container[str]) -> Headers:
         """A copy without the fields of these names, which say nothing of the connection."""
         copy = Headers(tuple([pair for pair in self.pairs if pair[0] not in names]))
-        copy.host = self.host
+        copy.host, copy.shared = self.host, self.shared
         copy.length, copy.chunked, copy.has_body = self.length, self.chunked, self.has_body
         copy.keep_alive, copy.expects_continue = self.keep_alive, self.expects_continue
         return copy

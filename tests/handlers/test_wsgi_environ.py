@@ -213,8 +213,11 @@ def test_an_application_may_change_its_environ_and_nobody_else_sees_it() -> None
         start_response("200 OK", [])
         return [" ".join(answer).encode()]
 
-    first = parse(exchange(wsgi(application), request("/p", "X-A: 1") * 2))
-    assert (first.body, parse(first.rest).body) == (b"1 /p no", b"1 /p no")
+    rest = exchange(wsgi(application), request("/p", "X-A: 1") * 4)  # from the second on the fields are remembered
+    for _ in range(4):
+        answer = parse(rest)
+        assert answer.body == b"1 /p no"
+        rest = answer.rest
 
 
 # --- wsgiref.validate watches both sides: whatever it objects to would be a 500 ---

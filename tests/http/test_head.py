@@ -150,6 +150,13 @@ def test_a_hit_gives_the_same_objects_as_the_miss() -> None:
     assert first[1] is second[1]
 
 
+def test_a_block_says_whether_it_is_kept_for_others() -> None:
+    heads = Heads(32768, 100)
+    assert [parse(GET, heads)[1].shared for _ in range(3)] == [False, True, True]
+    long = GET[:-2] + b"A: " + b"a" * ENTRY_BYTES + b"\r\n\r\n"
+    assert [parse(long, heads)[1].shared for _ in range(3)] == [False, False, False]
+
+
 def test_the_request_line_and_the_fields_are_cached_apart() -> None:
     heads = Heads(32768, 100)
     parse(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", heads)
