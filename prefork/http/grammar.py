@@ -28,7 +28,8 @@ ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*+)(.*+)", re.IGNORECASE)  # RFC 91
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")  # RFC 3986 §2.1
 DIGITS = re.compile(r"[0-9]{1,18}")  # RFC 9110 §8.6; 18 of them fit into 63 bits
 
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")  # RFC 9112 §7.1, §7.1.1
+# RFC 9112 §7.1, §7.1.1: padding after a size is read over; before an extension it is refused, as by h11
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)")
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 """Status code -> reason phrase (RFC 9110 §15)."""
