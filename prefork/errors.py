@@ -39,6 +39,10 @@ class ClientGone(PreforkError, OSError):
     """Raised in an ASGI application that sends to a client who is gone, or whose response is over (ASGI 2.4)."""
 
 
+class BodyLost(PreforkError, OSError):
+    """Raised in a WSGI application that reads a request body of which no more can come: for frameworks, an OSError."""
+
+
 class TimedOut(PreforkError):
     """Raised by the loop in a task whose deadline has passed."""
 

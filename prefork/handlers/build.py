@@ -15,6 +15,7 @@ from prefork.handlers.respond import redirect, respond
 from prefork.handlers.router import Router, mount, not_found
 from prefork.handlers.status import status
 from prefork.handlers.wsgi import Wsgi
+from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.message import Handler
 from prefork.kernel.leader import Crew
 from prefork.settings.schema import Route, Workers
@@ -92,7 +93,7 @@ def _application(route: Route, mounted: str, host: Host) -> Handler:
         return host.asgi().handler(application, mounted, route.lifespan == "auto")
     workers = host.workers
     host.crew.wanted = True
-    return Wsgi(
+    wsgi = Wsgi(
         application,
         mounted,
         host.crew,
@@ -100,3 +101,4 @@ def _application(route: Route, mounted: str, host: Host) -> Handler:
         timeout=workers.timeout if route.timeout is None else route.timeout,
         queue_timeout=workers.queue_timeout,
     ).handle
+    return wsgi if route.request_buffering else Unbuffered(wsgi, host.crew).handle

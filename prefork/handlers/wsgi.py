@@ -203,7 +203,7 @@ class Wsgi:
 
 async def _body(request: Request, environ: Environ) -> IO[bytes]:
     body = await request.body.spool()
-    if request.headers.chunked:  # all of it has arrived, so its length is known: Django reads no body without
+    if request.headers.chunked and body.seekable():  # all of it is here, with its length: Django reads none without
         environ["CONTENT_LENGTH"] = str(body.seek(0, os.SEEK_END))
         body.seek(0)
     return body

@@ -81,8 +81,8 @@ def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> 
 
 
 def _check_kinds(raw: object, walk: Walk) -> None:
-    """A route is exactly one of KINDS; an unknown key may be a misspelt one, and that is said already. A lifespan is an
-    ASGI application's.
+    """A route is exactly one of KINDS; an unknown key may be a misspelt one, and that is said already. What says how an
+    application is called stands beside one of that kind.
     """
     for index, route in enumerate(raw if isinstance(raw, list) else ()):
         if isinstance(route, dict):
@@ -90,8 +90,9 @@ def _check_kinds(raw: object, walk: Walk) -> None:
             if len(present) > 1 or (not present and route.keys() <= keys(Route).keys()):
                 stands = " and ".join(present) or "none"
                 walk.problem(f"route[{index}]", f"expected exactly one of {', '.join(KINDS)}; found {stands}")
-            elif "lifespan" in route and not {"asgi", "app"} & route.keys():
-                walk.problem(f"route[{index}].lifespan", "expected only beside asgi or app")
+            for key, kind in (("lifespan", "asgi"), ("request_buffering", "wsgi")):
+                if key in route and len(present) == 1 and present[0] not in (kind, "app"):
+                    walk.problem(f"route[{index}].{key}", f"expected only beside {kind} or app")
 
 
 def _check_routes(routes: tuple[Route | None, ...], walk: Walk) -> None:

@@ -232,6 +232,11 @@ class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout: Annotated[
         float | None, kinds.TIMEOUT, Meta(description="As workers.timeout, for this route's WSGI application.")
     ] = None
+    request_buffering: Annotated[
+        bool,
+        kinds.FLAG,
+        Meta(description="Whether a WSGI application is called once the request body is here; false: it reads along."),
+    ] = True
     lifespan: Annotated[
         Literal["auto", "off"],
         kinds.choice("auto", "off"),

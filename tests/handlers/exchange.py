@@ -18,6 +18,7 @@ import pytest
 from prefork.errors import Disconnected, TimedOut
 from prefork.handlers.build import Host, Snapshot, build
 from prefork.handlers.wsgi import Wsgi
+from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client, Handler, Request, Response
@@ -176,10 +177,14 @@ class _Hosted:
         return await self.find(request)(request)
 
 
-def wsgi(application: Callable[..., Any], mount: str = "", threads: int = 2, pinned: bool = False) -> Handler:
+def wsgi(
+    application: Callable[..., Any], mount: str = "", threads: int = 2, pinned: bool = False, buffered: bool = True
+) -> Handler:
     crew = Crew(Loop(make_poller("auto")), threads)
     crew.pinned = pinned
-    handle = Wsgi(application, mount, crew, multiprocess=True).handle
+    handle: Handler = Wsgi(application, mount, crew, multiprocess=True).handle
+    if not buffered:
+        handle = Unbuffered(handle, crew).handle
     return _Hosted(crew, lambda request: handle)
 
 

@@ -264,6 +264,14 @@ def test_a_lifespan_beside_anything_else_than_an_asgi_application_is_an_error(pr
     assert problems(text) == ["route[0].lifespan: expected only beside asgi or app"]
 
 
+@pytest.mark.parametrize("kind", ["asgi = 'a:b'", "redirect = '/'"])
+def test_request_buffering_beside_anything_else_than_a_wsgi_application_is_an_error(
+    problems: Problems, kind: str
+) -> None:
+    wrong = "route[0].request_buffering: expected only beside wsgi or app"
+    assert problems(f"[[route]]\n{kind}\nrequest_buffering = false") == [wrong]
+
+
 def test_a_route_of_no_kind_is_an_error(problems: Problems) -> None:
     assert problems("[[route]]\npath = '/a'") == [
         "route[0]: expected exactly one of files, app, wsgi, asgi, respond, redirect, status; found none"
