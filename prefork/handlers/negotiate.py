@@ -1,0 +1,46 @@
+"""Content negotiation: which coding a client would rather have. Owns the reading of Accept-Encoding; codes nothing.
+
+RFC 9110 §12.5.3 and §12.4.2. What is said to be acceptable in a way that is no HTTP is not acceptable.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+IDENTITY = "identity"  # no coding at all
+
+_LONGEST = 256  # characters; what is longer is read anew each time: so what is remembered stays below 128 KiB
+_MEMBER = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
+_SAME = {"x-gzip": "gzip", "x-compress": "compress"}  # RFC 9110 §8.4.1
+
+
+def best(accept: str, available: tuple[str, ...]) -> str | None:
+    """The one of the `available` codings that the client likes best; of those it likes equally, the first.
+
+    `accept` is the value of Accept-Encoding, "" where there is none; `available` are lower case, IDENTITY not among
+    them. IDENTITY where nothing of that is wanted, or not as much; None where not even that is acceptable.
+    """
+    return _best(accept, available) if len(accept) <= _LONGEST else _best.__wrapped__(accept, available)
+
+
+@lru_cache(512)
+def _best(accept: str, available: tuple[str, ...]) -> str | None:
+    weights = _weights(accept)
+    others = weights.get("*", 0.0)
+    # Mentioned by nobody, it is acceptable, and the last choice; "*" means it only where it excludes (§12.5.3).
+    plain = weights.get(IDENTITY, 0.0 if weights.get("*") == 0.0 else None)
+    chosen = max(available, key=lambda coding: weights.get(coding, others), default=IDENTITY)
+    weight = weights.get(chosen, others)
+    if weight > 0.0 and (plain is None or weight >= plain):
+        return chosen
+    return IDENTITY if plain != 0.0 else None
+
+
+def _weights(accept: str) -> dict[str, float]:
+    """The weight of each coding that `accept` names, "*" being one of them."""
+    weights = {}
+    for member in accept.lower().split(","):
+        if match := _MEMBER.fullmatch(member.strip(" \t")):
+            weights[_SAME.get(match[1], match[1])] = float(match[2] or 1)
+    return weights
