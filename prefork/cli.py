@@ -22,6 +22,7 @@ from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
 from prefork.process.status import table
+from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Master as MasterSettings
 from prefork.settings.schema import Settings
@@ -84,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     stop = add_config(add("stop", _stop, "finish what is under way, then stop"))
     stop.add_argument("--now", action="store_true", help="stop without finishing")
     add_config(add("reopen", _reopen, "reopen the log files, after they have been moved away"))
+    scale = add_config(add("scale", _scale, "have another number of workers, until the next reload"))
+    scale.add_argument("count", metavar="N", type=int, help=f"how many, from 1 to {MOST_WORKERS}")
     status = add_config(add("status", _status, "show the master and its workers"))
     status.add_argument("--json", action="store_true", help="as JSON")
     add("version", _version, "print the version")
@@ -152,6 +155,15 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _reopen(options: argparse.Namespace) -> int:
     print(_ask(options, {"command": "reopen"})["message"])
+    return 0
+
+
+def _scale(options: argparse.Namespace) -> int:
+    reply = _ask(options, {"command": "scale", "count": options.count})
+    if not reply["ok"]:
+        _complain(f"{reply.get('report', '')}scale failed, so all stays as it was: {reply['message']}")
+        return FAILED
+    print(f"scaled: {reply['message']}")
     return 0
 
 

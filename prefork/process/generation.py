@@ -12,7 +12,8 @@ from functools import partial
 
 from prefork.errors import BootError, TimedOut
 from prefork.http.counts import REQUESTS
-from prefork.kernel.event import Event
+from prefork.kernel.event import Bell, Event
+from prefork.kernel.loop import Loop
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
@@ -31,6 +32,21 @@ class Phase(Enum):
     BOOTING = auto()
     SERVING = auto()
     LEAVING = auto()
+
+
+class Post:
+    """A worker's place: whoever holds it is replaced, until the post is `closed`.
+
+    `holder` is ready and alive; `children` are all that live, those that boot or leave too. Where a post that is not
+    `established` cannot be filled, `failure` says why.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.holder: Child | None = None
+        self.children: set[Child] = set()
+        self.established = False
+        self.failure: BootError | None = None
+        self.closed = Event(loop)
 
 
 class Generation:
@@ -58,20 +74,54 @@ class Generation:
         self._children = children
         self._scoreboard = scoreboard
         self._living = living
+        self._posts: list[Post] = []
         self._members: set[Child] = set()
         self._dismissed: set[Child] = set()  # each for itself, while the others stay
-        self._settled = Event(children.loop)  # all are ready, or one has failed
-        self._failure: BootError | None = None
-        self._leaving = Event(children.loop)
+        self._news = Bell(children.loop)  # rung when a worker is ready, or cannot be
         self._gate, self._gate_out = os.pipe()
 
     async def start(self) -> None:
         """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then `kill` is due."""
-        for position in range(self.size):
-            self._children.loop.spawn(self._supervise(), f"supervising worker {position}")
-        await self._settled.wait()
-        if self._failure is not None:
-            raise self._failure
+        await self._fill(self.size)
+
+    async def resize(self, size: int) -> None:
+        """Have so many workers, at least one. Those that are too many finish what is under way.
+
+        Raises BootError when a new one cannot be ready: then there are as many as before.
+        """
+        before = len(self._posts)
+        try:
+            await self._fill(size - before)
+        except BootError:
+            self._close_posts(before)
+            raise
+        self._close_posts(size)
+        self.size = size
+
+    async def _fill(self, count: int) -> None:
+        """Add `count` posts, and wait until all of them are held. Raises BootError when one cannot be."""
+        fresh = [Post(self._children.loop) for _ in range(count)]
+        self._posts += fresh
+        for post in fresh:
+            self._children.loop.spawn(self._supervise(post), "supervising a worker")
+        await self._news.until(
+            lambda: all(post.holder for post in fresh) or any(post.failure or post.closed.is_set() for post in fresh)
+        )
+        for post in fresh:
+            if post.failure is not None:
+                raise post.failure
+            if post.closed.is_set():
+                raise BootError(f"generation {self.number} is leaving")
+            post.established = True
+
+    def _close_posts(self, keep: int) -> None:
+        """Close all posts but the first `keep`; whoever holds one is asked to leave."""
+        closing, self._posts = self._posts[keep:], self._posts[:keep]
+        for post in closing:
+            post.closed.set()
+            for child in post.children - self.ready:
+                child.signal(signal.SIGKILL)  # it has nothing to finish
+            self._children.loop.spawn(self._dismiss(post.children & self.ready), "dismissing a worker")
 
     def open(self) -> None:
         """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
@@ -94,7 +144,9 @@ class Generation:
     def leave(self) -> None:
         """Replace nobody from now on."""
         self.phase = Phase.LEAVING
-        self._leaving.set()
+        for post in self._posts:
+            post.closed.set()
+        self._news.ring()
 
     def close(self) -> None:
         """Close what is this generation's alone, save its sockets: they may be the next one's too."""
@@ -102,42 +154,43 @@ class Generation:
         os.close(self._gate)
         os.close(self._gate_out)
 
-    async def _supervise(self) -> None:
-        """Keep one worker alive until the generation leaves; give up only while it boots."""
+    async def _supervise(self, post: Post) -> None:
+        """Keep a worker at the post until it is closed; give up only while that is not established."""
         early = 0  # deaths in a row at a young age
         child: Child | None = None
-        while not self._leaving.is_set():
+        while not post.closed.is_set():
             try:
-                child = await self._one_life(child)
+                child = await self._one_life(post, child)
                 lived = child.age
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
-                if self.phase is Phase.BOOTING:
-                    self._failure = self._failure or failure
-                    self._settled.set()
+                if post.closed.is_set():
                     return
-                if self.phase is Phase.SERVING:
-                    log.error("%s", failure, extra={"report": failure.report})
+                if not post.established:
+                    post.failure = failure
+                    self._news.ring()
+                    return
+                log.error("%s", failure, extra={"report": failure.report})
                 lived = 0.0
             early = early + 1 if lived < YOUNG else 0
-            if early > 1 and not self._leaving.is_set():
-                await self._pause(pause_after(early))
+            if early > 1 and not post.closed.is_set():
+                await self._pause(post, pause_after(early))
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait before the next attempt, but no longer than the generation stays."""
+    async def _pause(self, post: Post, seconds: float) -> None:
+        """Wait before the next attempt, but no longer than there is the post."""
         log.warning("the next attempt to replace it in %g s", seconds)
         try:
             with self._children.loop.within(seconds):
-                await self._leaving.wait()
+                await post.closed.wait()
         except TimedOut:
             pass
 
-    async def _one_life(self, predecessor: Child | None) -> Child:
+    async def _one_life(self, post: Post, predecessor: Child | None) -> Child:
         """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
 
         Once it is ready, `predecessor` is asked to leave, if it is still there.
         """
-        child = self._fork()
+        child = self._fork(post)
         try:
             await child.ready(self.settings.workers.boot_timeout)
         except BootError:
@@ -145,8 +198,8 @@ class Generation:
             await child.exited.wait()
             raise
         self.ready.add(child)
-        if len(self.ready) == self.size:
-            self._settled.set()
+        post.holder = child
+        self._news.ring()
         log.debug("worker %d is ready", child.pid)
         if predecessor is not None and not predecessor.exited.is_set():
             self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
@@ -156,7 +209,7 @@ class Generation:
         child.hang_up()
         return child
 
-    def _fork(self) -> Child:
+    def _fork(self, post: Post) -> Child:
         slot = self._scoreboard.free()
         self._scoreboard.occupy(slot, 0, self.number)
         try:
@@ -169,15 +222,19 @@ class Generation:
             raise
         self._scoreboard.occupy(slot, child.pid, self.number)
         self._members.add(child)
-        self._children.loop.spawn(self._bury(child, slot), f"waiting for the end of worker {child.pid}")
+        post.children.add(child)
+        self._children.loop.spawn(self._bury(post, child, slot), f"waiting for the end of worker {child.pid}")
         return child
 
-    async def _bury(self, child: Child, slot: int) -> None:
+    async def _bury(self, post: Post, child: Child, slot: int) -> None:
         """When it is gone: say so, where nobody has asked it to leave, and free its place."""
         await child.exited.wait()
         served = self._scoreboard.slot(slot)[REQUESTS]
         self._scoreboard.vacate(slot)
         self._members.discard(child)
+        post.children.discard(child)
+        if post.holder is child:
+            post.holder = None
         if child not in self.ready:
             return  # it has not booted, and is spoken of by who waits for that
         self.ready.discard(child)

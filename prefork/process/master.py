@@ -16,8 +16,7 @@ from contextlib import ExitStack, suppress
 
 from prefork import __version__
 from prefork.errors import BootError, PreforkError
-from prefork.kernel.event import Event
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net import listen
 from prefork.observe.logs import Logs
@@ -29,6 +28,8 @@ from prefork.process.identity import PidFile
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
 from prefork.process.watch import Watch
+from prefork.process.wishes import Wish, Wishes
+from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
 
@@ -37,18 +38,6 @@ STOPPING = "the server is stopping"
 FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
 
 log = logging.getLogger("prefork")
-
-
-class Reload:
-    """One wish for a reload, and what became of it. Wishes that arrive during a reload share the next one."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.done = Event(loop)
-        self.error: Exception | None = None
-
-    def settle(self, error: Exception | None) -> None:
-        self.error = error
-        self.done.set()
 
 
 class Master:
@@ -66,11 +55,11 @@ class Master:
         self._exit_status = os.EX_OK
         self._stopping = False
         self._generations: list[Generation] = []  # that boot, serve or drain
-        self._reloads: list[Reload] = []
-        self._reloader: Task | None = None
+        self._wishes = Wishes(self._loop)
+        self._granting: Task | None = None
         self._last_reload: Message | None = None
         self._started = time.time()
-        self._watch = Watch(self._children, watched, settings.source, self._wish_reload) if watched else None
+        self._watch = Watch(self._children, watched, settings.source, self._wishes.add) if watched else None
         self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
         with ExitStack() as undo:
             self._pid_file = PidFile(settings.master.pid_file)
@@ -119,7 +108,11 @@ class Master:
         if command is Command.REAP:
             self._children.reap()
         elif command is Command.RELOAD:
-            self._wish_reload()
+            self._wishes.add()
+        elif command is Command.MORE:
+            self._wishes.add(lambda size: min(size + 1, MOST_WORKERS))
+        elif command is Command.FEWER:
+            self._wishes.add(lambda size: max(size - 1, 1))
         elif command is Command.REOPEN:
             self._reopen()
         elif command is Command.STOP:
@@ -133,7 +126,9 @@ class Master:
         if command == "status":
             return {"ok": True, **describe(self.generation, self._started, self._last_reload, self._scoreboard)}
         if command == "reload":
-            return await self._answer_reload()
+            return await self._answer_when_granted(self._wishes.add())
+        if command == "scale":
+            return await self._answer_scale(request.get("count"))
         if command == "reopen":
             self._reopen()
             return {"ok": True, "message": "log files reopened"}
@@ -142,11 +137,16 @@ class Master:
             return {"ok": True, "pid": os.getpid()}
         return {"ok": False, "message": f"unknown command: {command!r}"}
 
-    async def _answer_reload(self) -> Message:
-        wish = self._wish_reload()
+    async def _answer_scale(self, count: object) -> Message:
+        if type(count) is not int or not 1 <= count <= MOST_WORKERS:
+            return {"ok": False, "message": f"expected an integer from 1 to {MOST_WORKERS}, got {count!r}"}
+        return await self._answer_when_granted(self._wishes.add(lambda _: count))
+
+    async def _answer_when_granted(self, wish: Wish) -> Message:
         await wish.done.wait()
         if wish.error is None:
-            return {"ok": True, "message": f"generation {self.generation.number} serves"}
+            serving = f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
+            return {"ok": True, "message": serving}
         return {"ok": False, "message": str(wish.error), "report": getattr(wish.error, "report", "")}
 
     # ---- boot, reload, stop
@@ -171,7 +171,7 @@ class Master:
         if self._stopping:
             return
         self.generation.open()
-        self._reloader = self._loop.spawn(self._reload_on_wish(), "reloading")
+        self._granting = self._loop.spawn(self._grant_wishes(), "granting wishes")
         self._announce()
 
     def _give_up(self, error: BootError) -> None:
@@ -199,39 +199,35 @@ class Master:
             log.info("%s", line)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def _wish_reload(self) -> Reload:
-        wish = Reload(self._loop)
-        self._reloads.append(wish)
-        if self._stopping:
-            self._refuse_reloads()
-        elif self._reloader is not None:
-            self._reloader.wake()
-        return wish
-
-    def _refuse_reloads(self) -> None:
-        for wish in self._reloads:
-            wish.settle(BootError(STOPPING))
-
-    async def _reload_on_wish(self) -> None:
-        """Reload as often as it is wished; wishes that gather meanwhile are granted by one reload."""
+    async def _grant_wishes(self) -> None:
+        """Reload, and change the number of workers, as often as it is wished, one after the other."""
         while True:
-            wishes, self._reloads = self._reloads, []
-            if not wishes:
-                await PARKED
-                continue
+            wishes = await self._wishes.next()
+            is_reload = wishes[0].resize is None
             error: Exception | None = BootError(STOPPING)  # for one that is not to end
             try:
-                await self._reload()
+                await (self._reload() if is_reload else self._resize(wishes))
                 error = None
             except Exception as failure:
                 error = failure
                 unforeseen = None if isinstance(failure, PreforkError) else failure
                 extra = {"report": getattr(failure, "report", "")}
-                log.error("reload failed, so all stays as it was: %s", failure, extra=extra, exc_info=unforeseen)
+                what = "reload" if is_reload else "change of the number of workers"
+                log.error("%s failed, so all stays as it was: %s", what, failure, extra=extra, exc_info=unforeseen)
             finally:
-                self._last_reload = {"at": time.time(), "ok": error is None, "message": str(error or "")}
+                if is_reload:
+                    self._last_reload = {"at": time.time(), "ok": error is None, "message": str(error or "")}
                 for wish in wishes:
                     wish.settle(error)
+
+    async def _resize(self, wishes: Sequence[Wish]) -> None:
+        """Have as many workers as the wishes come to, until the next reload. Raises BootError."""
+        size = before = self.generation.size
+        for wish in wishes:
+            size = wish.resize(size) if wish.resize is not None else size
+        if size != before:
+            await self.generation.resize(size)
+            log.info("scaled: generation %d serves with %s", self.generation.number, counted(size, "worker"))
 
     async def _reload(self) -> None:
         """A new generation in the place of the old: wholly, or not at all. Raises PreforkError when not at all."""
@@ -273,10 +269,10 @@ class Master:
         self._stopping = True
         if self._watch is not None:
             self._watch.stop()
-        if self._reloader is not None:
-            self._reloader.cancel()
-            self._reloader = None
-        self._refuse_reloads()
+        if self._granting is not None:
+            self._granting.cancel()
+            self._granting = None
+        self._wishes.refuse(BootError(STOPPING))
         self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
         if fast:
             self._loop.spawn(self._stop_now(), "stopping at once")

@@ -17,6 +17,8 @@ class Command(Enum):
     STOP = auto()
     STOP_NOW = auto()
     REOPEN = auto()
+    MORE = auto()
+    FEWER = auto()
     REAP = auto()
     NOTHING = auto()
 
@@ -27,13 +29,17 @@ MASTER: dict[int, Command] = {
     signal.SIGQUIT: Command.STOP,
     signal.SIGINT: Command.STOP_NOW,
     signal.SIGUSR1: Command.REOPEN,
+    signal.SIGTTIN: Command.MORE,
+    signal.SIGTTOU: Command.FEWER,
     signal.SIGCHLD: Command.REAP,
-    # whose defaults would be to die, or to stop
-    signal.SIGUSR2: Command.NOTHING,
+    signal.SIGUSR2: Command.NOTHING,  # whose default would be to die
+}
+WORKER = {
+    **MASTER,  # what is the master's alone is ignored: the defaults would be to die, or to stop
+    signal.SIGHUP: Command.NOTHING,
     signal.SIGTTIN: Command.NOTHING,
     signal.SIGTTOU: Command.NOTHING,
 }
-WORKER = {**MASTER, signal.SIGHUP: Command.NOTHING}
 del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
 
 

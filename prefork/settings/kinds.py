@@ -23,6 +23,7 @@ from prefork.settings.wording import found, quoted
 
 T = TypeVar("T")
 
+MOST_WORKERS = 1024
 LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 104 on BSD and macOS, 108 on Linux
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _END = r"(?!\n)$"  # in Python `$` alone would let a last newline through; \Z is not known to JSON Schema
@@ -182,7 +183,9 @@ ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})
 TEXT = Kind("a text", str)
 TIMEOUT = Kind("a number of seconds, or 0 for none", Annotated[float, Meta(ge=0)], lambda s: _when(math.isfinite(s), s))
 SECONDS = Kind("a number of seconds above 0", Annotated[float, Meta(gt=0)], lambda s: _when(math.isfinite(s), s))
-WORKERS = Kind('an integer from 1 to 1024 or "auto"', Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"])
+WORKERS = Kind(
+    f'an integer from 1 to {MOST_WORKERS} or "auto"', Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | Literal["auto"]
+)
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
 FILE = Kind("a file name", _NON_EMPTY, _file_name)
 SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)
