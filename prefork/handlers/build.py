@@ -73,7 +73,8 @@ def build(routes: Sequence[Route], host: Host) -> Router:
 
 def _handler(route: Route, mounted: str, host: Host) -> Handler:
     if route.files is not None:
-        return Files(os.path.join(host.roots, route.files.root), route.files.index, route.files.max_age, mounted)
+        files = route.files
+        return Files(os.path.join(host.roots, files.root), files.index, files.max_age, mounted, files.listing)
     if route.respond is not None:
         return respond(route.respond)
     if route.redirect is not None:

@@ -17,6 +17,7 @@ import time
 import urllib.parse
 
 from prefork.handlers import tree
+from prefork.handlers.listing import Listing
 from prefork.http.message import Fields, FileSegment, Request, Response, plain
 
 log = logging.getLogger("prefork")
@@ -108,16 +109,18 @@ class Files:
     """The handler of a `files` route: GET and HEAD of what lies below the directory `root`.
 
     `index` is the file that stands for a directory, "" for none; `max_age`, in seconds, becomes Cache-Control; `mount`
-    is the route's path without its final slash, "" for "/". A root that is missing later on is 404 until it is back.
+    is the route's path without its final slash, "" for "/". Where `listing` is set, a directory without an index is
+    listed. A root that is missing later on is 404 until it is back.
     """
 
-    __slots__ = ("_cache_control", "_index", "_mount", "_root")
+    __slots__ = ("_cache_control", "_index", "_listing", "_mount", "_root")
 
-    def __init__(self, root: str, index: str, max_age: int | None, mount: str) -> None:
+    def __init__(self, root: str, index: str, max_age: int | None, mount: str, listing: bool = False) -> None:
         # Absolute, as an application may chdir; not by abspath, which resolves `current/..` without asking the symlink.
         self._root = os.fsencode(os.path.join(os.getcwd(), root))
         self._index = os.fsencode(index).split(b"/")
         self._mount = len(mount)
+        self._listing = Listing(self._root, mount, _HIDDEN.search) if listing else None
         self._cache_control: Fields = () if max_age is None else (("Cache-Control", f"max-age={max_age}"),)
 
     async def __call__(self, request: Request) -> Response:
@@ -130,14 +133,22 @@ class Files:
         names = [name for name in path.encode("latin-1").split(b"/") if name]
         slash = path.endswith("/")
         if slash:  # without an index it is 404, not nginx's 403: no name that ends so tells which directories exist
-            names += self._index
+            directory, names = names, names + self._index
         try:
             file, status = tree.open_file(self._root, names)
-        except IsADirectoryError:
-            return plain(404) if slash else _redirect(request)
         except OSError as error:
+            if slash and self._listing is not None and error.errno in _ABSENT:
+                return await self._list(request, self._listing, directory)
+            if isinstance(error, IsADirectoryError):
+                return plain(404) if slash else _redirect(request)
             return _refuse(request, error)
         return self._respond(request, names[-1], file, status)
+
+    async def _list(self, request: Request, listing: Listing, names: list[bytes]) -> Response:
+        try:
+            return await listing.answer(request, names)
+        except OSError as error:
+            return _refuse(request, error)
 
     def _respond(self, request: Request, name: bytes, file: int, status: os.stat_result) -> Response:
         """The answer from an open file, which it closes, or hands over to the response's FileSegment."""

@@ -1,6 +1,6 @@
-"""Content negotiation: which coding a client would rather have. Owns the reading of Accept-Encoding; codes nothing.
+"""Content negotiation: what a client would rather have. Owns the reading of Accept and Accept-Encoding; codes nothing.
 
-RFC 9110 §12.5.3 and §12.4.2. What is said to be acceptable in a way that is no HTTP is not acceptable.
+RFC 9110 §12.4.2, §12.5.1 and §12.5.3. What is said to be acceptable in a way that is no HTTP is not acceptable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from functools import lru_cache
 IDENTITY = "identity"  # no coding at all
 
 _LONGEST = 256  # characters; what is longer is read anew each time: so what is remembered stays below 128 KiB
-_MEMBER = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
+_WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+_MEMBER = re.compile(rf"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*{_WEIGHT.pattern})?")
 _SAME = {"x-gzip": "gzip", "x-compress": "compress"}  # RFC 9110 §8.4.1
 
 
@@ -44,3 +45,18 @@ def _weights(accept: str) -> dict[str, float]:
         if match := _MEMBER.fullmatch(member.strip(" \t")):
             weights[_SAME.get(match[1], match[1])] = float(match[2] or 1)
     return weights
+
+
+def preference(accept: str, kind: str) -> tuple[float, int]:
+    """The weight that `accept`, the value of Accept, gives the media type `kind`, by the most specific range that it
+    matches, and how specific that is; (0.0, -1) where it is not wanted.
+    """
+    ranges = ("*/*", kind.partition("/")[0] + "/*", kind)
+    weight, precision = 0.0, -1
+    for member in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in member.split(";"))
+        if name in ranges and ranges.index(name) > precision:
+            precision = ranges.index(name)
+            given = next(filter(None, map(_WEIGHT.fullmatch, parameters)), None)
+            weight = float(given[1]) if given else 1.0
+    return weight, precision if weight else -1

@@ -1,4 +1,4 @@
-"""The tree below a root: opens the regular file a path names, and nothing outside. Owns no HTTP.
+"""The tree below a root: opens the regular file or the directory a path names, and nothing outside. Owns no HTTP.
 
 Why nothing outside can be reached, whoever renames or relinks whatever meanwhile. A file is reached by a walk: the root
 is opened, then each directory by one plain name relative to the descriptor before it, with O_NOFOLLOW, and so is the
@@ -20,6 +20,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # O_PATH asks only for the right to search a directory; where it is missing, the right to list it is needed, too.
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
@@ -37,9 +41,24 @@ def open_file(root: bytes, names: list[bytes]) -> tuple[int, os.stat_result]:
     `names` are path components without a slash. Raises IsADirectoryError for a directory, FileNotFoundError for a
     special file (it is not opened) and for whatever lies outside, else the OSError of the system call that failed.
     """
+    return _reach(root, names, _walk_to_file)
+
+
+def open_directory(root: bytes, names: list[bytes]) -> int:
+    """A descriptor of the directory that `names` lead to below `root`, fit to be listed; the caller closes it.
+
+    Raises FileNotFoundError for whatever lies outside, NotADirectoryError for what is none, else as `open_file`.
+    """
+    return _reach(root, names, _walk_to_directory)
+
+
+def _reach(root: bytes, names: list[bytes], walk: Callable[[bytes, list[bytes]], T]) -> T:
+    """What `walk` comes to, by way of symlinks where there are any."""
+    if b".." in names:
+        raise _nothing()
     for _ in range(_WALKS):
         try:
-            return _walk(root, names)
+            return walk(root, names)
         except OSError as error:
             if error.errno not in _PERHAPS_LINK:
                 raise
@@ -47,20 +66,36 @@ def open_file(root: bytes, names: list[bytes]) -> tuple[int, os.stat_result]:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-def _walk(root: bytes, names: list[bytes]) -> tuple[int, os.stat_result]:
-    if b".." in names:
-        raise _nothing()
-    at = os.open(root, _DIRECTORY)
+def _walk_to_file(root: bytes, names: list[bytes]) -> tuple[int, os.stat_result]:
+    at = _enter(root, names[:-1])
     try:
         if not names:
             raise _is_directory()
-        for name in names[:-1]:
-            below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-            os.close(at)
-            at = below
         return _open_entry(names[-1], at)
     finally:
         os.close(at)
+
+
+def _walk_to_directory(root: bytes, names: list[bytes]) -> int:
+    at = _enter(root, names)
+    try:
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def _enter(root: bytes, names: list[bytes]) -> int:
+    """The directory at the end of the walk; the caller closes it."""
+    at = os.open(root, _DIRECTORY)
+    try:
+        for name in names:
+            below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+    except BaseException:
+        os.close(at)
+        raise
+    return at
 
 
 def _open_entry(name: bytes, directory: int) -> tuple[int, os.stat_result]:

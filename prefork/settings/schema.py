@@ -188,6 +188,9 @@ class Files(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         kinds.integer(0, LONGEST_AGE),
         Meta(description="Seconds that clients may cache a file; unsaid by default."),
     ] = None
+    listing: Annotated[
+        bool, kinds.FLAG, Meta(description="Whether a directory without an index is answered by a list of its files.")
+    ] = False
 
 
 class Respond(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

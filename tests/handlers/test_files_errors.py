@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import resource
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,22 +15,9 @@ from hypothesis import strategies as st
 
 from prefork.handlers import tree
 from prefork.handlers.files import Files
-from tests.handlers.file_trees import SECRET, ask, content, descriptors, got, serve
+from tests.handlers.file_trees import SECRET, ask, content, descriptors, got, serve, unprivileged
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
-
-
-@contextlib.contextmanager
-def unprivileged() -> Iterator[None]:
-    """Without root's right to read everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_what_may_not_be_read_is_403_whatever_the_conditions() -> None:
