@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     start = add_config(add("start", _start, "run the server in the foreground"))
     start.add_argument("app", metavar="APP", nargs="?", default="", help='an application such as "myapp:app"')
     start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
+    start.add_argument(
+        "--files", metavar="DIR", nargs="?", const=os.curdir, default="", help="serve a directory, this one by default"
+    )
+    start.add_argument("--listing", action="store_true", help="list those of its directories that have no index.html")
     start.add_argument("--listen", metavar="ADDRESS", action="append", default=[], help="where to listen; repeatable")
     start.add_argument("--workers", metavar="N", default="", help='how many workers, or "auto": one per CPU core')
     start.add_argument("--watch", action="store_true", help="reload when Python files or templates below here change")
@@ -94,13 +98,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(options: argparse.Namespace) -> int:
-    # an APP is a whole configuration; a file beside it counts only when it is named
-    path = options.config or (None if options.app else CONFIG)
+    # an APP or a directory is a whole configuration; a file beside it counts only when it is named
+    path = options.config or (None if options.app or options.files else CONFIG)
 
     watched = _watched(options)
 
     def load() -> Settings:
-        settings = read(path, app=options.app, listen=options.listen, workers=options.workers, app_dir=options.app_dir)
+        settings = read(
+            path,
+            app=options.app,
+            files=options.files,
+            listing=options.listing,
+            listen=options.listen,
+            workers=options.workers,
+            app_dir=options.app_dir,
+        )
         return watch.for_development(settings) if watched else settings
 
     return Master(load(), load, watched).run()

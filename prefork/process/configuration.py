@@ -12,10 +12,17 @@ from prefork.settings.schema import Settings
 
 
 def read(
-    path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "", app_dir: str = ""
+    path: str | None,
+    *,
+    app: str = "",
+    files: str = "",
+    listing: bool = False,
+    listen: Sequence[str] = (),
+    workers: str = "",
+    app_dir: str = "",
 ) -> Settings:
     """Settings that this platform can serve; arguments as of settings.load. Raises ConfigError."""
-    settings = load(path, app=app, listen=listen, workers=workers, app_dir=app_dir)
+    settings = load(path, app=app, files=files, listing=listing, listen=listen, workers=workers, app_dir=app_dir)
     problems = [f"{settings.source}: {problem}" for problem in _judge(settings)]
     if problems:
         raise ConfigError(*problems)

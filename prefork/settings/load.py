@@ -12,19 +12,27 @@ from msgspec import structs
 from prefork.errors import ConfigError
 from prefork.settings.json_schema import json_schema
 from prefork.settings.kinds import ADDRESS, DIRECTORY, SOCKET, TARGET, WORKERS
-from prefork.settings.schema import KINDS, Listener, Master, Route, Settings, Workers
+from prefork.settings.schema import KINDS, Files, Listener, Master, Route, Settings, Workers
 from prefork.settings.tables import Walk, keys
 
 __all__ = ["json_schema", "load"]
 
 
 def load(
-    path: str | None, *, app: str = "", listen: Sequence[str] = (), workers: str = "", app_dir: str = ""
+    path: str | None,
+    *,
+    app: str = "",
+    files: str = "",
+    listing: bool = False,
+    listen: Sequence[str] = (),
+    workers: str = "",
+    app_dir: str = "",
 ) -> Settings:
     """Settings from the file `path`, if any, and what the command line puts in their place.
 
-    `app` ("module:attribute") takes the route "/" of every host, `listen` replaces the addresses, `workers` ("auto" or
-    a number) their count; `app_dir` goes in front of their pythonpath. Raises ConfigError, and nothing else.
+    `app` ("module:attribute") or `files` (a directory, with a `listing` or without) takes the route "/" of every host,
+    `listen` replaces the addresses, `workers` ("auto" or a number) their count; `app_dir` goes in front of their
+    pythonpath. Raises ConfigError, and nothing else.
     """
     walk = Walk(path or "")
     document = _read(path) if path is not None else {}
@@ -33,9 +41,13 @@ def load(
     _check_listen(fields.get("listen"), walk)
     _check_kinds(document.get("route"), walk)
     _check_routes(fields.get("routes", ()), walk)
-    if not app and document.get("route", []) == []:
+    if not app and not files and document.get("route", []) == []:
         walk.problem("route", "expected at least one [[route]], or an application on the command line")
-    problems = [*walk.problems, *_override(fields, app, listen, workers, app_dir)]
+    problems = [
+        *walk.problems,
+        *_override(fields, listen, workers, app_dir),
+        *_override_route(fields, app, files, listing),
+    ]
     if problems:
         raise ConfigError(*problems)
     return Settings(**fields, source=path or "")
@@ -109,7 +121,7 @@ def _twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:
             yield index, seen[item]
 
 
-def _override(fields: dict[str, Any], app: str, listen: Sequence[str], workers: str, app_dir: str) -> Iterator[str]:
+def _override(fields: dict[str, Any], listen: Sequence[str], workers: str, app_dir: str) -> Iterator[str]:
     """Put the command line's word into `fields`; yields a problem for each option that is wrong."""
     if listen:
         listeners: list[Listener] = []
@@ -134,11 +146,23 @@ def _override(fields: dict[str, Any], app: str, listen: Sequence[str], workers: 
             fields["workers"] = structs.replace(table, pythonpath=path)
         except ValueError as error:
             yield f"--app-dir: {error}"
-    if app:
-        try:
+
+
+def _override_route(fields: dict[str, Any], app: str, files: str, listing: bool) -> Iterator[str]:
+    """Likewise for the route "/"."""
+    if app and files:
+        yield "--files: expected no application beside it"
+    if listing and not files:
+        yield "--listing: expected only beside --files"
+    try:
+        if app:
             route = Route(app=TARGET.convert(app))
-        except ValueError as error:
-            yield f"APP: {error}"
+        elif files:
+            route = Route(files=Files(root=DIRECTORY.convert(files), listing=listing))
+        else:
             return
-        others = (r for r in fields.get("routes", ()) if r is None or (r.host, r.path) != ("", "/"))
-        fields["routes"] = (*others, route)
+    except ValueError as error:
+        yield f"{'APP' if app else '--files'}: {error}"
+        return
+    others = (r for r in fields.get("routes", ()) if r is None or (r.host, r.path) != ("", "/"))
+    fields["routes"] = (*others, route)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_every_table_is_read(settings: Load) -> None:
         [[route]]
         host = "*.Example.COM"
         path = "/static/"
-        files = { root = "public", index = "", max_age = 60 }
+        files = { root = "public", index = "", max_age = 60, listing = true }
         [[route]]
         respond = { status = 204, type = "text/html", headers = { Allow = "GET" } }
         """
@@ -72,7 +73,7 @@ def test_every_table_is_read(settings: Load) -> None:
     assert loaded.http == Http(max_head=1024, max_body=0, server_header=False)
     assert loaded.log == Log(error="public/error.log", level="debug", access="", format="$method $path")
     assert loaded.routes == (
-        Route(host="*.example.com", path="/static/", files=Files(root="public", index="", max_age=60)),
+        Route(host="*.example.com", path="/static/", files=Files(root="public", index="", max_age=60, listing=True)),
         Route(respond=Respond(status=204, type="text/html", headers={"Allow": "GET"})),
     )
 
@@ -163,7 +164,7 @@ def test_a_syntax_error_is_told_with_its_line(here: Path, text: str, problem: st
         ("routes = []\n[[route]]\nstatus = true", 'routes: unknown key (did you mean "route"?)'),
         ("[worker]\ncount = 1", 'worker: unknown key (did you mean "workers"?)'),
         ("[[route]]\nwsgl = 'a:b'", 'route[0].wsgl: unknown key (did you mean "wsgi"?)'),
-        ("[[route]]\nfiles = {root='public', listing=true}", "route[0].files.listing: unknown key"),
+        ("[[route]]\nfiles = {root='public', cgi=true}", "route[0].files.cgi: unknown key"),
         ("listen = [{address=':1', baklog=1}]", 'listen[0].baklog: unknown key (did you mean "backlog"?)'),
         ('"a\\nb" = 1', '"a\\nb": unknown key'),
     ],
@@ -315,6 +316,20 @@ def test_an_application_makes_up_for_a_file_without_routes(settings: Load) -> No
     assert settings("route = []", app="a:b").routes == (Route(app="a:b"),)
 
 
+def test_a_directory_alone_is_enough(here: Path) -> None:
+    assert load(None, files="public") == Settings(routes=(Route(files=Files(root="public")),))
+    listed = Route(files=Files(root="public", listing=True))
+    assert load(None, files="public", listing=True) == Settings(routes=(listed,))
+
+
+def test_a_directory_takes_the_route_of_every_host_and_leaves_the_others(settings: Load) -> None:
+    loaded = settings("[[route]]\nstatus = true\n[[route]]\npath = '/s'\nstatus = true", files="public")
+    assert sorted((r.path, r.status, r.files and r.files.root) for r in loaded.routes) == [
+        ("/", False, "public"),
+        ("/s", True, None),
+    ]
+
+
 def test_listen_replaces_the_addresses_of_the_file(settings: Load) -> None:
     loaded = settings("listen = '127.0.0.1:1'", listen=["127.0.0.1:0", "unix:a.sock"])
     assert [str(listener.address) for listener in loaded.listen] == ["127.0.0.1:0", "unix:a.sock"]
@@ -336,8 +351,11 @@ def test_workers_replaces_the_count_alone(settings: Load) -> None:
         ({"listen": ["x:99999"]}, '--listen: expected a port from 0 to 65535, got "x:99999"'),
         ({"listen": [":1", ":1"]}, "--listen: 0.0.0.0:1 is given twice"),
         ({"app": "app.py"}, 'APP: expected a module, not a file: write "app", got "app.py"'),
+        ({"files": "nowhere"}, '--files: expected an existing directory, got "nowhere"'),
+        ({"files": "public", "app": "a:b"}, "--files: expected no application beside it"),
+        ({"listing": True}, "--listing: expected only beside --files"),
         ({"app_dir": "nowhere"}, '--app-dir: expected an existing directory, got "nowhere"'),
     ],
 )
-def test_a_wrong_option_is_named(problems: Problems, options: dict[str, str], problem: str) -> None:
+def test_a_wrong_option_is_named(problems: Problems, options: dict[str, Any], problem: str) -> None:
     assert problems("", **options) == [problem]
