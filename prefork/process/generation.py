@@ -78,6 +78,8 @@ class Generation:
         self._members: set[Child] = set()
         self._dismissed: set[Child] = set()  # each for itself, while the others stay
         self._news = Bell(children.loop)  # rung when a worker is ready, or cannot be
+        self._rolling = False  # a worker boots in the place of one that lives
+        self._turn = Bell(children.loop)  # rung when it is another's turn to be replaced
         self._gate, self._gate_out = os.pipe()
 
     async def start(self) -> None:
@@ -161,7 +163,7 @@ class Generation:
         while not post.closed.is_set():
             try:
                 child = await self._one_life(post, child)
-                lived = child.age
+                lived = child.age if child.exited.is_set() else YOUNG  # it wants to be replaced: that is no death
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
                 if post.closed.is_set():
@@ -190,6 +192,31 @@ class Generation:
 
         Once it is ready, `predecessor` is asked to leave, if it is still there.
         """
+        if predecessor is None or predecessor.exited.is_set():
+            child = await self._boot(post)
+        else:
+            child = await self._boot_in_turn(post)
+            self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
+        listening = self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
+        await child.departing.wait()
+        listening.cancel()
+        child.hang_up()
+        return child
+
+    async def _boot_in_turn(self, post: Post) -> Child:
+        """Boot a worker for one that lives on meanwhile: one at a time, as the others do not need it at once."""
+        await self._turn.until(lambda: not self._rolling)
+        if post.closed.is_set():
+            raise BootError("its post is closed")
+        self._rolling = True
+        try:
+            return await self._boot(post)
+        finally:
+            self._rolling = False
+            self._turn.ring()
+
+    async def _boot(self, post: Post) -> Child:
+        """Fork a worker and wait until it is ready. Raises BootError."""
         child = self._fork(post)
         try:
             await child.ready(self.settings.workers.boot_timeout)
@@ -201,12 +228,6 @@ class Generation:
         post.holder = child
         self._news.ring()
         log.debug("worker %d is ready", child.pid)
-        if predecessor is not None and not predecessor.exited.is_set():
-            self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
-        listening = self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
-        await child.departing.wait()
-        listening.cancel()
-        child.hang_up()
         return child
 
     def _fork(self, post: Post) -> Child:

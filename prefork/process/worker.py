@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -34,6 +35,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import STATE, Scoreboard, State
 from prefork.process.children import Report
+from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import settle
 from prefork.settings.schema import Settings, Workers
@@ -116,6 +118,7 @@ class Worker:
         self._retiring = False  # it has asked to be replaced
         if self._asgi is not None:
             self._asgi.start_up()
+        recycle(self._loop, settings.workers, self._board, partial(self._retire, logging.INFO))
 
     def _host_asgi(self) -> AsgiHost:
         """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""
@@ -193,9 +196,13 @@ class Worker:
                 if connection.task is call.task:
                     connection.give_up()
                     break
-        if not self._retiring:
+        self._retire(logging.WARNING, "one of its threads is stuck")
+
+    def _retire(self, level: int, reason: str) -> None:
+        """Ask, once, to be replaced: another will be ready before this worker is told to leave."""
+        if not (self._retiring or self._draining):
             self._retiring = True
-            log.warning("this worker is to be replaced, since one of its threads is stuck")
+            log.log(level, "this worker is to be replaced, since %s", reason)
             self._tell(Report())
 
     async def _obey(self) -> None:

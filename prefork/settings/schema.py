@@ -82,6 +82,14 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         kinds.integer(1, MOST_CONNECTIONS),
         Meta(description="Connections per worker; beyond it clients wait in the backlog."),
     ] = 4096
+    max_requests: Annotated[
+        int,
+        kinds.integer(0, 1 << 40),
+        Meta(description="Requests, give or take a tenth, after which a worker is replaced; 0: any number."),
+    ] = 0
+    max_memory: Annotated[
+        int, kinds.size(0), Meta(description="Bytes in use by a worker above which it is replaced; 0: any number.")
+    ] = 0
     chdir: Annotated[
         str,
         kinds.DIRECTORY,
