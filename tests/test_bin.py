@@ -188,6 +188,7 @@ def test_the_test_script_adds_its_extra_and_runs_pytest_from_the_root(made: Chec
         assert made.run("test", "tests/x.py", "-k", "y", cwd=tmp_path).seen == made.seen(
             "tests/x.py", "-k", "y", cwd=made.root
         )
+    assert made.run("test").seen == made.seen("-n", "4", "--dist", "loadfile", cwd=made.root)
     assert made.run("prefork").stderr == ""
     assert made.builds == builds + 1
 

@@ -127,6 +127,7 @@ def test_a_malformed_handshake_is_refused(world: Worlds, old: bytes, new: bytes,
         (Frame(Opcode.CLOSE, b"\x03").serialize(mask=True), 1002),
         (Frame(Opcode.CLOSE, b"\x0f\xa0bye").serialize(mask=True), 4000),
     ],
+    ids=["not UTF-8", "too big", "not masked", "no beginning", "garbage", "half a code", "a code of the client's"],
 )
 def test_each_way_to_end_has_its_code(world: Worlds, frame: bytes, code: int) -> None:
     place = world(max_message=1000)

@@ -179,7 +179,11 @@ def test_headers_may_be_changed_until_the_head_is_out() -> None:
 # --- when it is called ---
 
 
-@pytest.mark.parametrize("body", [[b"x"], [], (b"x",), iter([b"x"]), iter([]), b"", ""], ids=repr)
+@pytest.mark.parametrize(
+    "body",
+    [[b"x"], [], (b"x",), iter([b"x"]), iter([]), b"", ""],
+    ids=["list", "empty list", "tuple", "iterator", "empty iterator", "bytes", "text"],
+)
 def test_an_application_that_never_calls_it_is_500(body: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert_500(lambda environ, start_response: body, caplog, "start_response")
 

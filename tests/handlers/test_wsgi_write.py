@@ -29,7 +29,7 @@ def test_what_is_written_comes_before_what_is_returned() -> None:
 
 
 @pytest.mark.parametrize("length", [(), (("Content-Length", "2"),)])
-@pytest.mark.parametrize("rest", [[], [b""], (), iter(())], ids=repr)
+@pytest.mark.parametrize("rest", [[], [b""], (), iter(())], ids=["[]", "[b'']", "()", "iterator"])
 def test_all_may_be_written_and_nothing_returned(length: Any, rest: Any) -> None:
     def application(environ: Environ, start_response: Start) -> Any:
         start_response("200 OK", list(length))(b"ab")
