@@ -38,6 +38,7 @@ from prefork.process.children import Report
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import settle
+from prefork.process.turns import Turns
 from prefork.settings.schema import Settings, Workers
 
 SHUTDOWN = 0.5  # seconds that an ASGI application's shutdown has at the least; then the master's patience is at its end
@@ -114,6 +115,7 @@ class Worker:
         self._connections = _affordable(settings.workers.connections, self._loop.poller.limit)
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
+        self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
         self._draining = False
         self._retiring = False  # it has asked to be replaced
         if self._asgi is not None:
@@ -159,12 +161,14 @@ class Worker:
         self._loop.forget(gate)
         os.close(gate)
         for listener in self._assignment.sockets.values():
-            accepting = accept.accept(self._loop, listener, self._room, self._greeter(listener))
+            accepting = accept.accept(self._loop, listener, partial(self._room, listener), self._greeter(listener))
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._board[STATE] = State.SERVING
 
-    async def _room(self, wanted: bool) -> None:
+    async def _room(self, listener: socket.socket, wanted: bool) -> None:
         await self._server.room(self._connections, wanted)
+        if not wanted:
+            await self._turns.mine(listener)
 
     def _greeter(self, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener`: a connection each, as a task of its own."""

@@ -1,0 +1,84 @@
+"""Turns: whose turn it is to accept, where workers share a listener. Owns what a worker knows of the others' share.
+
+With keep-alive, who takes a client has it for long; left to themselves the workers come to shares such as 58, 17, 13
+and 12 %. So who is ahead of the others lets them go first. It is told of clients all the same, though without taking a
+wake-up away from those who are to accept (no EPOLLEXCLUSIVE), and looks after a moment whether anybody took them.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from prefork.http.counts import ACCEPTED, CONNECTIONS
+from prefork.kernel.loop import Loop
+from prefork.observe.scoreboard import GENERATION, STATE, Scoreboard, State
+
+SLACK = 4  # connections that a worker may have more than its share
+SHARE = 1.1  # times the mean, which is its share
+PATIENCE = 0.003  # seconds that the others have to take a client
+MOST = 1024  # clients taken at once where nobody else is there
+SPAN = 0.1  # seconds; where connections live for less, the shares are even by themselves, and looking costs 3 us
+
+
+class Turns:
+    """The turns of the worker in `slot`, among those of `generation`."""
+
+    def __init__(self, loop: Loop, scoreboard: Scoreboard, slot: int) -> None:
+        self._loop = loop
+        self._scoreboard = scoreboard
+        self._own = scoreboard.slot(slot)
+        self._taken = 0  # clients that the others had taken when we looked last
+        self._allowed = 0  # clients that we may take though we are ahead
+        self._next = 1  # how many that will be the next time, when nobody else takes one
+        self._departed = 0  # clients that had come and gone at the beginning of this SPAN
+        self._until = 0.0  # monotonic seconds
+
+    async def mine(self, listener: socket.socket) -> None:
+        """Wait until this worker is not ahead of the others, or they have left a client waiting.
+
+        Where they leave one after another, as they are stopped or busy, this worker takes twice as many each time.
+        """
+        while self._is_ahead() and not self._is_allowed():
+            await self._loop.readable(listener.fileno())
+            self._note_others()
+            await self._loop.sleep(PATIENCE)
+            if not self._note_others():
+                self._allowed = self._next
+                self._next = min(2 * self._next, MOST)
+        self._allowed = max(0, self._allowed - 1)
+
+    def _is_allowed(self) -> bool:
+        """Whether clients are ours, as the others leave them; that ends when one of them does take one."""
+        self._note_others()
+        return self._allowed > 0
+
+    def _note_others(self) -> bool:
+        """Whether another worker has taken a client since the last time: if so, they are to go first again."""
+        taken = sum(self._scoreboard.column(ACCEPTED)) - self._own[ACCEPTED]
+        if taken == self._taken:
+            return False
+        self._taken = taken
+        self._allowed, self._next = 0, 1
+        return True
+
+    def _is_ahead(self) -> bool:
+        """Whether this worker has clearly more connections than those that accept beside it have on average."""
+        own = self._own[CONNECTIONS]
+        if own <= SLACK or self._is_in_flux(own):
+            return False
+        generation, serving = self._own[GENERATION], State.SERVING.value
+        column = self._scoreboard.column
+        counts = [
+            count
+            for count, state, number in zip(column(CONNECTIONS), column(STATE), column(GENERATION), strict=True)
+            if state == serving and number == generation
+        ]
+        return own * len(counts) > SHARE * sum(counts) + SLACK * len(counts)
+
+    def _is_in_flux(self, own: int) -> bool:
+        """Whether more connections have ended in this SPAN than there are."""
+        departed = self._own[ACCEPTED] - own
+        if self._loop.now >= self._until:
+            self._until = self._loop.now + SPAN
+            self._departed = departed
+        return departed - self._departed > own
