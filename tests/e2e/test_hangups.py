@@ -105,7 +105,12 @@ def server(shared: Server) -> Iterator[Server]:
     """A server whose worker lives on after the test, has closed every body, and has said nothing."""
     with undisturbed(shared):
         yield shared
-        eventually(lambda: shared.get("/bodies").body == b"0", what="the end of all endless answers")
+        all_closed(shared)
+
+
+def all_closed(server: Server) -> None:
+    """Wait until every body is, and with it the files in which some of it waited for its client."""
+    eventually(lambda: server.get("/bodies").body == b"0", what="the end of all endless answers")
 
 
 @pytest.mark.parametrize("leave", [abort, socket.socket.close], ids=["reset", "close"])
@@ -136,6 +141,7 @@ def test_three_thousand_bad_clients_leak_neither_descriptors_nor_memory(server: 
 
     def settle() -> psutil.Process:
         """The worker, once all that is open is what it keeps."""
+        all_closed(server)
         eventually(lambda: open_connections(worker, server.port) == 0, what="the end of every connection")
         return worker
 
@@ -143,10 +149,14 @@ def test_three_thousand_bad_clients_leak_neither_descriptors_nor_memory(server: 
     descriptors = settle().num_fds()
     annoy(700)
     assert settle().num_fds() == descriptors
-    memory = worker.memory_info().rss  # now every thread has been at work, each with an arena of its own
-    annoy(2000)
-    assert settle().num_fds() == descriptors
-    assert worker.memory_info().rss < memory + 16 * MiB
+    growth = []
+    for _ in range(4):
+        before = worker.memory_info().rss
+        annoy(500)
+        assert settle().num_fds() == descriptors
+        growth.append(worker.memory_info().rss - before)
+    # a leak shows every time; what malloc keeps of the moment when most of them were there at once does not
+    assert min(growth) < 2 * MiB, growth
 
 
 def open_connections(worker: psutil.Process, port: int) -> int:
