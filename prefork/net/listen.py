@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefork.errors import StartError
+from prefork.net import permissions
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
@@ -50,12 +51,16 @@ def adopt(current: Sockets, wanted: Sequence[Listener]) -> Sockets:
 
 
 def _open(listener: Listener, leaving: Sockets) -> socket.socket:
-    bound = bind(listener.address, leaving)
+    with permissions.creating(listener):
+        bound = bind(listener.address, leaving)
     try:
+        permissions.permit(listener)  # while nobody can connect yet
         bound.listen(listener.backlog)  # where two have bound the same address, the second learns of it here
-    except OSError as error:
+    except (OSError, StartError) as error:
         bound.close()
-        raise _refused(listener.address, error, leaving) from None
+        if listener.address.kind == "unix":
+            unlink(listener.address.path)
+        raise (_refused(listener.address, error, leaving) if isinstance(error, OSError) else error) from None
     return bound
 
 

@@ -18,7 +18,7 @@ from prefork import __version__
 from prefork.errors import BootError, PreforkError
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
-from prefork.net import listen
+from prefork.net import listen, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process.children import Children
@@ -242,6 +242,8 @@ class Master:
             undo.callback(logs.close)
             sockets = listen.adopt(current.sockets, settings.listen)
             undo.callback(listen.release, sockets, keep=current.sockets)
+            for listener in settings.listen:
+                undo.callback(permissions.permit(listener))
             fresh = self._generation(current.number + 1, settings, sockets, logs)
             undo.callback(self._forget, fresh)
             undo.callback(fresh.kill)

@@ -5,9 +5,11 @@ Paths are held against the file system here, so that a missing directory is a li
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import math
 import os
+import pwd
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,6 +160,7 @@ def _variable(text: str) -> str:
 
 
 _NON_EMPTY = Annotated[str, Meta(min_length=1)]
+_ID = Annotated[int, Meta(ge=0, lt=2**32 - 1)] | _NON_EMPTY
 
 
 def _directories(texts: list[str]) -> tuple[str, ...]:
@@ -178,6 +181,20 @@ def _proxies(texts: list[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _user(value: int | str) -> int:
+    try:
+        return value if isinstance(value, int) else pwd.getpwnam(value).pw_uid
+    except KeyError:
+        raise ValueError(f"expected a user that exists, got {quoted(str(value))}") from None
+
+
+def _group(value: int | str) -> int:
+    try:
+        return value if isinstance(value, int) else grp.getgrnam(value).gr_gid
+    except KeyError:
+        raise ValueError(f"expected a group that exists, got {quoted(str(value))}") from None
+
+
 FLAG = Kind("true or false", bool)
 ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})], lambda flag: _when(flag, flag))
 TEXT = Kind("a text", str)
@@ -186,6 +203,13 @@ SECONDS = Kind("a number of seconds above 0", Annotated[float, Meta(gt=0)], lamb
 WORKERS = Kind(
     f'an integer from 1 to {MOST_WORKERS} or "auto"', Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | Literal["auto"]
 )
+MODE = Kind(
+    'permissions such as "660" or 0o660',
+    Annotated[int, Meta(ge=0, le=0o777)] | Annotated[str, Meta(pattern=f"^0?[0-7]{{3}}{_END}")],
+    lambda value: int(value, 8) if isinstance(value, str) else value,
+)
+USER = Kind("a user's name or number", _ID, _user)
+GROUP = Kind("a group's name or number", _ID, _group)
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
 FILE = Kind("a file name", _NON_EMPTY, _file_name)
 SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)

@@ -90,6 +90,13 @@ def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> 
         walk.problem("listen", "expected at least one address, got an empty list")
     for index, first in _twice(listener and listener.address for listener in listeners or ()):
         walk.problem(f"listen[{index}]", f"the same address as listen[{first}]")
+    for index, listener in enumerate(listeners or ()):
+        if listener and listener.address.kind != "unix":
+            for key in ("mode", "owner", "group"):
+                if getattr(listener, key) is not None:
+                    walk.problem(
+                        f"listen[{index}].{key}", f"expected only beside a unix socket, not {listener.address}"
+                    )
 
 
 def _check_kinds(raw: object, walk: Walk) -> None:

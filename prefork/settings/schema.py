@@ -34,6 +34,13 @@ class Listener(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[int, kinds.integer(1, 65535), Meta(description="How many clients may wait to be accepted.")] = (
         2048
     )
+    mode: Annotated[
+        int | None,
+        kinds.MODE,
+        Meta(description="Permissions of a unix socket's file, such as \"660\"; else the umask's."),
+    ] = None
+    owner: Annotated[int | None, kinds.USER, Meta(description="The user whose a unix socket's file is.")] = None
+    group: Annotated[int | None, kinds.GROUP, Meta(description="The group of a unix socket's file.")] = None
 
 
 class Master(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

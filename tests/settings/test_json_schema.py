@@ -73,7 +73,7 @@ def test_every_default_that_can_be_written_is_there() -> None:
     unsaid = {path for path, key in keys.items() if "default" not in key}
     tables = {"master", "workers", "http", "websocket", "log", "route"}
     keys_of_routes = {f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", *KINDS)}
-    assert unsaid == tables | keys_of_routes | {"listen.address"}
+    assert unsaid == tables | keys_of_routes | {f"listen.{key}" for key in ("address", "mode", "owner", "group")}
     assert keys["listen"]["default"] == ["127.0.0.1:8000"]
     assert keys["http.max_head"]["default"] == 32768
 

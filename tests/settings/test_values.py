@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from collections.abc import Callable
 from functools import reduce
@@ -94,6 +96,32 @@ def test_a_value_of_a_route_is_taken(settings: Load, key: str, value: str, held:
     extra = {"route.redirect.to": "", "route.files.max_age": "\nfiles.root = 'public'"}.get(key, "")
     loaded = settings(document(key, value) + extra)
     assert reduce(getattr, key.split(".")[1:], loaded.routes[0]) == held
+
+
+@pytest.mark.parametrize(("mode", "held"), [('"660"', 0o660), ('"0600"', 0o600), ("0o666", 0o666), ("0", 0)])
+def test_the_permissions_of_a_unix_socket_are_octal_and_its_owner_a_name_or_a_number(
+    settings: Load, mode: str, held: int
+) -> None:
+    me = pwd.getpwuid(os.getuid()).pw_name
+    (listener,) = settings(f'listen = [{{ address = "unix:x", mode = {mode}, owner = "{me}", group = 7 }}]').listen
+    assert (listener.mode, listener.owner, listener.group) == (held, os.getuid(), 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('"unix:x", mode = 660', 'mode: expected permissions such as "660" or 0o660, got 660'),
+        ('"unix:x", mode = "888"', 'mode: expected permissions such as "660" or 0o660, got "888"'),
+        ('"unix:x", mode = "1777"', 'mode: expected permissions such as "660" or 0o660, got "1777"'),
+        ('"unix:x", owner = "nobody-here"', 'owner: expected a user that exists, got "nobody-here"'),
+        ('"unix:x", group = "nobody-here"', 'group: expected a group that exists, got "nobody-here"'),
+        ('"unix:x", group = -1', "group: expected a group's name or number, got -1"),
+        ('":80", mode = "660"', "mode: expected only beside a unix socket, not 0.0.0.0:80"),
+        ('":80", group = 0', "group: expected only beside a unix socket, not 0.0.0.0:80"),
+    ],
+)
+def test_permissions_that_make_no_sense_are_refused(problems: Problems, text: str, problem: str) -> None:
+    assert problems(f"listen = [{{ address = {text} }}]") == [f"listen[0].{problem}"]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +234,7 @@ def test_a_header_that_must_not_be_sent_is_refused(problems: Problems, name: str
 PATTERNS = {
     "SIZE": (kinds.size(0), "64KiB"),
     "ERROR_STATUS": (kinds.ERROR_STATUS, "404"),
+    "MODE": (kinds.MODE, "660"),
     "LOG_FORMAT": (kinds.LOG_FORMAT, "json"),
     "PATH": (kinds.PATH, "/a"),
     "TARGET": (kinds.TARGET, "a:f()"),
