@@ -22,6 +22,7 @@ from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
 from prefork.process.status import table
+from prefork.process.upgrade import Predecessor
 from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Master as MasterSettings
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add_config(add("reload", _reload, "replace the workers by ones with the configuration and code of now"))
     stop = add_config(add("stop", _stop, "finish what is under way, then stop"))
     stop.add_argument("--now", action="store_true", help="stop without finishing")
+    add_config(add("upgrade", _upgrade, "put a new master, of the code of now, in the place of the running one"))
     add_config(add("reopen", _reopen, "reopen the log files, after they have been moved away"))
     scale = add_config(add("scale", _scale, "have another number of workers, until the next reload"))
     scale.add_argument("count", metavar="N", type=int, help=f"how many, from 1 to {MOST_WORKERS}")
@@ -98,6 +100,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(options: argparse.Namespace) -> int:
+    predecessor = Predecessor.find()
+    if predecessor is None:
+        return _serve(options, None)
+    try:
+        return _serve(options, predecessor)
+    except Exception as error:
+        predecessor.refuse(error)  # which says so in our place
+        return FAILED
+
+
+def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
     # an APP or a directory is a whole configuration; a file beside it counts only when it is named
     path = options.config or (None if options.app or options.files else CONFIG)
 
@@ -115,7 +128,7 @@ def _start(options: argparse.Namespace) -> int:
         )
         return watch.for_development(settings) if watched else settings
 
-    return Master(load(), load, watched).run()
+    return Master(load(), load, watched, predecessor).run()
 
 
 def _watched(options: argparse.Namespace) -> list[str]:
@@ -149,6 +162,15 @@ def _reload(options: argparse.Namespace) -> int:
         _complain(f"{reply.get('report', '')}reload failed, so all stays as it was: {reply['message']}")
         return FAILED
     print(f"reloaded: {reply['message']}")
+    return 0
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    reply = _ask(options, {"command": "upgrade"})
+    if not reply["ok"]:
+        _complain(f"{reply.get('report', '')}upgrade failed, so all stays as it was: {reply['message']}")
+        return FAILED
+    print(f"upgraded: {reply['message']}")
     return 0
 
 

@@ -222,6 +222,10 @@ class Children:
             if child is not None:
                 child.end(status)
 
+    def let_go(self, child: Child) -> None:
+        """It is none of ours any more, though it lives."""
+        del self._living[child.pid]
+
     @property
     def living(self) -> list[Child]:
         return list(self._living.values())

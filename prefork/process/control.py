@@ -24,23 +24,20 @@ LONGEST = 65536  # bytes of a request
 
 
 class ControlSocket:
-    """The master's control socket at `path`, mode 0600. Raises StartError."""
+    """The master's control socket at `path`. While it is `lent`, it is another master's to serve and to remove."""
 
-    def __init__(self, path: str) -> None:
-        self._path = os.path.abspath(path)
-        mask = os.umask(0o177)
-        try:
-            self._listener = listen.bind(Address("unix", path=self._path))
-        except StartError as error:
-            taken = f"another prefork answers at {path}; give each its own"
-            raise StartError(f"master.control: {taken if _is_answered(self._path) else error}") from None
-        finally:
-            os.umask(mask)
-        self._listener.listen(128)
+    def __init__(self, path: str, borrowed: socket.socket | None = None) -> None:
+        """Makes it, mode 0600, unless one that is there already is `borrowed`. Raises StartError."""
+        self.path = os.path.abspath(path)
+        self.lent = borrowed is not None
+        self._listener = borrowed or _bind(self.path, path)
         self._clients: set[Stream] = set()
 
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
     async def serve(self, loop: Loop, answer: Answer) -> None:
-        """Answer whoever asks, for ever."""
+        """Answer whoever asks, until this task is cancelled; who has been let in is answered still."""
 
         async def room(wanted: bool) -> None:
             pass
@@ -55,7 +52,8 @@ class ControlSocket:
 
     def remove(self) -> None:
         self._listener.close()
-        listen.unlink(self._path)
+        if not self.lent:
+            listen.unlink(self.path)
 
     def close_in_child(self) -> None:
         self._listener.close()
@@ -83,6 +81,20 @@ class ControlSocket:
         finally:
             self._clients.discard(stream)
             stream.close()
+
+
+def _bind(path: str, told: str) -> socket.socket:
+    """A listener at `path`, which the operator knows as `told`. Raises StartError."""
+    mask = os.umask(0o177)
+    try:
+        listener = listen.bind(Address("unix", path=path))
+    except StartError as error:
+        taken = f"another prefork answers at {told}; give each its own"
+        raise StartError(f"master.control: {taken if _is_answered(path) else error}") from None
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    return listener
 
 
 def _is_answered(path: str) -> bool:

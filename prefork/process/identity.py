@@ -16,14 +16,21 @@ ATTEMPTS = 100  # to take a lock while other masters come and go
 
 
 class PidFile:
-    """A locked pid file. The lock, not the number in it, says whether its master lives: it cannot go stale."""
+    """A locked pid file. The lock, not the number in it, says whether its master lives: it cannot go stale.
 
-    def __init__(self, path: str) -> None:
-        """Take the lock. Raises StartError where another master holds it, or the file cannot be made."""
+    While it is `lent`, it is another master's to remove, who holds the same lock by a descriptor of its own.
+    """
+
+    def __init__(self, path: str, borrowed: int | None = None, made_directory: bool = False) -> None:
+        """Take the lock, unless `borrowed` is a descriptor that shares it with the master whose directory it is.
+
+        Raises StartError where another master holds it, or the file cannot be made.
+        """
         self.path = os.path.abspath(path)
-        self._made_directory = False
+        self.lent = borrowed is not None
+        self.made_directory = made_directory
         try:
-            self._file = self._lock()
+            self._file = self._lock() if borrowed is None else borrowed
         except BlockingIOError:
             raise StartError(f"{path}: {_holder(path)} runs with this pid file; `prefork stop` stops it") from None
         except OSError as error:
@@ -43,7 +50,7 @@ class PidFile:
         directory = os.path.dirname(self.path)
         if not os.path.isdir(directory):
             os.makedirs(directory, exist_ok=True)
-            self._made_directory = True
+            self.made_directory = True
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,14 +72,16 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file, its directory if we made it and it is empty, and let the lock go."""
-        try:
-            if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
-                os.unlink(self.path)
-            if self._made_directory:
-                os.rmdir(os.path.dirname(self.path))
-        except OSError:
-            pass  # somebody tidied up, or keeps something there
+        if not self.lent:
+            with suppress(OSError):  # somebody tidied up, or keeps something there
+                if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                    os.unlink(self.path)
+                if self.made_directory:
+                    os.rmdir(os.path.dirname(self.path))
         os.close(self._file)
+
+    def fileno(self) -> int:
+        return self._file
 
     def close_in_child(self) -> None:
         """A child must not hold the lock: it would outlive the master's death."""

@@ -13,22 +13,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from enum import Enum, auto
+from functools import partial
 
 from prefork import __version__
-from prefork.errors import BootError, PreforkError
+from prefork.errors import BootError, StartError
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net import listen, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
+from prefork.process import upgrade
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
 from prefork.process.generation import Generation
 from prefork.process.identity import PidFile
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
+from prefork.process.upgrade import Estate, Predecessor, Successor
 from prefork.process.watch import Watch
-from prefork.process.wishes import Wish, Wishes
+from prefork.process.wishes import Change, Wish, Wishes
 from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
@@ -40,37 +44,55 @@ FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an app
 log = logging.getLogger("prefork")
 
 
+class State(Enum):
+    RUNNING = auto()
+    SUCCEEDED = auto()  # another master has taken over, and the last workers of this one finish
+    STOPPING = auto()
+
+
 class Master:
     """One server. `load` reads the configuration anew for a reload, and raises ConfigError."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings], watched: Sequence[str] = ()) -> None:
-        """Binds everything. Raises StartError, with nothing left behind.
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        watched: Sequence[str] = (),
+        predecessor: Predecessor | None = None,
+    ) -> None:
+        """Binds everything that a `predecessor` does not hand over. Raises StartError, with nothing left behind.
 
         A change of a file below one of the directories `watched`, or of the configuration file then, is a reload.
         """
         self._load = load
+        self._predecessor = predecessor
+        self._home = upgrade.home()
         self._loop = Loop(make_poller())
         self._scoreboard = Scoreboard(SLOTS)
         self._children = Children(self._loop)
         self._exit_status = os.EX_OK
-        self._stopping = False
+        self._state = State.RUNNING
         self._generations: list[Generation] = []  # that boot, serve or drain
         self._wishes = Wishes(self._loop)
         self._granting: Task | None = None
-        self._last_reload: Message | None = None
+        self._answering: Task | None = None
         self._started = time.time()
-        self._watch = Watch(self._children, watched, settings.source, self._wishes.add) if watched else None
+        reload = partial(self._wishes.add, Change.RELOAD)
+        self._watch = Watch(self._children, watched, settings.source, reload) if watched else None
         self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
+        estate = Estate() if predecessor is None else predecessor.meet(settings)
+        self._lent = estate.sockets  # which are another master's to take down
         with ExitStack() as undo:
-            self._pid_file = PidFile(settings.master.pid_file)
+            self._pid_file = estate.pid_file or PidFile(settings.master.pid_file)
             undo.callback(self._pid_file.remove)
             logs = Logs(settings.log)
             logs.apply()
-            sockets = listen.adopt({}, settings.listen)
-            undo.callback(listen.release, sockets, keep={})
-            self._control = ControlSocket(settings.master.control)
+            sockets = listen.adopt(self._lent, settings.listen)
+            undo.callback(listen.release, sockets, keep=self._lent)
+            self._control = estate.control or ControlSocket(settings.master.control)
             undo.callback(self._control.remove)
-            self._pid_file.write(os.getpid())
+            if predecessor is None:
+                self._pid_file.write(os.getpid())
             self.generation = self._generation(1, settings, sockets, logs)
             undo.pop_all()
 
@@ -83,7 +105,10 @@ class Master:
             self._control.close_in_child,
         ]
         loop.spawn(self._obey_signals(), "obeying signals")
-        loop.spawn(self._control.serve(loop, self._answer), "serving the control socket")
+        if self._predecessor is None:
+            self._serve_control()
+        else:
+            children.private.append(self._predecessor.close_in_child)
         loop.spawn(self._boot(), "booting")
         if self._watch is not None:
             loop.spawn(self._watch.run(), "watching for changes")
@@ -91,10 +116,10 @@ class Master:
             loop.run()
         finally:
             loop.close()
-            listen.release(self.generation.sockets, keep={})
+            listen.release(self.generation.sockets, keep=self._lent)
             self._control.remove()
             self._pid_file.remove()
-            log.info("stopped")
+            log.info("stopped" if self._state is State.STOPPING else "left; the new master serves")
             self._signals.ignore_all()
         return self._exit_status
 
@@ -108,45 +133,54 @@ class Master:
         if command is Command.REAP:
             self._children.reap()
         elif command is Command.RELOAD:
-            self._wishes.add()
+            self._wishes.add(Change.RELOAD)
+        elif command is Command.UPGRADE:
+            self._wishes.add(Change.UPGRADE)
         elif command is Command.MORE:
-            self._wishes.add(lambda size: min(size + 1, MOST_WORKERS))
+            self._wishes.add(Change.SCALE, lambda size: min(size + 1, MOST_WORKERS))
         elif command is Command.FEWER:
-            self._wishes.add(lambda size: max(size - 1, 1))
+            self._wishes.add(Change.SCALE, lambda size: max(size - 1, 1))
         elif command is Command.REOPEN:
             self._reopen()
         elif command is Command.STOP:
-            self._stop(fast=self._stopping)
+            self._stop(fast=self._state is State.STOPPING)
         elif command is Command.STOP_NOW:
             self._stop(fast=True)
+
+    def _serve_control(self) -> None:
+        self._answering = self._loop.spawn(self._control.serve(self._loop, self._answer), "serving the control socket")
 
     async def _answer(self, request: Message) -> Message:
         """Obey a command that came through the control socket."""
         command = request.get("command")
         if command == "status":
-            return {"ok": True, **describe(self.generation, self._started, self._last_reload, self._scoreboard)}
+            return {
+                "ok": True,
+                **describe(self.generation, self._started, self._wishes.last.get(Change.RELOAD), self._scoreboard),
+            }
         if command == "reload":
-            return await self._answer_when_granted(self._wishes.add())
+            return await self._answer_when_granted(self._wishes.add(Change.RELOAD))
+        if command == "upgrade":
+            return await self._answer_when_granted(self._wishes.add(Change.UPGRADE))
         if command == "scale":
             return await self._answer_scale(request.get("count"))
         if command == "reopen":
             self._reopen()
             return {"ok": True, "message": "log files reopened"}
         if command == "stop":
-            self._stop(fast=bool(request.get("now")) or self._stopping)
+            self._stop(fast=bool(request.get("now")) or self._state is State.STOPPING)
             return {"ok": True, "pid": os.getpid()}
         return {"ok": False, "message": f"unknown command: {command!r}"}
 
     async def _answer_scale(self, count: object) -> Message:
         if type(count) is not int or not 1 <= count <= MOST_WORKERS:
             return {"ok": False, "message": f"expected an integer from 1 to {MOST_WORKERS}, got {count!r}"}
-        return await self._answer_when_granted(self._wishes.add(lambda _: count))
+        return await self._answer_when_granted(self._wishes.add(Change.SCALE, lambda _: count))
 
     async def _answer_when_granted(self, wish: Wish) -> Message:
         await wish.done.wait()
         if wish.error is None:
-            serving = f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
-            return {"ok": True, "message": serving}
+            return {"ok": True, "message": wish.outcome}
         return {"ok": False, "message": str(wish.error), "report": getattr(wish.error, "report", "")}
 
     # ---- boot, reload, stop
@@ -165,18 +199,31 @@ class Master:
         try:
             await self.generation.start()
         except BootError as error:
-            if not self._stopping:
+            if self._state is not State.STOPPING:
                 self._give_up(error)
             return
-        if self._stopping:
+        if self._state is State.STOPPING:
             return
+        if self._predecessor is not None:
+            await self._take_over(self._predecessor)
         self.generation.open()
-        self._granting = self._loop.spawn(self._grant_wishes(), "granting wishes")
+        self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
         self._announce()
+
+    async def _take_over(self, predecessor: Predecessor) -> None:
+        """All is ready; from when the old master has given way, what it lent us is ours."""
+        await predecessor.gives_way(self._loop)
+        self._lent = {}
+        with suppress(StartError):  # the disk is full, say; that a command finds us by the control socket is enough
+            self._pid_file.write(os.getpid())
+        self._serve_control()
 
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1
         self._stop(fast=True)
+        if self._predecessor is not None:
+            self._predecessor.refuse(error)  # which says so in our place
+            return
         log.critical("cannot start: %s", error, extra={"report": error.report})
         if self.generation.settings.log.error != "-":
             with suppress(OSError):
@@ -199,26 +246,15 @@ class Master:
             log.info("%s", line)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    async def _grant_wishes(self) -> None:
-        """Reload, and change the number of workers, as often as it is wished, one after the other."""
-        while True:
-            wishes = await self._wishes.next()
-            is_reload = wishes[0].resize is None
-            error: Exception | None = BootError(STOPPING)  # for one that is not to end
-            try:
-                await (self._reload() if is_reload else self._resize(wishes))
-                error = None
-            except Exception as failure:
-                error = failure
-                unforeseen = None if isinstance(failure, PreforkError) else failure
-                extra = {"report": getattr(failure, "report", "")}
-                what = "reload" if is_reload else "change of the number of workers"
-                log.error("%s failed, so all stays as it was: %s", what, failure, extra=extra, exc_info=unforeseen)
-            finally:
-                if is_reload:
-                    self._last_reload = {"at": time.time(), "ok": error is None, "message": str(error or "")}
-                for wish in wishes:
-                    wish.settle(error)
+    async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
+        """Make one; what has come of it. Raises PreforkError where nothing has changed."""
+        if change is Change.UPGRADE:
+            return await self._upgrade()
+        if change is Change.RELOAD:
+            await self._reload()
+        else:
+            await self._resize(wishes)
+        return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
 
     async def _resize(self, wishes: Sequence[Wish]) -> None:
         """Have as many workers as the wishes come to, until the next reload. Raises BootError."""
@@ -261,6 +297,29 @@ class Master:
         self._forget(generation)
         log.info("generation %d has left", generation.number)
 
+    async def _upgrade(self) -> str:
+        """A new master in our place, or all stays as it was. Raises BootError then."""
+        if os.getpid() == 1:
+            raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
+        log.info("upgrading: a new master starts")
+        successor = Successor(self._children, self._home, self.generation.sockets, self._pid_file, self._control)
+        try:
+            version = await successor.ready()
+        except BaseException:
+            successor.kill()
+            raise
+        self._state = State.SUCCEEDED
+        self._lent = self.generation.sockets
+        self._pid_file.lent = self._control.lent = True
+        if self._answering is not None:
+            self._answering.cancel()  # the next who asks is the new one's to answer
+        successor.give_way()
+        outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
+        log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
+        self._leave(f"{outcome} meanwhile; ask once more")
+        self._loop.spawn(self._stop_gracefully(), "leaving")
+        return outcome
+
     def _reopen(self) -> None:
         for generation in self._generations:
             generation.logs.reopen()
@@ -268,22 +327,27 @@ class Master:
             child.signal(signal.SIGUSR1)
 
     def _stop(self, fast: bool) -> None:
-        self._stopping = True
-        if self._watch is not None:
-            self._watch.stop()
+        leaving = self._state is State.SUCCEEDED
+        self._state = State.STOPPING
+        self._leave(STOPPING)
         if self._granting is not None:
             self._granting.cancel()
-            self._granting = None
-        self._wishes.refuse(BootError(STOPPING))
-        self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
         if fast:
             self._loop.spawn(self._stop_now(), "stopping at once")
-        else:
+        elif not leaving:
             log.info("stopping: the workers finish what is under way")
             self._loop.spawn(self._stop_gracefully(), "stopping")
 
+    def _leave(self, reason: str) -> None:
+        """Begin nothing any more, for a reason that whoever wishes for something is told."""
+        self._wishes.refuse(BootError(reason))
+        if self._watch is not None:
+            self._watch.stop()
+        self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
+
     async def _stop_gracefully(self) -> None:
-        listen.release(self.generation.sockets, keep={})  # the workers have them still: they empty the queues
+        # the workers have them still: they empty the queues
+        listen.release(self.generation.sockets, keep=self._lent)
         await self.generation.drain()
         for child in self._children.living:  # of earlier generations: each has its own end set
             await child.exited.wait()

@@ -17,6 +17,7 @@ class Command(Enum):
     STOP = auto()
     STOP_NOW = auto()
     REOPEN = auto()
+    UPGRADE = auto()
     MORE = auto()
     FEWER = auto()
     REAP = auto()
@@ -29,14 +30,15 @@ MASTER: dict[int, Command] = {
     signal.SIGQUIT: Command.STOP,
     signal.SIGINT: Command.STOP_NOW,
     signal.SIGUSR1: Command.REOPEN,
+    signal.SIGUSR2: Command.UPGRADE,
     signal.SIGTTIN: Command.MORE,
     signal.SIGTTOU: Command.FEWER,
     signal.SIGCHLD: Command.REAP,
-    signal.SIGUSR2: Command.NOTHING,  # whose default would be to die
 }
 WORKER = {
     **MASTER,  # what is the master's alone is ignored: the defaults would be to die, or to stop
     signal.SIGHUP: Command.NOTHING,
+    signal.SIGUSR2: Command.NOTHING,
     signal.SIGTTIN: Command.NOTHING,
     signal.SIGTTOU: Command.NOTHING,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefork.errors import BootError
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
-from prefork.process.wishes import Wish, Wishes
+from prefork.process.wishes import Change, Wish, Wishes
 
 
 def batches(*resizes: int | None) -> list[list[int | None]]:
@@ -14,7 +14,8 @@ def batches(*resizes: int | None) -> list[list[int | None]]:
     wishes = Wishes(loop)
     of: dict[Wish, int | None] = {}
     for count in resizes:
-        wish = wishes.add() if count is None else wishes.add(lambda size, count=count: count)
+        is_reload = count is None
+        wish = wishes.add(Change.RELOAD if is_reload else Change.SCALE, lambda size, count=count: count)
         of[wish] = count
     granted: list[list[int | None]] = []
 
@@ -43,10 +44,10 @@ def test_a_change_before_a_reload_and_one_after_it_are_two() -> None:
 def test_what_is_refused_ends_with_the_reason_whether_it_came_before_or_after() -> None:
     wishes = Wishes(Loop(make_poller()))
     refusal = BootError("no more")
-    before = wishes.add()
+    before = wishes.add(Change.RELOAD)
     assert not before.done.is_set()
     wishes.refuse(refusal)
-    after = wishes.add(lambda size: size + 1)
+    after = wishes.add(Change.SCALE, lambda size: size + 1)
     assert [wish.error for wish in (before, after)] == [refusal, refusal]
     assert before.done.is_set()
     assert after.done.is_set()

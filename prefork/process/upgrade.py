@@ -1,0 +1,278 @@
+"""Upgrade: a new master, of the code of now, takes the place of a running one. Owns the way from the one to the other.
+
+The old master forks a child, which executes the command line that started us once more: so Python and every module are
+read anew. The new master inherits the listening sockets, the locked pid file and the control socket; VARIABLE tells it
+their descriptors. The two talk through a socket pair, in lines: the new one says when its workers are ready, or why it
+cannot serve; the old one gives way, and from then on all that it handed over belongs to the new one. Whatever becomes
+of the new one before that, the old one has lost nothing; where the old one dies before, the new one takes over at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import IO, TypeVar
+
+import msgspec
+import psutil
+
+from prefork import __version__
+from prefork.errors import BootError, PreforkError, TimedOut
+from prefork.kernel.loop import Loop
+from prefork.net import listen
+from prefork.net.listen import Sockets
+from prefork.process.children import Child, Children, Report, describe
+from prefork.process.control import ControlSocket
+from prefork.process.identity import PidFile
+from prefork.settings.address import Address
+from prefork.settings.schema import Settings
+
+VARIABLE = "PREFORK_OFFER"  # in the new master's environment: an Offer as JSON
+GIVE_WAY = b"go\n"
+START = 20.0  # seconds for a new master to import the server and to read its configuration
+MARGIN = 5.0  # seconds beyond its boot_timeout, within which it says itself what is wrong, and tidies up
+MOST = 65536  # bytes of what a new master wrote to stderr before it could speak
+
+T = TypeVar("T", PidFile, ControlSocket)
+
+
+class Offer(msgspec.Struct):
+    """What the old master hands over: descriptors, and absolute paths.
+
+    The other end is of another version: fields join with a default, and none ever leaves.
+    """
+
+    talk: int
+    stderr: int
+    sockets: dict[str, int]  # by address
+    pid_file: tuple[str, int, bool]  # path, descriptor, whether its directory was made for it
+    control: tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Estate:
+    """What of the old master's fits the new one's configuration; the sockets by the addresses as that calls them."""
+
+    sockets: Sockets = field(default_factory=dict)
+    pid_file: PidFile | None = None
+    control: ControlSocket | None = None
+
+
+class Word(msgspec.Struct):
+    """What the new master says: first how long its workers may take to boot, in seconds; then that they are ready, in
+    which `version`, or at any time which `problem` keeps it from serving.
+    """
+
+    boot_timeout: float = 0.0
+    version: str = ""
+    problem: str = ""
+    traceback: str = ""
+
+
+class Successor:
+    """The new master, as the old one sees it. `ready` once, then `give_way` or `kill`."""
+
+    def __init__(
+        self, children: Children, home: str, sockets: Sockets, pid_file: PidFile, control: ControlSocket
+    ) -> None:
+        """Forks it, to start in the directory `home`. Raises BootError."""
+        self._children = children
+        self._loop = children.loop
+        self._text = b""
+        with ExitStack() as undo, ExitStack() as theirs:
+            self._talk, talk = socket.socketpair()
+            undo.callback(self._talk.close)
+            theirs.callback(talk.close)
+            try:
+                self._stderr: IO[bytes] = undo.enter_context(tempfile.TemporaryFile(buffering=0))
+
+                def copy(descriptor: int) -> int:
+                    """One that a child does not close, though it closes what is the master's alone."""
+                    duplicate = os.dup(descriptor)
+                    theirs.callback(os.close, duplicate)
+                    return duplicate
+
+                offer = Offer(
+                    talk.fileno(),
+                    copy(2),
+                    {str(_absolute(address)): copy(listener.fileno()) for address, listener in sockets.items()},
+                    (pid_file.path, copy(pid_file.fileno()), pid_file.made_directory),
+                    (control.path, copy(control.fileno())),
+                )
+            except OSError as error:
+                raise BootError(f"cannot hand over: {error.strerror}") from None
+            children.private.append(self._talk.close)
+            undo.callback(children.private.remove, self._talk.close)
+            self.child: Child = children.fork(lambda _: self._become_master(offer, home, talk))
+            undo.pop_all()
+        self._talk.setblocking(False)
+        self.child.hang_up()  # what it has to say comes through the socket
+
+    def _become_master(self, offer: Offer, home: str, talk: socket.socket) -> int:
+        """In the child: never returns but where there is nothing to execute."""
+        try:
+            with suppress(OSError):  # it may be gone; then we are where we are
+                os.chdir(home)
+            os.dup2(self._stderr.fileno(), 2)
+            control, pid_file = offer.control[1], offer.pid_file[1]
+            for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.sockets.values()):
+                os.set_inheritable(descriptor, True)
+            environment = {**os.environ, VARIABLE: msgspec.json.encode(offer).decode()}
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        except OSError as error:
+            _send(talk, Word(problem=f"cannot execute {sys.executable}: {error.strerror}"))
+        return os.EX_OSERR
+
+    async def ready(self) -> str:
+        """Wait until it can serve; its version. Raises BootError when it cannot."""
+        try:
+            with self._loop.within(START):
+                boot_timeout = (await self._hear()).boot_timeout
+            with self._loop.within(boot_timeout + MARGIN):
+                return (await self._hear()).version
+        except TimedOut:
+            raise BootError(f"the new master {self.child.pid} did not get ready in time", self._written()) from None
+
+    async def _hear(self) -> Word:
+        while b"\n" not in self._text:
+            await self._loop.readable(self._talk.fileno())
+            with suppress(BlockingIOError, ConnectionResetError):
+                piece = self._talk.recv(65536)
+                if not piece:
+                    await self.child.exited.wait()
+                    raise BootError(
+                        f"the new master {self.child.pid} died while it booted: {self.child.ending}", self._written()
+                    )
+                self._text += piece
+        line, _, self._text = self._text.partition(b"\n")
+        word = msgspec.json.decode(line, type=Word)
+        if word.problem:
+            with suppress(TimedOut), self._loop.within(MARGIN):
+                await self.child.exited.wait()  # it tidies up
+            raise BootError(word.problem, word.traceback)
+        return word
+
+    def _written(self) -> str:
+        """What it has written to stderr before it could speak to us: that its very modules do not load, say."""
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), MOST, max(0, size - MOST)).decode(errors="replace")
+
+    def give_way(self) -> None:
+        """All is its own from now on, and it is no child of ours any more."""
+        with suppress(OSError):
+            self._talk.send(GIVE_WAY)
+        self._children.let_go(self.child)
+        self._hang_up()
+
+    def kill(self) -> None:
+        """End it, and all that descends from it: a worker that hangs in an import does not notice its master's end."""
+        family: list[psutil.Process] = []
+        with suppress(psutil.Error):
+            family = psutil.Process(self.child.pid).children(recursive=True)
+        self.child.signal(signal.SIGKILL)
+        for process in family:
+            with suppress(psutil.Error):
+                process.kill()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._loop.forget(self._talk.fileno())
+        self._children.private.remove(self._talk.close)
+        self._talk.close()
+        self._stderr.close()
+
+
+class Predecessor:
+    """The old master, as the new one sees it. All that it hands over is lent to us, until it has given way."""
+
+    def __init__(self, offer: Offer) -> None:
+        lent = (offer.talk, offer.stderr, offer.pid_file[1], offer.control[1], *offer.sockets.values())
+        for descriptor in lent:
+            os.set_inheritable(descriptor, False)  # no application is to pass it on
+        self._talk = socket.socket(fileno=offer.talk)
+        self._pid_file = PidFile(*offer.pid_file)
+        self._control = ControlSocket(offer.control[0], socket.socket(fileno=offer.control[1]))
+        self._sockets = {
+            Address.parse(text): socket.socket(fileno=descriptor) for text, descriptor in offer.sockets.items()
+        }
+        self._unneeded: list[PidFile | ControlSocket] = []
+        _speak_up(offer.stderr)
+
+    @classmethod
+    def find(cls) -> Predecessor | None:
+        """The master that has started us, if that is how we were started. To be called once."""
+        text = os.environ.pop(VARIABLE, None)
+        return None if text is None else cls(msgspec.json.decode(text, type=Offer))
+
+    def meet(self, settings: Settings) -> Estate:
+        """Tell it how long we may take; all that fits `settings`. The rest is taken down when it has given way."""
+        _send(self._talk, Word(boot_timeout=settings.workers.boot_timeout))
+        names = {_absolute(listener.address): listener.address for listener in settings.listen}
+        fitting = {names[address]: self._sockets.pop(address) for address in self._sockets.keys() & names.keys()}
+        pid_file = self._fitting(self._pid_file, settings.master.pid_file)
+        return Estate(fitting, pid_file, self._fitting(self._control, settings.master.control))
+
+    def _fitting(self, thing: T, path: str) -> T | None:
+        if thing.path == os.path.abspath(path):
+            return thing
+        self._unneeded.append(thing)
+        return None
+
+    def close_in_child(self) -> None:
+        """A worker must not hold open what is to close once the old master has given way."""
+        self._talk.close()
+        for thing in self._unneeded:
+            thing.close_in_child()
+        for listener in self._sockets.values():
+            listener.close()
+
+    def refuse(self, error: Exception) -> None:
+        """Tell it why we cannot serve."""
+        report = (
+            Report(str(error), getattr(error, "report", "")) if isinstance(error, PreforkError) else describe(error)
+        )
+        _send(self._talk, Word(problem=report.problem, traceback=report.traceback))
+
+    async def gives_way(self, loop: Loop) -> None:
+        """Tell it that we are ready, and wait until all is ours; what we do not need is taken down then."""
+        _send(self._talk, Word(version=__version__))
+        await loop.readable(self._talk.fileno())  # to read GIVE_WAY, or nothing, where it has died
+        loop.forget(self._talk.fileno())
+        self._talk.close()
+        self._pid_file.lent = self._control.lent = False
+        while self._unneeded:
+            self._unneeded.pop().remove()
+        listen.release(self._sockets, keep={})
+
+
+def home() -> str:
+    """The directory that we are in, as the shell calls it: by and by, a symlink may lead to another."""
+    name = os.environ.get("PWD", "")
+    with suppress(OSError):
+        if os.path.isabs(name) and os.path.samefile(name, os.curdir):
+            return name
+    return os.getcwd()
+
+
+def _absolute(address: Address) -> Address:
+    """The same from wherever one looks."""
+    return Address("unix", path=os.path.abspath(address.path)) if address.kind == "unix" else address
+
+
+def _send(talk: socket.socket, word: Word) -> None:
+    with suppress(OSError):  # where the other one is gone, nobody is left to be told
+        talk.sendall(msgspec.json.encode(word) + b"\n")
+
+
+def _speak_up(stderr: int) -> None:
+    """Write to the real stderr from now on, and what has been written to the file in its place, too."""
+    early = os.pread(2, MOST, 0)
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    with suppress(OSError):
+        os.write(2, early)
