@@ -106,7 +106,7 @@ class Master:
         ]
         loop.spawn(self._obey_signals(), "obeying signals")
         if self._predecessor is None:
-            self._serve_control()
+            self._claim()
         else:
             children.private.append(self._predecessor.close_in_child)
         loop.spawn(self._boot(), "booting")
@@ -146,9 +146,6 @@ class Master:
             self._stop(fast=self._state is State.STOPPING)
         elif command is Command.STOP_NOW:
             self._stop(fast=True)
-
-    def _serve_control(self) -> None:
-        self._answering = self._loop.spawn(self._control.serve(self._loop, self._answer), "serving the control socket")
 
     async def _answer(self, request: Message) -> Message:
         """Obey a command that came through the control socket."""
@@ -204,19 +201,29 @@ class Master:
             return
         if self._state is State.STOPPING:
             return
-        if self._predecessor is not None:
+        if self._predecessor is None:
+            self.generation.open()
+        else:
             await self._take_over(self._predecessor)
-        self.generation.open()
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
         self._announce()
 
     async def _take_over(self, predecessor: Predecessor) -> None:
-        """All is ready; from when the old master has given way, what it lent us is ours."""
+        """All is ready: serve in its place, as soon as it lets us."""
         await predecessor.gives_way(self._loop)
+        self.generation.open()
+        self._claim()
         self._lent = {}
-        with suppress(StartError):  # the disk is full, say; that a command finds us by the control socket is enough
+        predecessor.relieve()
+
+    def _claim(self) -> None:
+        """Be the one who is found by the pid file and by the control socket."""
+        with suppress(StartError):  # the disk is full, say; then the control socket has to do
             self._pid_file.write(os.getpid())
-        self._serve_control()
+        if self._answering is None:
+            self._answering = self._loop.spawn(
+                self._control.serve(self._loop, self._answer), "serving the control socket"
+            )
 
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1
@@ -305,15 +312,17 @@ class Master:
         successor = Successor(self._children, self._home, self.generation.sockets, self._pid_file, self._control)
         try:
             version = await successor.ready()
+            if self._answering is not None:
+                self._answering.cancel()  # the next who asks is the new one's to answer
+                self._answering = None
+            await successor.take_over()
         except BaseException:
             successor.kill()
+            self._claim()
             raise
         self._state = State.SUCCEEDED
         self._lent = self.generation.sockets
         self._pid_file.lent = self._control.lent = True
-        if self._answering is not None:
-            self._answering.cancel()  # the next who asks is the new one's to answer
-        successor.give_way()
         outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
         log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
         self._leave(f"{outcome} meanwhile; ask once more")

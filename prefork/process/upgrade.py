@@ -3,8 +3,8 @@
 The old master forks a child, which executes the command line that started us once more: so Python and every module are
 read anew. The new master inherits the listening sockets, the locked pid file and the control socket; VARIABLE tells it
 their descriptors. The two talk through a socket pair, in lines: the new one says when its workers are ready, or why it
-cannot serve; the old one gives way, and from then on all that it handed over belongs to the new one. Whatever becomes
-of the new one before that, the old one has lost nothing; where the old one dies before, the new one takes over at once.
+cannot serve; the old one gives way; the new one says that it serves, and from then on all that was handed over is its
+own. Whatever becomes of it before, the old one has lost nothing; where the old one dies, it takes over at once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Estate:
 
 class Word(msgspec.Struct):
     """What the new master says: first how long its workers may take to boot, in seconds; then that they are ready, in
-    which `version`, or at any time which `problem` keeps it from serving.
+    which `version`; then that it serves. Or at any time, which `problem` keeps it from serving.
     """
 
     boot_timeout: float = 0.0
@@ -75,7 +75,7 @@ class Word(msgspec.Struct):
 
 
 class Successor:
-    """The new master, as the old one sees it. `ready` once, then `give_way` or `kill`."""
+    """The new master, as the old one sees it. `ready`, then `take_over`; `kill` when either fails."""
 
     def __init__(
         self, children: Children, home: str, sockets: Sockets, pid_file: PidFile, control: ControlSocket
@@ -138,6 +138,18 @@ class Successor:
         except TimedOut:
             raise BootError(f"the new master {self.child.pid} did not get ready in time", self._written()) from None
 
+    async def take_over(self) -> None:
+        """Give way, and wait until it serves: it is no child of ours any more. Raises BootError when it does not."""
+        with suppress(OSError):
+            self._talk.send(GIVE_WAY)
+        try:
+            with self._loop.within(MARGIN):
+                await self._hear()
+        except TimedOut:
+            raise BootError(f"the new master {self.child.pid} got ready, and did not serve") from None
+        self._children.let_go(self.child)
+        self._hang_up()
+
     async def _hear(self) -> Word:
         while b"\n" not in self._text:
             await self._loop.readable(self._talk.fileno())
@@ -162,13 +174,6 @@ class Successor:
         size = os.fstat(self._stderr.fileno()).st_size
         return os.pread(self._stderr.fileno(), MOST, max(0, size - MOST)).decode(errors="replace")
 
-    def give_way(self) -> None:
-        """All is its own from now on, and it is no child of ours any more."""
-        with suppress(OSError):
-            self._talk.send(GIVE_WAY)
-        self._children.let_go(self.child)
-        self._hang_up()
-
     def kill(self) -> None:
         """End it, and all that descends from it: a worker that hangs in an import does not notice its master's end."""
         family: list[psutil.Process] = []
@@ -188,7 +193,10 @@ class Successor:
 
 
 class Predecessor:
-    """The old master, as the new one sees it. All that it hands over is lent to us, until it has given way."""
+    """The old master, as the new one sees it: all that it hands over is lent to us, until we serve in its place.
+
+    `meet` it, then wait until it `gives_way`, then `relieve` it; or `refuse` at any time.
+    """
 
     def __init__(self, offer: Offer) -> None:
         lent = (offer.talk, offer.stderr, offer.pid_file[1], offer.control[1], *offer.sockets.values())
@@ -210,7 +218,7 @@ class Predecessor:
         return None if text is None else cls(msgspec.json.decode(text, type=Offer))
 
     def meet(self, settings: Settings) -> Estate:
-        """Tell it how long we may take; all that fits `settings`. The rest is taken down when it has given way."""
+        """Tell it how long we may take; all that fits `settings`. The rest is taken down when we serve."""
         _send(self._talk, Word(boot_timeout=settings.workers.boot_timeout))
         names = {_absolute(listener.address): listener.address for listener in settings.listen}
         fitting = {names[address]: self._sockets.pop(address) for address in self._sockets.keys() & names.keys()}
@@ -224,7 +232,7 @@ class Predecessor:
         return None
 
     def close_in_child(self) -> None:
-        """A worker must not hold open what is to close once the old master has given way."""
+        """A worker must not hold open what is to close when the old master has been relieved."""
         self._talk.close()
         for thing in self._unneeded:
             thing.close_in_child()
@@ -239,10 +247,14 @@ class Predecessor:
         _send(self._talk, Word(problem=report.problem, traceback=report.traceback))
 
     async def gives_way(self, loop: Loop) -> None:
-        """Tell it that we are ready, and wait until all is ours; what we do not need is taken down then."""
+        """Tell it that we are ready, and wait until we may serve."""
         _send(self._talk, Word(version=__version__))
         await loop.readable(self._talk.fileno())  # to read GIVE_WAY, or nothing, where it has died
         loop.forget(self._talk.fileno())
+
+    def relieve(self) -> None:
+        """Tell it that we serve. All is ours now, and what we do not need is taken down."""
+        _send(self._talk, Word())
         self._talk.close()
         self._pid_file.lent = self._control.lent = False
         while self._unneeded:

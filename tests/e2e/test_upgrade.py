@@ -91,7 +91,8 @@ def test_not_one_request_is_lost_by_two_upgrades_under_load(serve: Serve, by: st
 
 
 def test_the_new_master_is_of_the_new_code_and_one_that_cannot_be_imported_changes_nothing(serve: Serve) -> None:
-    package = {f"prefork/{path.relative_to(PACKAGE)}": path.read_bytes() for path in PACKAGE.rglob("*.py")}
+    modules = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    package = {f"prefork/{path.relative_to(PACKAGE)}": path.read_bytes() for path in modules}
     server = serve(CONFIG, {"app.py": APP, **package})  # python -m looks into the current directory first
     module = server.directory / "prefork/kernel/loop.py"
     code = module.read_text()
