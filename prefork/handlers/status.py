@@ -1,4 +1,4 @@
-"""The status route: the scoreboard as JSON."""
+"""The status route: the scoreboard as JSON; 503 tells load balancers that the server is about to stop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from prefork.http.message import Handler, Request, Response, plain
 
 
 def status(snapshot: Callable[[], Mapping[str, object]]) -> Handler:
-    """`snapshot` gives the figures of the moment, all of them JSON-able."""
+    """`snapshot` gives the figures of the moment, all of them JSON-able; where `ready` is false among them, 503."""
     headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
     async def handle(request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
             return plain(405, ("Allow", "GET, HEAD"))
-        text = msgspec.json.format(msgspec.json.encode(snapshot()), indent=2)
-        return Response(200, headers, text + b"\n")
+        figures = snapshot()
+        text = msgspec.json.format(msgspec.json.encode(figures), indent=2)
+        return Response(200 if figures.get("ready", True) else 503, headers, text + b"\n")
 
     return handle

@@ -10,7 +10,9 @@ from prefork.observe.scoreboard import Scoreboard
 
 
 def snapshot(scoreboard: Scoreboard) -> dict[str, object]:
-    """JSON-able: totals since the master started, and workers. `started` is Unix time, `age` seconds, `sent` bytes."""
+    """JSON-able: whether the server is `ready` for clients, which it is until it is told to stop; totals since the
+    master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes.
+    """
     now = time.time()
     workers = [
         {
@@ -24,7 +26,7 @@ def snapshot(scoreboard: Scoreboard) -> dict[str, object]:
         }
         for row in scoreboard.workers()
     ]
-    return {"totals": _figures(scoreboard.totals()), "workers": workers}
+    return {"ready": not scoreboard.stopping, "totals": _figures(scoreboard.totals()), "workers": workers}
 
 
 def _figures(counts: Sequence[int]) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """The scoreboard: what every worker counts, in memory that all processes share. Owns the layout of a slot.
 
 Made by the master before it forks. Each word has one writer, so there are no locks: the worker writes the counters and
-STATE, the master PID, GENERATION and STARTED, and an aligned word of 64 bits is never seen half written. CONNECTIONS
-cannot wrap below zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
+STATE, the master the others, and an aligned word of 64 bits is never seen half written. CONNECTIONS cannot wrap below
+zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ GENERATION = WIDTH + 1
 STATE = WIDTH + 2
 STARTED = WIDTH + 3  # milliseconds of Unix time; 0 marks a free slot
 
+DISMISSED = WIDTH + 5  # 1 once the master has asked the worker to leave
+
 _CACHE_LINE = 8  # words; slots that shared one would slow each other's workers down
 _HIGHEST = PID  # in slot 0, which belongs to no process: the highest slot ever taken
-_STRIDE = -(-(STARTED + 1) // _CACHE_LINE) * _CACHE_LINE
+_STOPPING = STATE  # in slot 0: 1 once the server is about to stop
+_STRIDE = -(-(DISMISSED + 1) // _CACHE_LINE) * _CACHE_LINE
 _MODULO = 1 << 64
 
 
@@ -83,6 +86,10 @@ class Scoreboard:
         highest = self.slot(0)
         highest[_HIGHEST] = max(highest[_HIGHEST], index)
 
+    def dismiss(self, index: int) -> None:
+        """Have the worker know that it is the master who asks it to leave."""
+        self.slot(index)[DISMISSED] = 1
+
     def vacate(self, index: int) -> None:
         """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it."""
         slot, departed = self.slot(index), self.slot(0)
@@ -91,6 +98,14 @@ class Scoreboard:
                 departed[word] = (departed[word] + slot[word]) % _MODULO
         for word in range(_STRIDE):
             slot[word] = 0
+
+    def stop(self) -> None:
+        """Have all know that the server is about to stop."""
+        self._words[_STOPPING] = 1
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self._words[_STOPPING])
 
     def workers(self) -> list[WorkerRow]:
         """The slots that are taken, in order."""

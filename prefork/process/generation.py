@@ -75,7 +75,7 @@ class Generation:
         self._scoreboard = scoreboard
         self._living = living
         self._posts: list[Post] = []
-        self._members: set[Child] = set()
+        self._members: dict[Child, int] = {}  # all that live, with their slots
         self._dismissed: set[Child] = set()  # each for itself, while the others stay
         self._news = Bell(children.loop)  # rung when a worker is ready, or cannot be
         self._rolling = False  # a worker boots in the place of one that lives
@@ -133,7 +133,7 @@ class Generation:
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone."""
         self.leave()
-        for child in self._members - self.ready:
+        for child in self._members.keys() - self.ready:
             child.signal(signal.SIGKILL)  # it has nothing to finish
         await self._dismiss(self._members)
 
@@ -242,7 +242,7 @@ class Generation:
             self._scoreboard.vacate(slot)
             raise
         self._scoreboard.occupy(slot, child.pid, self.number)
-        self._members.add(child)
+        self._members[child] = slot
         post.children.add(child)
         self._children.loop.spawn(self._bury(post, child, slot), f"waiting for the end of worker {child.pid}")
         return child
@@ -252,7 +252,7 @@ class Generation:
         await child.exited.wait()
         served = self._scoreboard.slot(slot)[REQUESTS]
         self._scoreboard.vacate(slot)
-        self._members.discard(child)
+        del self._members[child]
         post.children.discard(child)
         if post.holder is child:
             post.holder = None
@@ -269,6 +269,9 @@ class Generation:
         """Ask them to leave, and wait until they are gone: they are killed GRACE after graceful_timeout."""
         leaving = list(children)
         self._dismissed.update(leaving)
+        for child in leaving:
+            if child in self._members:  # else it has gone meanwhile, and its slot may be another's
+                self._scoreboard.dismiss(self._members[child])
         timeout = self.settings.workers.graceful_timeout + worker.GRACE
         await self._children.dismiss(leaving, signal.SIGTERM, timeout)
         self._dismissed.difference_update(leaving)

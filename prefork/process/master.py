@@ -345,7 +345,13 @@ class Master:
             self._loop.spawn(self._stop_now(), "stopping at once")
         elif not leaving:
             log.info("stopping: the workers finish what is under way")
-            self._loop.spawn(self._stop_gracefully(), "stopping")
+            self._loop.spawn(self._stop_after_notice(), "stopping")
+
+    async def _stop_after_notice(self) -> None:
+        """Say by the status route that we are not ready, and serve on until load balancers have heard of it; stop."""
+        self._scoreboard.stop()
+        await self._loop.sleep(self.generation.settings.workers.drain_delay)
+        await self._stop_gracefully()
 
     def _leave(self, reason: str) -> None:
         """Begin nothing any more, for a reason that whoever wishes for something is told."""

@@ -33,7 +33,7 @@ from prefork.net.listen import Sockets
 from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import STATE, Scoreboard, State
+from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
 from prefork.process.children import Report
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
@@ -212,8 +212,10 @@ class Worker:
     async def _obey(self) -> None:
         while True:
             command = await self._signals.next()
-            if command is Command.STOP:
+            if command is Command.STOP and self._board[DISMISSED]:
                 self._leave()
+            elif command is Command.STOP:
+                self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
             elif command is Command.STOP_NOW:
                 self._loop.stop()
             elif command is Command.REOPEN:
@@ -228,6 +230,11 @@ class Worker:
         end = threading.Timer(self._assignment.settings.workers.graceful_timeout + GRACE, os._exit, [os.EX_SOFTWARE])
         end.daemon = True
         end.start()
+
+    async def _leave_after_notice(self) -> None:
+        """Accept clients as long as a master does that is told to stop: service managers tell all of us at once."""
+        await self._loop.sleep(self._assignment.settings.workers.drain_delay)
+        self._leave()
 
     def _leave(self) -> None:
         if not self._draining:

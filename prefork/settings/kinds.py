@@ -199,6 +199,7 @@ FLAG = Kind("true or false", bool)
 ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})], lambda flag: _when(flag, flag))
 TEXT = Kind("a text", str)
 TIMEOUT = Kind("a number of seconds, or 0 for none", Annotated[float, Meta(ge=0)], lambda s: _when(math.isfinite(s), s))
+DELAY = Kind("a number of seconds", Annotated[float, Meta(ge=0)], lambda s: _when(math.isfinite(s), s))
 SECONDS = Kind("a number of seconds above 0", Annotated[float, Meta(gt=0)], lambda s: _when(math.isfinite(s), s))
 WORKERS = Kind(
     f'an integer from 1 to {MOST_WORKERS} or "auto"', Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | Literal["auto"]

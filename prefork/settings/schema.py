@@ -81,6 +81,11 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     graceful_timeout: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds that a leaving worker has to finish its requests.")
     ] = 30
+    drain_delay: Annotated[
+        float,
+        kinds.DELAY,
+        Meta(description="Seconds between the word to stop, which makes the status route answer 503, and the drain."),
+    ] = 0
     boot_timeout: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds that a new worker has to import the application.")
     ] = 30

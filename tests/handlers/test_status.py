@@ -24,6 +24,12 @@ def test_it_is_the_snapshot_as_json_that_nobody_keeps() -> None:
     assert b'\n  "workers"' in answer.body  # for people, too
 
 
+@pytest.mark.parametrize(("ready", "code"), [(True, 200), (False, 503)])
+def test_a_server_that_is_not_ready_says_so_by_503(ready: bool, code: int) -> None:
+    answer = parse(exchange(status(lambda: {"ready": ready}), request("/status")))
+    assert (answer.status, json.loads(answer.body)) == (code, {"ready": ready})
+
+
 def test_each_request_sees_the_figures_of_its_moment() -> None:
     figures = {"requests": 0}
 

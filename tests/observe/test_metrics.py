@@ -42,6 +42,14 @@ def test_a_snapshot_shows_each_worker_alive() -> None:
     }
 
 
+def test_a_server_is_ready_until_it_is_to_stop() -> None:
+    board = make_board()
+    assert snapshot(board)["ready"] is True
+    board.stop()
+    assert snapshot(board)["ready"] is False
+    assert len(board.workers()) == 1
+
+
 def test_totals_include_departed_workers() -> None:
     totals = json.loads(json.dumps(snapshot(make_board())))["totals"]
     assert (totals["requests"], totals["connections"], totals["sent"]) == (105, 2, 4096)
