@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from prefork.errors import TargetError
+from prefork.handlers.compression import Compression
 from prefork.handlers.files import Files
 from prefork.handlers.interface import Interface, load_application
 from prefork.handlers.pages import Pages
@@ -18,12 +20,14 @@ from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.message import Handler
 from prefork.kernel.leader import Crew
+from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Route, Workers
 
 Snapshot = Callable[[], Mapping[str, object]]
 
 
 NO_PAGES = Pages({})
+NO_COMPRESSION = CompressionSettings()
 
 
 def _no_asgi() -> AsgiHost:
@@ -49,8 +53,8 @@ class AsgiHost(Protocol):
 @dataclass(frozen=True)
 class Host:
     """The worker as its handlers know it: who calls applications, and by which settings; what a status route shows;
-    what dresses the server's own answers; the directory that the files' roots are relative to. `asgi` makes what runs
-    ASGI applications, once there is one.
+    what dresses the server's own answers, and what codes any; the directory that the files' roots are relative to.
+    `asgi` makes what runs ASGI applications, once there is one.
     """
 
     crew: Crew
@@ -59,15 +63,20 @@ class Host:
     roots: str
     multiprocess: bool = True
     pages: Pages = NO_PAGES
+    compression: CompressionSettings = NO_COMPRESSION
     asgi: Callable[[], AsgiHost] = _no_asgi
 
 
 def build(routes: Sequence[Route], host: Host) -> Router:
     """The router for `routes`. Raises TargetError, and whatever importing an application raises."""
+    compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
     built = []
     for route in routes:
         path = route.path.encode().decode("latin-1")  # as a request's path is: a character a byte
-        built.append((route.host, path, host.pages.around(_handler(route, mount(path), host))))
+        handler = host.pages.around(_handler(route, mount(path), host))
+        if host.compression.enabled if route.compression is None else route.compression:
+            handler = compression().around(handler, keeps=route.files is not None)
+        built.append((route.host, path, handler))
     return Router(built, host.pages.around(not_found))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prefork.errors import ConfigError
+from prefork.handlers.codings import missing
 from prefork.kernel.poller import POLLERS
 from prefork.observe.access_log import compile_format
 from prefork.settings.load import load
@@ -33,6 +34,9 @@ def _judge(settings: Settings) -> Iterator[str]:
     event_loop = settings.workers.event_loop
     if event_loop != "auto" and event_loop not in POLLERS:
         yield f"workers.event_loop: this platform has no {event_loop}; it has {', '.join(POLLERS)}"
+    for coding in () if settings.compression.codings == "auto" else settings.compression.codings:
+        if package := missing(coding):
+            yield f"compression.codings: {coding} needs the package {package}: pip install 'prefork[standard]'"
     try:
         compile_format(settings.log.format)
     except ValueError as error:

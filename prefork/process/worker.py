@@ -99,6 +99,7 @@ class Worker:
             lambda: snapshot(assignment.scoreboard),
             roots,
             pages=pages,
+            compression=settings.compression,
             asgi=self._host_asgi,
         )
         router = build(settings.routes, host)

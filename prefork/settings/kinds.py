@@ -195,6 +195,14 @@ def _group(value: int | str) -> int:
         raise ValueError(f"expected a group that exists, got {quoted(str(value))}") from None
 
 
+def _media_types(texts: list[str]) -> tuple[str, ...]:
+    return tuple(text.lower() for text in texts)
+
+
+def _codings(names: str | list[str]) -> str | tuple[str, ...]:
+    return names if isinstance(names, str) else _when(len(set(names)) == len(names), tuple(names))
+
+
 FLAG = Kind("true or false", bool)
 ONLY_TRUE = Kind("true", Annotated[bool, Meta(extra_json_schema={"const": True})], lambda flag: _when(flag, flag))
 TEXT = Kind("a text", str)
@@ -243,3 +251,13 @@ FIELD_NAME = Kind("a header name of letters, digits and dashes", str, _field_nam
 FIELD_TEXT = Kind("latin-1 text without control characters", str, _field_text)
 LOCATION = Kind("a path or URL in latin-1, without control characters", _NON_EMPTY, _field_text)
 REDIRECT_STATUS = Kind("one of 301, 302, 303, 307, 308", Literal[301, 302, 303, 307, 308])
+CODINGS = Kind(
+    '"auto" or a list of "zstd", "br" and "gzip", each once',
+    Literal["auto"] | Annotated[list[Literal["zstd", "br", "gzip"]], Meta(extra_json_schema={"uniqueItems": True})],
+    _codings,
+)
+MEDIA_TYPES = Kind(
+    'a list of media types such as "text/html", in which "*" stands for anything',
+    list[Annotated[str, Meta(pattern=rf"^[a-zA-Z0-9*!#$&^_.+/-]+{_END}")]],
+    _media_types,
+)

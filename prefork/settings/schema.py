@@ -176,6 +176,38 @@ class Websocket(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = True
 
 
+class Compression(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Responses coded on the fly, where the client accepts it. Sizes are in bytes."""
+
+    enabled: Annotated[
+        bool, kinds.FLAG, Meta(description="Whether the responses of routes that do not say so themselves are coded.")
+    ] = False
+    codings: Annotated[
+        tuple[str, ...] | Literal["auto"],
+        kinds.CODINGS,
+        Meta(description='Which, the preferred one first; "auto" is zstd, br and gzip, as far as they are installed.'),
+    ] = "auto"
+    types: Annotated[
+        tuple[str, ...], kinds.MEDIA_TYPES, Meta(description='The media types to code; "*" stands for anything.')
+    ] = (
+        "text/*",
+        "*+json",
+        "*+xml",
+        "application/json",
+        "application/javascript",
+        "application/xml",
+        "application/wasm",
+        "font/ttf",
+        "font/otf",
+        "image/x-icon",
+    )
+    min_size: Annotated[int, kinds.size(0), Meta(description="The smallest response worth it.")] = 1 << 10
+    level: Annotated[int, kinds.integer(1, 9), Meta(description="How hard to try: 1 is fast, 9 is small.")] = 4
+    cache: Annotated[
+        int, kinds.size(0), Meta(description="Coded files of up to 1 MiB that a worker keeps, in all; 0: none.")
+    ] = 16 << 20
+
+
 class Log(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written where. Files are reopened on SIGUSR1."""
 
@@ -265,6 +297,9 @@ class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         kinds.choice("auto", "off"),
         Meta(description='Whether the ASGI application is asked to start and shut down; "off" where it cannot be.'),
     ] = "auto"
+    compression: Annotated[
+        bool | None, kinds.FLAG, Meta(description="Whether its responses are coded; as compression.enabled by default.")
+    ] = None
     respond: Annotated[Respond | None, Meta(description="Give a fixed answer.")] = None
     redirect: Annotated[Redirect | None, Meta(description="Redirect: a location, or a table.")] = None
     status: Annotated[bool, kinds.ONLY_TRUE, Meta(description="Show the status page.")] = False
@@ -280,6 +315,7 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[Workers, Meta(description="The worker processes.")] = Workers()
     http: Annotated[Http, Meta(description="HTTP limits and time-outs.")] = Http()
     websocket: Annotated[Websocket, Meta(description="WebSocket connections.")] = Websocket()
+    compression: Annotated[Compression, Meta(description="Responses coded on the fly.")] = Compression()
     log: Annotated[Log, Meta(description="The logs.")] = Log()
     error_pages: Annotated[
         dict[str, str],

@@ -12,6 +12,7 @@ import pytest
 from prefork.settings.address import Address
 from prefork.settings.load import load
 from prefork.settings.schema import (
+    Compression,
     Files,
     Http,
     Listener,
@@ -94,7 +95,14 @@ def test_what_is_not_there_is_404(server: Server) -> None:
 
 # --- what the file says of itself: "Every key is shown with its default" ---
 
-TABLES = {"master": Master, "workers": Workers, "http": Http, "websocket": Websocket, "log": Log}
+TABLES = {
+    "master": Master,
+    "workers": Workers,
+    "http": Http,
+    "websocket": Websocket,
+    "compression": Compression,
+    "log": Log,
+}
 ROUTE_TABLES = (Route, Files, Respond, Redirect, Listener)
 
 

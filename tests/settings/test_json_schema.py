@@ -22,6 +22,9 @@ GOOD = [
     "workers.count = 'auto'",
     "http.max_body = '16MiB'\nhttp.max_head = 1024",
     "log.format = '$status'\nlog.access = ''",
+    "compression = { enabled = true, codings = 'auto', level = 9, min_size = 0, cache = '1MiB' }",
+    "compression = { codings = ['gzip', 'br'], types = ['text/*', '*', 'application/vnd.api+json'] }",
+    "[[route]]\nstatus = true\ncompression = false",
     "[[route]]\nfiles = 'public'",
     "[[route]]\nhost = '*.a.b'\npath = '/x'\nfiles = { root = 'public', max_age = 3 }",
     "[[route]]\nwsgi = 'a:b'\n[[route]]\npath = '/a'\nredirect = '/b'",
@@ -40,6 +43,15 @@ BAD = [
     "http.max_body = '16MB'",
     "http.max_head = 0",
     "log.format = 'x'",
+    "compression = true",
+    "compression.codings = ['deflate']",
+    "compression.codings = ['gzip', 'gzip']",
+    "compression.codings = 'gzip'",
+    "compression.level = 0",
+    "compression.level = 10",
+    "compression.types = ['text/html; charset=utf-8']",
+    "compression.types = 'text/html'",
+    "[[route]]\nstatus = true\ncompression = { level = 1 }",
     "[[route]]\npath = '/'",
     "[[route]]\npath = 'x'\nstatus = true",
     "[[route]]\nstatus = false",
@@ -71,8 +83,10 @@ def test_every_key_has_a_description() -> None:
 def test_every_default_that_can_be_written_is_there() -> None:
     keys = dict(described(json_schema()))
     unsaid = {path for path, key in keys.items() if "default" not in key}
-    tables = {"master", "workers", "http", "websocket", "log", "route"}
-    keys_of_routes = {f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", *KINDS)}
+    tables = {"master", "workers", "http", "websocket", "compression", "log", "route"}
+    keys_of_routes = {
+        f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", "compression", *KINDS)
+    }
     assert unsaid == tables | keys_of_routes | {f"listen.{key}" for key in ("address", "mode", "owner", "group")}
     assert keys["listen"]["default"] == ["127.0.0.1:8000"]
     assert keys["http.max_head"]["default"] == 32768

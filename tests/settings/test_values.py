@@ -59,6 +59,11 @@ def document(key: str, value: str) -> str:
         ("http.max_body", '"16 MiB"', 16 << 20),
         ("http.max_body", '"2GiB"', 2 << 30),
         ("http.server_header", "false", False),
+        ("compression.codings", '"auto"', "auto"),
+        ("compression.codings", '["gzip", "zstd"]', ("gzip", "zstd")),
+        ("compression.codings", "[]", ()),
+        ("compression.types", '["Text/*"]', ("text/*",)),
+        ("compression.cache", "0", 0),
         ("log.level", '"warning"', "warning"),
         ("log.error", '"error.log"', "error.log"),
         ("log.access", '"public/access.log"', "public/access.log"),
@@ -239,6 +244,7 @@ PATTERNS = {
     "PATH": (kinds.PATH, "/a"),
     "TARGET": (kinds.TARGET, "a:f()"),
 }
+LISTS = {"MEDIA_TYPES": (kinds.MEDIA_TYPES, "text/*")}
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -249,11 +255,19 @@ def test_a_pattern_takes_no_line_end_behind_what_it_takes(name: str) -> None:
         kind.convert(f"{text}\n")
 
 
+@pytest.mark.parametrize("name", LISTS)
+def test_nor_does_a_pattern_of_what_is_in_a_list(name: str) -> None:
+    kind, text = LISTS[name]
+    kind.convert([text])
+    with pytest.raises(ValueError, match=r"^expected"):
+        kind.convert([f"{text}\n"])
+
+
 def test_every_pattern_is_among_them() -> None:
     named = {
         name for name, kind in vars(kinds).items() if isinstance(kind, kinds.Kind) and "pattern=" in str(kind.written)
     }
-    assert named == PATTERNS.keys() - {"SIZE"}
+    assert named == (PATTERNS.keys() | LISTS.keys()) - {"SIZE"}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

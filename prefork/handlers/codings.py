@@ -1,0 +1,109 @@
+"""Content codings: gzip from the standard library, br and zstd where their packages are there. Knows no HTTP messages.
+
+A package is imported when a coding of its is made, so that who codes nothing does not have it in memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+PACKAGES = {"zstd": "zstandard", "br": "brotli", "gzip": ""}  # by coding, the one that is preferred first; "": none
+
+_GZIP = 16  # added to the window's bits: a gzip header and trailer (zlib's manual, deflateInit2)
+
+
+class Encoder(Protocol):
+    """Codes one body. What it returns goes out in this order; b"" where it waits for more."""
+
+    def add(self, data: bytes) -> bytes: ...
+
+    def flush(self) -> bytes:
+        """What there is so far, so that the receiver can decode all of it."""
+
+    def finish(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Coding:
+    """`name` is what Content-Encoding says; `whole` codes a body at once, `encoder` makes what codes it by and by."""
+
+    name: str
+    whole: Callable[[bytes], bytes]
+    encoder: Callable[[], Encoder]
+
+
+def missing(name: str) -> str:
+    """The package that the coding lacks, or ""."""
+    package = PACKAGES[name]
+    return package if package and importlib.util.find_spec(package) is None else ""
+
+
+def choose(names: Sequence[str], level: int) -> tuple[Coding, ...]:
+    """The codings of these names, in their order, less those whose package is missing. `level` is 1 to 9."""
+    makers = {"gzip": gzip, "br": _brotli, "zstd": _zstd}
+    return tuple(makers[name](level) for name in names if not missing(name))
+
+
+def gzip(level: int, window: int = 15, memory: int = 8) -> Coding:
+    """An encoder has 2 ** (window + 2) + 2 ** (memory + 9) bytes of memory: 256 KiB, as it is usual."""
+    return Coding(
+        "gzip",
+        lambda data: zlib.compress(data, level, window + _GZIP),
+        lambda: _Zlib(zlib.compressobj(level, zlib.DEFLATED, window + _GZIP, memory)),
+    )
+
+
+def _brotli(level: int) -> Coding:
+    brotli = importlib.import_module("brotli")
+    return Coding(
+        "br",
+        lambda data: bytes(brotli.compress(data, quality=level)),
+        lambda: _Brotli(brotli.Compressor(quality=level)),
+    )
+
+
+def _zstd(level: int) -> Coding:
+    zstandard = importlib.import_module("zstandard")
+    return Coding(
+        "zstd",
+        zstandard.ZstdCompressor(level).compress,  # one after the other: it keeps its memory
+        lambda: _Zstd(zstandard, level),
+    )
+
+
+class _Zlib:
+    def __init__(self, object: Any) -> None:
+        self.add = object.compress
+        self._flush = object.flush
+
+    def flush(self) -> bytes:
+        return bytes(self._flush(zlib.Z_SYNC_FLUSH))
+
+    def finish(self) -> bytes:
+        return bytes(self._flush())
+
+
+class _Brotli:
+    def __init__(self, object: Any) -> None:
+        self.add = object.process
+        self.flush = object.flush
+        self.finish = object.finish
+
+
+class _Zstd:
+    def __init__(self, zstandard: Any, level: int) -> None:
+        object = zstandard.ZstdCompressor(level).compressobj()
+        self.add = object.compress
+        self._flush = object.flush
+        self._block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+
+    def flush(self) -> bytes:
+        return bytes(self._flush(self._block))
+
+    def finish(self) -> bytes:
+        return bytes(self._flush())

@@ -1,0 +1,232 @@
+"""Compression: responses coded on the fly, whoever made them. A function Handler -> Handler; owns what may be coded.
+
+A coded response is another representation: its ETag, if strong, becomes a weak one (RFC 9110 §8.8.1), it has no ranges,
+and Vary tells caches that there are several, whichever of them a client gets. Left as it is what says that it is coded
+already, what is a part (206) or has no body, what names a digest of its content, and what says `no-transform`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from prefork.handlers.coded import flowing, whole
+from prefork.handlers.codings import PACKAGES, Coding, choose, gzip
+from prefork.handlers.negotiate import IDENTITY, best
+from prefork.http.grammar import DIGITS
+from prefork.http.message import Body, Fields, FileSegment, Handler, Request, Response, Upgrade
+from prefork.settings import schema
+
+AT_ONCE = 128 * 1024  # bytes that are coded in one go, and leave in one send: 1.2 ms by gzip at level 4
+KEPT = 1024 * 1024  # bytes of the largest file that is kept coded
+ENTRY = 2048  # bytes that a kept response has, besides its body: its fields, twice
+
+_EVENTS = "text/event-stream"
+_UNTOUCHED = frozenset((204, 205, 206, 304))
+_TELLING = frozenset(("content-encoding", "content-range", "content-digest", "repr-digest", "digest", "content-md5"))
+_DROPPED = frozenset(("content-length", "accept-ranges"))
+_ACCEPTED = re.compile(r"(?:^|,)\s*(?:\*|accept-encoding)\s*(?:,|$)", re.IGNORECASE)
+
+Key = tuple[Handler, str, str, int, Fields]  # whose answer to which path, by which coding, and what it said uncoded
+
+
+class Compression:
+    """Compresses the responses of any number of handlers by the same settings, and has what is kept for all of them."""
+
+    def __init__(self, settings: schema.Compression) -> None:
+        names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
+        self._codings = _Offer({coding.name: coding for coding in choose(names, settings.level)})
+        # A stream of events may last for hours, so it gets 48 KiB of memory and not the 256 of gzip or a MiB of zstd.
+        self._lean = _Offer({"gzip": gzip(settings.level, window=12, memory=6)} if "gzip" in names else {})
+        self._min_size = settings.min_size
+        self.kept = Kept(settings.cache)
+        types = "|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in settings.types)
+        self._is_wanted = lru_cache(256)(re.compile(types).fullmatch)
+
+    def around(self, handler: Handler, keeps: bool) -> Handler:
+        """`handler` with its responses compressed. With `keeps`, fields with a strong ETag tell the whole response, for
+        whoever asks, so that what was coded once can be given again: true of files, and not of every application.
+        """
+
+        async def handle(request: Request) -> Response:
+            response = await handler(request)
+            if not keeps:
+                return self._respond(request, response, None)
+            key = (handler, request.path, self._codings.choice(request), response.status, tuple(response.headers))
+            kept = self.kept.get(key)
+            if kept is None:
+                return self._respond(request, response, key)
+            _close(response.body)
+            return kept
+
+        return handle
+
+    def _respond(self, request: Request, response: Response, key: Key | None) -> Response:
+        """`response`, or what it becomes; kept under `key`, if there is one, where it may be."""
+        if response.status == 304:
+            return _revalidated(request, response)
+        facts = self._judge(request, response)
+        if facts is None:
+            return response
+        coding = (self._lean if facts.kind == _EVENTS else self._codings).chosen(request)
+        status, body, reason, varied = response.status, response.body, response.reason, _varied(response.headers)
+        if coding is None:
+            return Response(status, varied, body, reason)
+        fields = _coded(varied, coding.name)
+        if request.method == "HEAD":
+            if facts.size is None and isinstance(
+                body, bytes
+            ):  # how much GET would get, and so whether coded: who knows
+                return Response(status, varied, body, reason)
+            return Response(status, fields, _silent(body), reason)
+        keep = None
+        if key and status == 200 and facts.strong and facts.size is not None and facts.size <= KEPT:
+            keep = partial(self.kept.put, key, fields)
+        if isinstance(body, bytes) and len(body) <= AT_ONCE:
+            content = coding.whole(body)
+            if len(content) >= len(body):
+                return Response(status, varied, body, reason)
+            if keep is not None:
+                keep(content)
+            return Response(status, fields, content, reason)
+        assert not isinstance(body, Upgrade)
+        if isinstance(body, bytes | FileSegment):
+            return Response(status, fields, whole(body, coding, keep), reason)
+        return Response(status, fields, flowing(body, coding, facts.length), reason)
+
+    def _judge(self, request: Request, response: Response) -> _Facts | None:
+        """None where the response stays as it is."""
+        body = response.body
+        if response.status in _UNTOUCHED or isinstance(body, Upgrade):
+            return None
+        facts = _read(response.headers)
+        if facts is None or not self._is_wanted(facts.kind):
+            return None
+        if isinstance(body, FileSegment):
+            facts.size = body.count
+        elif isinstance(body, bytes) and (body or request.method != "HEAD"):
+            facts.size = len(body)
+        if facts.size is not None and facts.size < self._min_size:
+            return None
+        return facts if facts.length in (None, facts.size) else None  # else it is not true, and render will say so
+
+
+class _Offer:
+    """Codings to choose from, the first of which is preferred."""
+
+    def __init__(self, codings: Mapping[str, Coding]) -> None:
+        self._codings = codings
+        self._names = tuple(codings)
+
+    def choice(self, request: Request) -> str:
+        """The name of the coding that the client likes best; IDENTITY also where it likes not even that."""
+        return best(request.headers.get("accept-encoding"), self._names) or IDENTITY
+
+    def chosen(self, request: Request) -> Coding | None:
+        return self._codings.get(self.choice(request))
+
+
+class Kept:
+    """Coded responses of `limit` bytes in all; what has not been given for the longest time makes room."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._responses: dict[Key, Response] = {}
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def get(self, key: Key) -> Response | None:
+        response = self._responses.pop(key, None)
+        if response is not None:
+            self._responses[key] = response
+        return response
+
+    def put(self, key: Key, fields: Fields, content: bytes) -> None:
+        size = len(content) + ENTRY
+        if size > self._limit or key in self._responses:
+            return
+        while self.size + size > self._limit:
+            oldest = self._responses.pop(next(iter(self._responses)))
+            assert isinstance(oldest.body, bytes)
+            self.size -= len(oldest.body) + ENTRY
+        self._responses[key] = Response(key[3], fields, content)
+        self.size += size
+
+
+@dataclass
+class _Facts:
+    """What counts of a response: its media type, in lower case, its Content-Length, if it says so, the `size` that its
+    body has or should have to GET, or None, and whether it has a strong ETag.
+    """
+
+    kind: str
+    length: int | None
+    size: int | None
+    strong: bool
+
+
+def _read(fields: Fields) -> _Facts | None:
+    """What the fields tell; None where the response is not to be touched. What is wrong with them, render will say."""
+    kind, length, strong = "", None, False
+    try:
+        for name, value in fields:
+            name = name.lower()
+            if name in _TELLING or (name == "cache-control" and "no-transform" in value.lower()):
+                return None
+            if name == "content-type":
+                kind = value.partition(";")[0].strip().lower()
+            elif name == "content-length":
+                length = int(value) if DIGITS.fullmatch(value) else None
+            elif name == "etag":
+                strong = value.startswith('"')
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return _Facts(kind, length, length, strong) if kind else None
+
+
+def _varied(fields: Fields) -> Fields:
+    """With Accept-Encoding in Vary (RFC 9110 §12.5.5)."""
+    varied, is_said = [], False
+    for name, value in fields:
+        if not is_said and name.lower() == "vary":
+            is_said = True
+            value = value if _ACCEPTED.search(value) else f"{value}, Accept-Encoding"
+        varied.append((name, value))
+    return tuple(varied) if is_said else (*varied, ("Vary", "Accept-Encoding"))
+
+
+def _coded(fields: Fields, coding: str) -> Fields:
+    kept = [field for field in _weakened(fields) if field[0].lower() not in _DROPPED]
+    return (*kept, ("Content-Encoding", coding))
+
+
+def _weakened(fields: Fields) -> Fields:
+    """With a weak ETag in the place of a strong one."""
+    return tuple((name, f"W/{value}" if _is_strong(name, value) else value) for name, value in fields)
+
+
+def _is_strong(name: str, value: str) -> bool:
+    return name.lower() == "etag" and value.startswith('"')
+
+
+def _revalidated(request: Request, response: Response) -> Response:
+    """A 304 says of the coded response, where that is what the client has, what a 200 would (RFC 9110 §15.4.5)."""
+    known = request.headers.get("if-none-match")
+    if known and any(_is_strong(name, value) and f"W/{value}" in known for name, value in response.headers):
+        return Response(response.status, _varied(_weakened(response.headers)), response.body, response.reason)
+    return response
+
+
+def _silent(body: Body) -> Body:
+    """The body to HEAD: nothing that would tell a length, which is not that of the coded body."""
+    _close(body)
+    return b"" if isinstance(body, bytes | FileSegment) else body
+
+
+def _close(body: Body) -> None:
+    if isinstance(body, FileSegment):
+        body.close()
