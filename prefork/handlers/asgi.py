@@ -7,6 +7,7 @@ on, which is taken at once: where it does not have to wait, its response is ther
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -72,6 +73,15 @@ class Asgi:
     def run(self) -> None:
         """What Loop.run is to a worker without asyncio."""
         self.guest.run()
+
+    def running(self) -> Request | None:
+        """Whose application runs at this moment, if one does that has waited before. From any thread."""
+        for exchange in tuple(self.under_way):
+            task = exchange.task
+            if task is not None and inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_RUNNING:
+                request: Request = exchange.request
+                return request
+        return None
 
     def ended(self, exchange: Any) -> None:
         self.under_way.discard(exchange)

@@ -18,7 +18,7 @@ from prefork.handlers.router import Router, mount, not_found
 from prefork.handlers.status import status
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
-from prefork.http.message import Handler
+from prefork.http.message import Handler, Request
 from prefork.kernel.leader import Crew
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Route, Workers
@@ -42,6 +42,8 @@ class AsgiHost(Protocol):
     def start_up(self) -> None: ...
 
     def run(self) -> None: ...
+
+    def running(self) -> Request | None: ...
 
     async def finished(self) -> None: ...
 

@@ -191,6 +191,8 @@ class Loop:
     """One select event loop. `now` is its clock (monotonic seconds), set once a turn; `current` the task that runs.
 
     `after_turn` holds what is called at the end of each turn, before the loop may sleep (the access log's flush).
+    `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
+    (monotonic seconds, which all processes count alike), 0 while the loop waits.
     """
 
     current: Task
@@ -201,6 +203,7 @@ class Loop:
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
         self.after_turn: list[Callable[[], None]] = []
+        self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
         self._readers: dict[int, Readiness] = {}
         self._writers: dict[int, Readiness] = {}
         self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that whoever runs the loop can go on with it
@@ -289,12 +292,14 @@ class Loop:
 
     def turn(self, limit: float | None = None) -> None:
         """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
-        self._pending = iter(self.poller.poll(self._timeout(limit)))
+        timeout = self._timeout(limit)
+        self.pulse[0] = 0.0
+        self._pending = iter(self.poller.poll(timeout))
         self.finish_turn()
 
     def finish_turn(self) -> None:
         """The steps of the turn that have not been taken yet."""
-        self.now = now = monotonic()
+        self.now = self.pulse[0] = now = monotonic()
         readers, writers = self._readers, self._writers
         for fd, event in self._pending:
             if event != WRITE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import signal
 
 from prefork.errors import StartError
 from prefork.observe import error_log
@@ -35,6 +37,13 @@ class Logs:
     def apply(self) -> None:
         """Make these the logs of this process; again after importing an application, which may set up logging too."""
         error_log.configure(self._errors, self._settings.level)
+
+    def catch_crashes(self) -> None:
+        """From now on this process, when it crashes, writes to the error log where its threads were; and when it gets
+        SIGUSR2, where they are. Both even where the interpreter itself is stuck (faulthandler).
+        """
+        faulthandler.enable(self._errors, all_threads=True)
+        faulthandler.register(signal.SIGUSR2, self._errors, all_threads=True)
 
     def reopen(self) -> None:
         """Open the files anew, after they have been moved away."""

@@ -1,8 +1,8 @@
 """The scoreboard: what every worker counts, in memory that all processes share. Owns the layout of a slot.
 
-Made by the master before it forks. Each word has one writer, so there are no locks: the worker writes the counters and
-STATE, the master the others, and an aligned word of 64 bits is never seen half written. CONNECTIONS cannot wrap below
-zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
+Made by the master before it forks. Each word has one writer, so there are no locks: the worker writes the counters,
+STATE and PULSE, the master the others, and an aligned word of 64 bits is never seen half written. CONNECTIONS cannot
+wrap below zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PID = WIDTH
 GENERATION = WIDTH + 1
 STATE = WIDTH + 2
 STARTED = WIDTH + 3  # milliseconds of Unix time; 0 marks a free slot
-
+PULSE = WIDTH + 4  # as a double: when the turn began that the worker's loop is in (monotonic seconds); 0: in none
 DISMISSED = WIDTH + 5  # 1 once the master has asked the worker to leave
 
 _CACHE_LINE = 8  # words; slots that shared one would slow each other's workers down
@@ -66,6 +66,10 @@ class Scoreboard:
         """One word of every slot up to the highest that was ever taken, in order: 0.3 us for four workers."""
         end = (self._words[_HIGHEST] + 1) * _STRIDE
         return self._words[_STRIDE + word : end : _STRIDE].tolist()
+
+    def pulse(self, index: int) -> memoryview[float]:
+        """The one word PULSE of slot `index`, live."""
+        return self.slot(index)[PULSE : PULSE + 1].cast("B").cast("d")
 
     def free(self) -> int:
         """The first slot that is not taken; BootError if there is none."""

@@ -42,6 +42,10 @@ class Sink:
         self._announced = 0  # how many of the dropped lines the log itself tells of
         self._rest = b""  # what is missing of a line that was cut short
 
+    def fileno(self) -> int:
+        """Its descriptor, the same however often it is opened anew; -1 where the target is off."""
+        return self._fd
+
     def write(self, lines: bytes) -> None:
         """Write whole lines, each with its newline. What does not fit now is lost, and announced before what next does.
 

@@ -5,7 +5,7 @@
     QUIT, TERM  finish what is under way, then stop; a second is fast   drain
     INT         stop at once                                            stop at once
     USR1        reopen the log files                                    reopen the log files
-    USR2        upgrade: a new master takes over; or nothing has changed    ignored
+    USR2        upgrade: a new master takes over, or nothing changes    write all stacks to the error log
     CHLD        reap, and replace who died                              -
 
 A signal's way is one straight line: wakeup descriptor -> signals.MASTER[number] -> master.obey(command). The master

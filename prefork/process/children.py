@@ -1,7 +1,7 @@
 """Children: forks processes, learns whether they got ready, and reaps them. Owns the master's child processes.
 
-A child reports through a pipe, in a line: that it is ready, or why it is not, with its traceback. Once ready, it may
-say in another line that it is to be replaced.
+A child reports through a pair of sockets, in a line: that it is ready, or why it is not, with its traceback. Once
+ready, it may say in another line that it is to be replaced; and its parent may ask what it is at.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import NoReturn
 
@@ -30,6 +32,8 @@ LEADING = (  # where the frames are that lead to the application's
     "<frozen importlib",
 )
 
+NO_PULSE = memoryview(bytes(8)).cast("d")
+
 log = logging.getLogger("prefork")
 
 
@@ -40,7 +44,22 @@ class Report(msgspec.Struct):
     traceback: str = ""
 
 
-Main = Callable[[Callable[[Report], None]], int]
+class Tell:
+    """A child's end of the line to its parent. Called with a Report it says that, once or again; `fd` is readable when
+    the parent asks something, and at its end when the parent wants to hear no more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.told = False
+
+    def __call__(self, report: Report) -> None:
+        self.told = True
+        with suppress(OSError):  # where the parent is gone, nobody is left to be told
+            os.write(self.fd, msgspec.json.encode(report) + b"\n")
+
+
+Main = Callable[[Tell], int]
 
 
 class Child:
@@ -52,6 +71,8 @@ class Child:
         self.exited = Event(loop)
         self.departing = Event(loop)  # it has exited, or wants to be replaced
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
+        self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
+        self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
         self._loop = loop
         self._report = report
         self._waiting: Task | None = None  # for it
@@ -74,7 +95,7 @@ class Child:
                 self.hang_up()
 
     async def _hear(self) -> bytes:
-        """A line through its pipe. Raises BootError when it has died instead: its own child may hold the pipe open."""
+        """A line that it says. Raises BootError when it has died instead: its own child may hold the line open."""
         text = b""
         readable = self._loop.readable(self._report)
         self._waiting = self._loop.current
@@ -109,13 +130,18 @@ class Child:
         finally:
             self._loop.forget(self._report)
 
+    def ask(self) -> None:
+        """Have it log what it is at, if it can; it answers as one that is to be replaced does."""
+        with suppress(OSError):
+            os.write(self._report, b"?")
+
     @property
     def reports(self) -> bool:
-        """Its pipe is open."""
+        """The line to it is open."""
         return self._report >= 0
 
     def hang_up(self) -> None:
-        """Close the pipe that it reports through."""
+        """Close our end of the line to it."""
         if self._report >= 0:
             os.close(self._report)
             self._report = -1
@@ -155,43 +181,36 @@ class Children:
     def fork(self, main: Main) -> Child:
         """Fork a child that runs `main(tell)` and exits with the status that it returns. Raises BootError."""
         _flush()
-        pipe: tuple[int, ...] = ()
+        line: tuple[int, ...] = ()
         # signals wait until the child has handlers of its own: the parent's would write to the parent's descriptor
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            pipe = os.pipe()
+            line = tuple(end.detach() for end in socket.socketpair())
             pid = os.fork()
             if not pid:
-                self._become_child(main, *pipe)
+                self._become_child(main, *line)
         except OSError as error:
-            for end in pipe:
+            for end in line:
                 os.close(end)
             raise BootError(f"cannot fork a worker: {error.strerror}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        reading, writing = pipe
-        os.close(writing)
-        os.set_blocking(reading, False)
-        child = self._living[pid] = Child(self.loop, pid, reading)
+        ours, theirs = line
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        child = self._living[pid] = Child(self.loop, pid, ours)
         self._reporting = [child, *(other for other in self._reporting if other.reports)]
         return child
 
-    def _become_child(self, main: Main, reading: int, writing: int) -> NoReturn:
+    def _become_child(self, main: Main, ours: int, theirs: int) -> NoReturn:
         """In the child: never return, never unwind into the parent's frames, whose finally blocks are the parent's.
 
         All signals are blocked still; Signals lets them in.
         """
         status = os.EX_SOFTWARE
-        told = False
-
-        def tell(report: Report) -> None:
-            nonlocal told
-            told = True
-            with suppress(OSError):  # where the parent is gone, nobody is left to be told
-                os.write(writing, msgspec.json.encode(report) + b"\n")
-
+        tell = Tell(theirs)
         try:
-            os.close(reading)
+            os.close(ours)
             os.close(self._life)
             for child in self._reporting:
                 child.hang_up()
@@ -199,7 +218,7 @@ class Children:
                 close()
             status = main(tell)
         except BaseException as error:
-            if told:
+            if tell.told:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
                 tell(describe(error))
@@ -210,16 +229,25 @@ class Children:
                 os._exit(status)
 
     def reap(self) -> None:
-        """Take note of who has died. To be called on SIGCHLD."""
+        """Take note of who has died, is stopped, or goes on. To be called on SIGCHLD."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
                 return
             if not pid:
                 return
-            child = self._living.pop(pid, None)
-            if child is not None:
+            child = self._living.get(pid)
+            if child is None:
+                continue
+            if os.WIFSTOPPED(status):
+                child.stopped = monotonic()
+                log.warning("worker %d is stopped: %s", pid, signal.Signals(os.WSTOPSIG(status)).name)
+            elif os.WIFCONTINUED(status):
+                child.stopped = inf
+                log.warning("worker %d goes on", pid)
+            else:
+                del self._living[pid]
                 child.end(status)
 
     def let_go(self, child: Child) -> None:

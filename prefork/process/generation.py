@@ -6,19 +6,19 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum, auto
 from functools import partial
 
 from prefork.errors import BootError, TimedOut
 from prefork.http.counts import REQUESTS
 from prefork.kernel.event import Bell, Event
-from prefork.kernel.loop import Loop
+from prefork.kernel.loop import Loop, Task
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
-from prefork.process import worker
-from prefork.process.children import Child, Children, Report
+from prefork.process import vigil, worker
+from prefork.process.children import Child, Children, Tell
 from prefork.process.identity import cores
 from prefork.settings.schema import Settings
 
@@ -80,6 +80,7 @@ class Generation:
         self._news = Bell(children.loop)  # rung when a worker is ready, or cannot be
         self._rolling = False  # a worker boots in the place of one that lives
         self._turn = Bell(children.loop)  # rung when it is another's turn to be replaced
+        self._vigil: Task | None = None
         self._gate, self._gate_out = os.pipe()
 
     async def start(self) -> None:
@@ -129,6 +130,10 @@ class Generation:
         """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
         self.phase = Phase.SERVING
         os.write(self._gate_out, b"!")  # which nobody reads: so every worker hears of it, the later ones too
+        timeout = self.settings.workers.timeout
+        if timeout:
+            keeping = vigil.keep(self._children.loop, self._in_charge, timeout)
+            self._vigil = self._children.loop.spawn(keeping, "looking after the workers")
 
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone."""
@@ -143,12 +148,18 @@ class Generation:
         for child in self._members:
             child.signal(signal.SIGKILL)
 
+    def _in_charge(self) -> set[Child]:
+        return self.ready - self._dismissed
+
     def leave(self) -> None:
         """Replace nobody from now on."""
         self.phase = Phase.LEAVING
         for post in self._posts:
             post.closed.set()
         self._news.ring()
+        if self._vigil is not None:
+            self._vigil.cancel()
+            self._vigil = None
 
     def close(self) -> None:
         """Close what is this generation's alone, save its sockets: they may be the next one's too."""
@@ -242,6 +253,7 @@ class Generation:
             self._scoreboard.vacate(slot)
             raise
         self._scoreboard.occupy(slot, child.pid, self.number)
+        child.pulse = self._scoreboard.pulse(slot)
         self._members[child] = slot
         post.children.add(child)
         self._children.loop.spawn(self._bury(post, child, slot), f"waiting for the end of worker {child.pid}")
@@ -276,7 +288,7 @@ class Generation:
         await self._children.dismiss(leaving, signal.SIGTERM, timeout)
         self._dismissed.difference_update(leaving)
 
-    def _become_worker(self, assignment: worker.Assignment, tell: Callable[[Report], None]) -> int:
+    def _become_worker(self, assignment: worker.Assignment, tell: Tell) -> int:
         """In the child: a removed address must close with its generation, though we were forked before."""
         os.close(self._gate_out)
         for other in self._living:

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import structs
 
 from prefork.errors import BootError, StartError
-from prefork.process.children import Child, Children, Report
+from prefork.process.children import Child, Children, Tell
 from prefork.settings.schema import Settings
 
 SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templates that applications keep in memory
@@ -139,7 +139,7 @@ class Watch:
 
     # ---- in the watcher
 
-    def _become_watcher(self, out: int, tell: Callable[[Report], None]) -> int:
+    def _become_watcher(self, out: int, tell: Tell) -> int:
         os.dup2(self._children.lifeline, 0)
         os.dup2(out, 1)
         os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20))

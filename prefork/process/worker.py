@@ -9,7 +9,6 @@ import resource
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -27,18 +26,19 @@ from prefork.kernel.checked import CheckedCrew, CheckedLoop
 from prefork.kernel.leader import Crew
 from prefork.kernel.loop import PAUSE, Loop, Task
 from prefork.kernel.poller import make_poller
-from prefork.kernel.stack import stack
+from prefork.kernel.stack import stack, stacks
 from prefork.net import accept
 from prefork.net.listen import Sockets
 from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
-from prefork.process.children import Report
+from prefork.process.children import Report, Tell
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import settle
 from prefork.process.turns import Turns
+from prefork.process.witness import Witness, place
 from prefork.settings.schema import Settings, Workers
 
 SHUTDOWN = 0.5  # seconds that an ASGI application's shutdown has at the least; then the master's patience is at its end
@@ -64,7 +64,7 @@ class Assignment:
     gate: int
 
 
-def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
+def run(assignment: Assignment, tell: Tell) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
     worker = Worker(assignment, tell)
     tell(Report())
@@ -79,15 +79,18 @@ def run(assignment: Assignment, tell: Callable[[Report], None]) -> int:
 class Worker:
     """Serves the sockets of its assignment."""
 
-    def __init__(self, assignment: Assignment, tell: Callable[[Report], None]) -> None:
+    def __init__(self, assignment: Assignment, tell: Tell) -> None:
         settings = assignment.settings
         self._assignment = assignment
         self._tell = tell
         self._board = assignment.scoreboard.slot(assignment.slot)
         self._loop, self._crew = _kernel(settings.workers)
+        self._loop.pulse = assignment.scoreboard.pulse(assignment.slot)
         # before the application is imported: HUP must not kill us meanwhile
         self._signals = Signals(self._loop, WORKER)
         assignment.logs.apply()
+        assignment.logs.catch_crashes()
+        self._witness = Witness(assignment.lifeline, tell.fd)
         pages, roots = Pages(settings.error_pages), os.getcwd()
         settle(settings.workers)
         self._crew.changed = self._tally
@@ -136,6 +139,8 @@ class Worker:
         """Serve until told to leave, and what was under way is done."""
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
+        self._witness.explain = self._explain
+        self._witness.patience = self._assignment.settings.workers.graceful_timeout + GRACE  # as the master's
         if self._asgi is not None:
             self._asgi.run()
             self._asgi.close()
@@ -210,6 +215,12 @@ class Worker:
             log.log(level, "this worker is to be replaced, since %s", reason)
             self._tell(Report())
 
+    def _explain(self) -> None:
+        """The master asks, as this loop does not turn: say where it is. In the witness's thread."""
+        where = place(self._server.connections, self._asgi.running() if self._asgi else None, monotonic())
+        log.error("the loop is stuck %s; its threads are at", where, extra={"report": stacks()})
+        self._retire(logging.WARNING, "its loop is stuck")
+
     async def _obey(self) -> None:
         while True:
             command = await self._signals.next()
@@ -227,10 +238,6 @@ class Worker:
         log.error("the master is gone; draining")
         self._loop.forget(self._assignment.lifeline)
         self._leave()
-        # as the master would have seen to, whatever the application's threads are up to
-        end = threading.Timer(self._assignment.settings.workers.graceful_timeout + GRACE, os._exit, [os.EX_SOFTWARE])
-        end.daemon = True
-        end.start()
 
     async def _leave_after_notice(self) -> None:
         """Accept clients as long as a master does that is told to stop: service managers tell all of us at once."""

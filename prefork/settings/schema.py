@@ -68,7 +68,7 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout: Annotated[
         float,
         kinds.TIMEOUT,
-        Meta(description="Seconds of a WSGI call after which its client gets a 504, the worker is replaced; 0: none."),
+        Meta(description="Seconds of a WSGI call, or a blocked loop, after which the worker is replaced; 0: none."),
     ] = 30
     queue_timeout: Annotated[
         float, kinds.TIMEOUT, Meta(description="Seconds that a call may wait for a thread; 503 beyond; 0: any.")

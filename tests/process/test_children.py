@@ -174,7 +174,7 @@ def test_a_child_that_says_nothing_is_given_up(children: Children) -> None:
     assert str(boot(children, child, 0.01)) == f"worker {child.pid} was not ready within 0.01 s"
 
 
-@pytest.mark.parametrize("name", ["fork", "pipe"])
+@pytest.mark.parametrize("name", ["os.fork", "socket.socketpair"])
 def test_where_no_child_can_be_forked_that_is_a_boot_error(
     children: Children, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +183,7 @@ def test_where_no_child_can_be_forked_that_is_a_boot_error(
 
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with monkeypatch.context() as patch:
-        patch.setattr(os, name, refuse)
+        patch.setattr(name, refuse)
         with pytest.raises(BootError, match="cannot fork a worker: Resource temporarily unavailable"):
             children.fork(live)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask

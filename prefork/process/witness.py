@@ -1,0 +1,89 @@
+"""The witness: a thread of a worker that is there when the loop is not. Owns what it waits for, and touches no loop.
+
+It sleeps until the master asks, which it does of a worker whose loop has not turned for too long, or is gone. A worker
+whose loop turns hears of neither here first: it drains when the master is gone, and the witness only bounds that.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from prefork.http.message import Request
+from prefork.http.server import Served
+
+SHOWN = 3  # requests, of those that are under way
+
+log = logging.getLogger("prefork")
+
+
+class Witness:
+    """`explain` is called, in its thread, when `asked` becomes readable; it stops listening at that descriptor's end.
+
+    `patience` seconds after the end of `lifeline`, the process ends, whatever its other threads are up to. Both may be
+    set later: before it serves, a worker has nothing to explain, and nothing to finish.
+    """
+
+    def __init__(self, lifeline: int, asked: int) -> None:
+        self.explain: Callable[[], None] = _nothing
+        self.patience = 0.0
+        self._lifeline = lifeline
+        self._asked = asked
+        threading.Thread(target=self._attend, name="prefork-witness", daemon=True).start()
+
+    def _attend(self) -> None:
+        poll = select.poll()
+        poll.register(self._lifeline, select.POLLIN)
+        poll.register(self._asked, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._lifeline:
+                    time.sleep(self.patience)
+                    os._exit(os.EX_SOFTWARE)
+                elif os.read(fd, 4096):
+                    self._explain()
+                else:
+                    poll.unregister(fd)
+
+    def _explain(self) -> None:
+        try:
+            self.explain()
+        except Exception as error:  # the loop may be changing what is looked at, after all
+            log.error("cannot tell what is stuck: %r", error, exc_info=error)
+
+
+def place(connections: Iterable[Served], asynchronous: Request | None, now: float) -> str:
+    """Which request the loop is in, in words; `asynchronous` is one whose application runs as an asyncio task. Where it
+    is in none, such as in a background task, which ones wait. `now` is in monotonic seconds.
+    """
+    under_way = sorted(
+        (one for one in tuple(connections) if one.request is not None and one.upgrade is None),
+        key=lambda one: one.since,
+    )
+    for one in under_way:
+        if one.request is asynchronous or (one.task is not None and _runs(one)):
+            return f"in {_line(one.request)}, which came {now - one.since:.1f} s ago"
+    if asynchronous is not None:
+        return f"in {_line(asynchronous)}"
+    if not under_way:
+        return "outside any request"
+    more = f" and {len(under_way) - SHOWN} more" if len(under_way) > SHOWN else ""
+    return f"while these wait: {', '.join(_line(one.request) for one in under_way[:SHOWN])}{more}"
+
+
+def _runs(connection: Served) -> bool:
+    assert connection.task is not None
+    return inspect.getcoroutinestate(connection.task.coroutine) == inspect.CORO_RUNNING
+
+
+def _line(request: Request | None) -> str:
+    return f"{request.method} {request.target}" if request is not None else "-"
+
+
+def _nothing() -> None:
+    pass
