@@ -18,16 +18,19 @@ log = logging.getLogger("prefork")
 class Logs:
     """Both sinks, opened by the master and inherited by its workers; `access` is None when it is off."""
 
-    def __init__(self, settings: Log) -> None:
-        """Raises StartError where a file cannot be opened."""
+    def __init__(self, settings: Log, owner: int = -1) -> None:
+        """`owner` is the user who has to be able to open the files anew, -1 for us. Raises StartError where a file
+        cannot be opened.
+        """
         self._settings = settings
+        self._owner = owner
         self._sinks: list[Sink] = []
         self._errors = self._open(settings.error)
         self.access = AccessLog(settings.format, self._open(settings.access)) if settings.access else None
 
     def _open(self, target: str) -> Sink:
         try:
-            sink = Sink(target)
+            sink = Sink(target, self._owner)
         except OSError as error:
             self.close()
             raise StartError(f"cannot open the log file {target}: {error.strerror}") from None

@@ -27,12 +27,14 @@ class Sink:
     Raises OSError where the target cannot be opened; a named pipe needs a reader by then. `dropped` counts lost lines.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, owner: int = -1) -> None:
+        """As root, a file may be given to the user `owner`, who is to open it anew."""
         # absolute, as an application may change the directory before we open it again
         self.target = target if target in ("", "-") else os.path.abspath(target)
         self._reason = ""
         self.start_afresh()
-        self._fd = _open(self.target)
+        self._owner = owner
+        self._fd = _open(self.target, owner)
         self._paced = _needs_pacing(self._fd)
         _sinks.add(self)
 
@@ -68,7 +70,7 @@ class Sink:
         if self._fd < 0:
             return ""
         try:
-            fresh = _open(self.target)
+            fresh = _open(self.target, self._owner)
         except OSError as error:
             return f"{self.target}: {error.strerror}"
         if self._rest and not os.path.sameopenfile(fresh, self._fd):
@@ -122,10 +124,13 @@ def _start_afresh() -> None:
 os.register_at_fork(after_in_child=_start_afresh)  # before the child can write, or close what is its parent's alone
 
 
-def _open(target: str) -> int:
+def _open(target: str, owner: int) -> int:
     if not target:
         return -1
     fd = _open_stderr() if target == "-" else os.open(target, _FLAGS | os.O_APPEND | os.O_CREAT, 0o644)
+    if owner >= 0 and target != "-" and os.geteuid() == 0 and stat.S_ISREG(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):  # some file systems have no owners
+            os.fchown(fd, owner, -1)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         with contextlib.suppress(OSError, AttributeError):  # beyond the user's quota; not Linux
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)

@@ -16,6 +16,8 @@ from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from functools import partial
 
+from msgspec import structs
+
 from prefork import __version__
 from prefork.errors import BootError, StartError
 from prefork.kernel.loop import Loop, Task
@@ -23,7 +25,7 @@ from prefork.kernel.poller import make_poller
 from prefork.net import listen, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
-from prefork.process import upgrade
+from prefork.process import privileges, upgrade
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
 from prefork.process.generation import Generation
@@ -80,21 +82,28 @@ class Master:
         reload = partial(self._wishes.add, Change.RELOAD)
         self._watch = Watch(self._children, watched, settings.source, reload) if watched else None
         self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
-        estate = Estate() if predecessor is None else predecessor.meet(settings)
+        self._bind(settings)
+
+    def _bind(self, settings: Settings) -> None:
+        """Take what outlives a configuration, all of it or nothing. Raises StartError."""
+        warning = privileges.prepare(settings)
+        estate = Estate() if self._predecessor is None else self._predecessor.meet(settings)
         self._lent = estate.sockets  # which are another master's to take down
         with ExitStack() as undo:
             self._pid_file = estate.pid_file or PidFile(settings.master.pid_file)
             undo.callback(self._pid_file.remove)
-            logs = Logs(settings.log)
+            logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
             sockets = listen.adopt(self._lent, settings.listen)
             undo.callback(listen.release, sockets, keep=self._lent)
             self._control = estate.control or ControlSocket(settings.master.control)
             undo.callback(self._control.remove)
-            if predecessor is None:
+            if self._predecessor is None:
                 self._pid_file.write(os.getpid())
             self.generation = self._generation(1, settings, sockets, logs)
             undo.pop_all()
+        if warning:
+            log.warning("%s", warning)
 
     def run(self) -> int:
         """Serve until stopped; the exit status, 1 when the first generation could not boot."""
@@ -279,9 +288,10 @@ class Master:
             self._watch.forget_bytecode()
         settings = self._load()
         if settings.master != current.settings.master:
-            log.warning("[master] has changed: that takes effect with the next start")
+            log.warning("[master] has changed: that takes effect with the next start or upgrade")
+            settings = structs.replace(settings, master=current.settings.master)
         with ExitStack() as undo:
-            logs = Logs(settings.log)
+            logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             undo.callback(logs.close)
             sockets = listen.adopt(current.sockets, settings.listen)
             undo.callback(listen.release, sockets, keep=current.sockets)

@@ -33,6 +33,7 @@ from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
+from prefork.process import privileges
 from prefork.process.children import Report, Tell
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
@@ -92,6 +93,7 @@ class Worker:
         assignment.logs.catch_crashes()
         self._witness = Witness(assignment.lifeline, tell.fd)
         pages, roots = Pages(settings.error_pages), os.getcwd()
+        privileges.drop(settings.master)
         settle(settings.workers)
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up

@@ -12,7 +12,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -217,6 +217,7 @@ MODE = Kind(
     Annotated[int, Meta(ge=0, le=0o777)] | Annotated[str, Meta(pattern=f"^0?[0-7]{{3}}{_END}")],
     lambda value: int(value, 8) if isinstance(value, str) else value,
 )
+UMASK = replace(MODE, expected='a umask such as "027" or 0o027')
 USER = Kind("a user's name or number", _ID, _user)
 GROUP = Kind("a group's name or number", _ID, _group)
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)

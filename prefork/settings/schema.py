@@ -44,7 +44,10 @@ class Listener(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Master(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The files by which the master is found. Relative paths are relative to the directory it was started in."""
+    """The master process, and whom it makes its workers. It is read at the start alone, and no reload changes it.
+
+    Relative paths are relative to the directory it was started in.
+    """
 
     pid_file: Annotated[str, kinds.FILE, Meta(description="The file that holds the master's process id.")] = (
         "run/prefork.pid"
@@ -52,6 +55,13 @@ class Master(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     control: Annotated[
         str, kinds.SOCKET, Meta(description="The unix socket through which the commands reach the master.")
     ] = "run/prefork.sock"
+    user: Annotated[
+        int | None, kinds.USER, Meta(description="Who the workers become when the master is root; else who it is.")
+    ] = None
+    group: Annotated[int | None, kinds.GROUP, Meta(description="Their group; else that of their user.")] = None
+    umask: Annotated[
+        int | None, kinds.UMASK, Meta(description='Permissions that new files do not get, such as "027".')
+    ] = None
 
 
 class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

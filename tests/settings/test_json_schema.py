@@ -87,7 +87,9 @@ def test_every_default_that_can_be_written_is_there() -> None:
     keys_of_routes = {
         f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", "compression", *KINDS)
     }
-    assert unsaid == tables | keys_of_routes | {f"listen.{key}" for key in ("address", "mode", "owner", "group")}
+    keys_of_listeners = {f"listen.{key}" for key in ("address", "mode", "owner", "group")}
+    keys_of_the_master = {f"master.{key}" for key in ("user", "group", "umask")}
+    assert unsaid == tables | keys_of_routes | keys_of_listeners | keys_of_the_master
     assert keys["listen"]["default"] == ["127.0.0.1:8000"]
     assert keys["http.max_head"]["default"] == 32768
 

@@ -240,6 +240,7 @@ PATTERNS = {
     "SIZE": (kinds.size(0), "64KiB"),
     "ERROR_STATUS": (kinds.ERROR_STATUS, "404"),
     "MODE": (kinds.MODE, "660"),
+    "UMASK": (kinds.UMASK, "027"),
     "LOG_FORMAT": (kinds.LOG_FORMAT, "json"),
     "PATH": (kinds.PATH, "/a"),
     "TARGET": (kinds.TARGET, "a:f()"),

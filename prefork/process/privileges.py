@@ -1,0 +1,64 @@
+"""Privileges: the master binds as root, and somebody else runs the applications. Owns the change of user, for good."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from prefork.errors import StartError
+from prefork.settings.schema import Master, Settings
+
+ROOT = 0
+
+
+def prepare(settings: Settings) -> str:
+    """To be called before files are made: a warning, or "". Raises StartError where the workers cannot be the user."""
+    master = settings.master
+    if master.umask is not None:
+        os.umask(master.umask)
+    is_root = os.geteuid() == ROOT
+    if not is_root and (master.user not in (None, os.geteuid()) or master.group not in (None, os.getegid())):
+        key = "user" if master.user not in (None, os.geteuid()) else "group"
+        raise StartError(f"master.{key}: only root can become somebody else, and this is {_called(os.geteuid())}")
+    if master.user is not None and master.group is None and _entry(master.user) is None:
+        raise StartError(f'master.user: {master.user} is no user of this system, so "group" has to stand beside it')
+    if is_root and master.user is None and any(route.app or route.wsgi or route.asgi for route in settings.routes):
+        return 'applications run as root: name a "user" in [master], or root itself, if it is to be so'
+    return ""
+
+
+def drop(master: Master) -> None:
+    """Become the user and the group of the workers; root's supplementary groups go, those of the user come.
+
+    Nothing happens where none is named, or where we are no root, and are that user already.
+    """
+    if os.geteuid() != ROOT or (master.user is None and master.group is None):
+        return
+    user = ROOT if master.user is None else master.user
+    entry = _entry(user)
+    group = master.group if master.group is not None else entry.pw_gid if entry else os.getgid()
+    if entry is None:
+        os.setgroups([group])
+    else:
+        os.initgroups(entry.pw_name, group)
+        # where libraries look for their caches and settings, which root's home has not for anybody else
+        os.environ.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
+    os.setgid(group)
+    os.setuid(user)
+
+
+def owner_of_logs(master: Master) -> int:
+    """Whose the log files must be, so that workers can open them anew; -1 where they are already."""
+    return -1 if master.user is None or os.geteuid() != ROOT else master.user
+
+
+def _entry(user: int) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(user)
+    except KeyError:
+        return None
+
+
+def _called(user: int) -> str:
+    entry = _entry(user)
+    return entry.pw_name if entry else f"user {user}"
