@@ -25,6 +25,7 @@ import prefork
 from prefork.errors import BootError, TargetError, TimedOut
 from prefork.kernel.event import Event
 from prefork.kernel.loop import Loop, Task
+from prefork.process.endings import OomKills, ending
 
 LEADING = (  # where the frames are that lead to the application's
     os.path.join(os.path.dirname(prefork.__file__), ""),
@@ -71,6 +72,7 @@ class Child:
         self.exited = Event(loop)
         self.departing = Event(loop)  # it has exited, or wants to be replaced
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
+        self.out_of_memory = False  # is what the kernel seems to have killed it for
         self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
         self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
         self._loop = loop
@@ -154,12 +156,7 @@ class Child:
     @property
     def ending(self) -> str:
         """How it ended: "SIGKILL", "exit status 3"."""
-        if self.status >= 0:
-            return f"exit status {self.status}"
-        try:
-            return signal.Signals(-self.status).name
-        except ValueError:
-            return f"signal {-self.status}"
+        return ending(self.status, self.out_of_memory)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it lives: its pid is its own until it has been reaped."""
@@ -175,6 +172,7 @@ class Children:
         self._living: dict[int, Child] = {}
         self._reporting: list[Child] = []  # whose pipes are open, the living and those just dead
         self.private: list[Callable[[], None]] = []
+        self._oom_kills = OomKills()
         # while the master lives it holds the writing end of this pipe, and it alone: reading ends when it dies
         self.lifeline, self._life = os.pipe()
 
@@ -248,6 +246,9 @@ class Children:
                 log.warning("worker %d goes on", pid)
             else:
                 del self._living[pid]
+                child.out_of_memory = (
+                    os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and self._oom_kills.more()
+                )
                 child.end(status)
 
     def let_go(self, child: Child) -> None:

@@ -115,7 +115,7 @@ def _cgroup_quota() -> float | None:
 
 def _quotas_v2() -> list[float]:
     quotas = []
-    for directory in _cgroup_directories("0", "", Path("/sys/fs/cgroup")):
+    for directory in cgroup_directories("0", "", Path("/sys/fs/cgroup")):
         try:
             quota, period = (directory / "cpu.max").read_text().split()
             quotas.append(int(quota) / int(period))
@@ -126,7 +126,7 @@ def _quotas_v2() -> list[float]:
 
 def _quotas_v1() -> list[float]:
     quotas = []
-    for directory in _cgroup_directories("", "cpu", Path("/sys/fs/cgroup/cpu")):
+    for directory in cgroup_directories("", "cpu", Path("/sys/fs/cgroup/cpu")):
         try:
             quota = int((directory / "cpu.cfs_quota_us").read_text())
             period = int((directory / "cpu.cfs_period_us").read_text())
@@ -137,7 +137,7 @@ def _quotas_v1() -> list[float]:
     return quotas
 
 
-def _cgroup_directories(hierarchy: str, controller: str, root: Path) -> list[Path]:
+def cgroup_directories(hierarchy: str, controller: str, root: Path) -> list[Path]:
     """This process's directory below `root` and all above it (cgroups(7), /proc/self/cgroup: "ID:CONTROLLERS:PATH")."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

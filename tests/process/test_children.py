@@ -265,13 +265,6 @@ def test_who_does_not_obey_is_killed_after_the_timeout(children: Children, caplo
     assert child.ending == "SIGKILL"
 
 
-@pytest.mark.parametrize(("status", "ending"), [(0, "exit status 0"), (-11, "SIGSEGV"), (-60, "signal 60")])
-def test_an_end_has_a_name(children: Children, status: int, ending: str) -> None:
-    child = Child(children.loop, 1, -1)
-    child.status = status
-    assert child.ending == ending
-
-
 def test_a_target_error_speaks_for_itself_and_others_come_with_their_traceback() -> None:
     assert describe(TargetError("no such module")) == Report("no such module")
     report = describe(ZeroDivisionError("by zero"))
