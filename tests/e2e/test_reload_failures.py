@@ -55,7 +55,7 @@ def refuse(server: Server, *words: str) -> str:
     assert told["last_reload"]["message"] in failed.stderr
     assert told["master"]["generation"] == 1
     eventually(lambda: pids(server) == before, what="the old workers and nobody else")
-    assert states(server) == ["serving"] * len(before)
+    eventually(lambda: states(server) == ["serving"] * len(before), what="the end of who booted, in the status too")
     eventually(lambda: server.master.num_fds() <= descriptors, what="as many descriptors as before")
     assert {server.get("/version").body for _ in range(5)} == {b"one"}
     server.wait_log("error: reload failed, so all stays as it was")
