@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
@@ -11,6 +12,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from prefork.errors import StartError
@@ -19,6 +21,8 @@ from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
 Sockets = dict[Address, socket.socket]
+
+log = logging.getLogger("prefork")
 
 _SO_ATTACH_FILTER = 26 if sys.platform == "linux" else -1  # Python has no name for it
 _INSTRUCTION = "HBBI"  # code, jump if true, jump if false, operand (linux/filter.h)
@@ -30,24 +34,73 @@ _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0))  # drop the packet
 _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0xFFFFFFFF))  # take all of it
 
 
-def adopt(current: Sockets, wanted: Sequence[Listener]) -> Sockets:
+def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Sockets:
     """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew.
 
+    With reuse_port there is one for each of `workers`, and more where there were more: who waits in a queue is not to
+    lose it. The new ones among these are not open for clients before `begin`, as nobody is there to accept them yet.
     Raises StartError, with nothing new bound and `current` as it was, when one cannot be.
     """
     sockets: Sockets = {}
     kept = {listener.address for listener in wanted}
-    leaving = {address: listener for address, listener in current.items() if address not in kept}
+    leaving = {address: listener for address, listener in current.items() if address.numbered(0) not in kept}
     try:
         for listener in wanted:
-            address = listener.address
-            sockets[address] = current.get(address) or _open(listener, leaving)
+            if listener.reuse_port:
+                _adopt_group(listener.address, current, leaving, sockets, workers)
+            else:
+                address = listener.address
+                known = current.get(address) or current.get(address.numbered(1))
+                sockets[address] = known or _open(listener, leaving)
     except StartError:
         release(sockets, keep=current)
         raise
     for listener in wanted:  # a known one too: the backlog may be another now
-        sockets[listener.address].listen(listener.backlog)
+        if not listener.reuse_port:
+            sockets[listener.address].listen(listener.backlog)
     return sockets
+
+
+def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: Sockets, workers: int) -> None:
+    """Add the sockets of an address with reuse_port. Raises StartError."""
+    count = max([workers, *(known.number for known in current if known.numbered(0) == address)])
+    for number in range(1, count + 1):
+        own = address.numbered(number)
+        known = current.get(own) or (current.get(address) if number == 1 else None)
+        if known is not None:
+            _share_port(address, known)
+        elif number > 1 and not address.port:  # the port that the kernel has chosen for the first
+            port = sockets[address.numbered(1)].getsockname()[1]
+            known = bind(replace(own, port=port), leaving)
+        sockets[own] = known or bind(own, leaving)
+
+
+def begin(sockets: Sockets, wanted: Sequence[Listener]) -> None:
+    """Open those that are a worker's own for clients: from now on the kernel deals these out among all of a group."""
+    backlogs = {listener.address: listener.backlog for listener in wanted}
+    for address, listener in sockets.items():
+        if address.number:
+            try:
+                listener.listen(backlogs[address.numbered(0)])
+            except OSError as error:
+                log.error("one of the sockets of %s takes no clients: %s", address, error.strerror)
+
+
+def own(sockets: Sockets, position: int, workers: int) -> Sockets:
+    """What the worker at `position`, from 0 on, of so many is to accept from: every socket is somebody's."""
+    return {
+        address: listener
+        for address, listener in sockets.items()
+        if not address.number or (address.number - 1) % workers == position
+    }
+
+
+def _share_port(address: Address, bound: socket.socket) -> None:
+    """Allow others of our own on the same port, before it is bound or after. Raises StartError."""
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except (OSError, AttributeError):
+        raise StartError(f"cannot listen on {address}: this system has no reuse_port") from None
 
 
 def _open(listener: Listener, leaving: Sockets) -> socket.socket:
@@ -69,7 +122,8 @@ def release(sockets: Sockets, keep: Sockets) -> None:
 
     Other processes may share them and go on accepting who is in the queue; nobody new gets into it.
     """
-    for address in sockets.keys() - keep.keys():
+    kept = set(keep.values())  # by another number, perhaps
+    for address in [address for address, listener in sockets.items() if listener not in kept]:
         listener = sockets.pop(address)
         _close_queue(listener)
         listener.close()
@@ -95,23 +149,25 @@ def bind(address: Address, leaving: Sockets | None = None) -> socket.socket:
     `leaving` are sockets of this server's own that may be in the way for the time being.
     """
     try:
-        bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address.host, address.port)
+        bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address)
     except OSError as error:
         raise _refused(address, error, leaving or {}) from None
     bound.setblocking(False)
     return bound
 
 
-def _bind_tcp(host: str, port: int) -> socket.socket:
-    family, where = _resolve(host, port)
+def _bind_tcp(address: Address) -> socket.socket:
+    family, where = _resolve(address.host, address.port)
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # "[::]" leaves 0.0.0.0 to its own listener
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        if address.number:
+            _share_port(address, bound)
         bound.bind(where)
-    except OSError:
+    except (OSError, StartError):
         bound.close()
         raise
     return bound

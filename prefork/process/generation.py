@@ -14,6 +14,7 @@ from prefork.errors import BootError, TimedOut
 from prefork.http.counts import REQUESTS
 from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop, Task
+from prefork.net import listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
@@ -34,6 +35,12 @@ class Phase(Enum):
     LEAVING = auto()
 
 
+def configured_size(settings: Settings) -> int:
+    """How many workers the configuration asks for."""
+    count = settings.workers.count
+    return cores() if count == "auto" else count
+
+
 class Post:
     """A worker's place: whoever holds it is replaced, until the post is `closed`.
 
@@ -41,7 +48,8 @@ class Post:
     `established` cannot be filled, `failure` says why.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, position: int) -> None:
+        self.position = position  # from 0 on
         self.holder: Child | None = None
         self.children: set[Child] = set()
         self.established = False
@@ -63,12 +71,11 @@ class Generation:
         living: list[Generation],
     ) -> None:
         """`living` is every generation that has workers or may fork some; a worker closes what is the others'."""
-        count = settings.workers.count
         self.number = number
         self.settings = settings
         self.sockets = sockets
         self.logs = logs
-        self.size = cores() if count == "auto" else count
+        self.size = configured_size(settings)
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self._children = children
@@ -103,7 +110,8 @@ class Generation:
 
     async def _fill(self, count: int) -> None:
         """Add `count` posts, and wait until all of them are held. Raises BootError when one cannot be."""
-        fresh = [Post(self._children.loop) for _ in range(count)]
+        first = len(self._posts)
+        fresh = [Post(self._children.loop, position) for position in range(first, first + count)]
         self._posts += fresh
         for post in fresh:
             self._children.loop.spawn(self._supervise(post), "supervising a worker")
@@ -129,6 +137,7 @@ class Generation:
     def open(self) -> None:
         """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
         self.phase = Phase.SERVING
+        listen.begin(self.sockets, self.settings.listen)
         os.write(self._gate_out, b"!")  # which nobody reads: so every worker hears of it, the later ones too
         timeout = self.settings.workers.timeout
         if timeout:
@@ -245,8 +254,9 @@ class Generation:
         slot = self._scoreboard.free()
         self._scoreboard.occupy(slot, 0, self.number)
         try:
+            sockets = listen.own(self.sockets, post.position, self.size)
             assignment = worker.Assignment(
-                self.settings, self.sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
+                self.settings, sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
             )
             child = self._children.fork(partial(self._become_worker, assignment))
         except BaseException:
@@ -291,10 +301,11 @@ class Generation:
     def _become_worker(self, assignment: worker.Assignment, tell: Tell) -> int:
         """In the child: a removed address must close with its generation, though we were forked before."""
         os.close(self._gate_out)
+        inherited = {listener for generation in self._living for listener in generation.sockets.values()}
+        for listener in inherited - set(assignment.sockets.values()):
+            listener.close()
         for other in self._living:
             if other is not self:
-                for address in other.sockets.keys() - self.sockets.keys():
-                    other.sockets[address].close()
                 other.close()
         return worker.run(assignment, tell)
 

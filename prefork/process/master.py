@@ -28,7 +28,7 @@ from prefork.observe.scoreboard import Scoreboard
 from prefork.process import privileges, upgrade
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
-from prefork.process.generation import Generation
+from prefork.process.generation import Generation, configured_size
 from prefork.process.identity import PidFile
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
@@ -94,7 +94,7 @@ class Master:
             undo.callback(self._pid_file.remove)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
-            sockets = listen.adopt(self._lent, settings.listen)
+            sockets = listen.adopt(self._lent, settings.listen, configured_size(settings))
             undo.callback(listen.release, sockets, keep=self._lent)
             self._control = estate.control or ControlSocket(settings.master.control)
             undo.callback(self._control.remove)
@@ -250,6 +250,7 @@ class Master:
         urls = ", ".join(
             address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
             for address, bound in self.generation.sockets.items()
+            if address.number <= 1
         )
         line = (
             f"prefork {__version__} serving {urls} with {workers} "
@@ -278,6 +279,8 @@ class Master:
         for wish in wishes:
             size = wish.resize(size) if wish.resize is not None else size
         if size != before:
+            if any(address.number for address in self.generation.sockets):
+                raise BootError("with reuse_port it takes a reload: set workers.count, then `prefork reload`")
             await self.generation.resize(size)
             log.info("scaled: generation %d serves with %s", self.generation.number, counted(size, "worker"))
 
@@ -293,7 +296,7 @@ class Master:
         with ExitStack() as undo:
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             undo.callback(logs.close)
-            sockets = listen.adopt(current.sockets, settings.listen)
+            sockets = listen.adopt(current.sockets, settings.listen, configured_size(settings))
             undo.callback(listen.release, sockets, keep=current.sockets)
             for listener in settings.listen:
                 undo.callback(permissions.permit(listener))

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import IO, TypeVar
 
 import msgspec
@@ -52,6 +53,11 @@ class Offer(msgspec.Struct):
     sockets: dict[str, int]  # by address
     pid_file: tuple[str, int, bool]  # path, descriptor, whether its directory was made for it
     control: tuple[str, int]
+    groups: dict[str, list[int]] = {}  # with reuse_port: the sockets of an address, in order
+
+    def listeners(self) -> list[int]:
+        """The descriptors of all listening sockets."""
+        return [*self.sockets.values(), *(descriptor for group in self.groups.values() for descriptor in group)]
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,16 @@ class Successor:
                 offer = Offer(
                     talk.fileno(),
                     copy(2),
-                    {str(_absolute(address)): copy(listener.fileno()) for address, listener in sockets.items()},
+                    {
+                        str(_absolute(address)): copy(listener.fileno())
+                        for address, listener in sockets.items()
+                        if not address.number
+                    },
                     (pid_file.path, copy(pid_file.fileno()), pid_file.made_directory),
                     (control.path, copy(control.fileno())),
                 )
+                for address in sorted(filter(attrgetter("number"), sockets), key=attrgetter("number")):
+                    offer.groups.setdefault(str(address), []).append(copy(sockets[address].fileno()))
             except OSError as error:
                 raise BootError(f"cannot hand over: {error.strerror}") from None
             children.private.append(self._talk.close)
@@ -120,7 +132,7 @@ class Successor:
                 os.chdir(home)
             os.dup2(self._stderr.fileno(), 2)
             control, pid_file = offer.control[1], offer.pid_file[1]
-            for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.sockets.values()):
+            for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.listeners()):
                 os.set_inheritable(descriptor, True)
             environment = {**os.environ, VARIABLE: msgspec.json.encode(offer).decode()}
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
@@ -199,7 +211,7 @@ class Predecessor:
     """
 
     def __init__(self, offer: Offer) -> None:
-        lent = (offer.talk, offer.stderr, offer.pid_file[1], offer.control[1], *offer.sockets.values())
+        lent = (offer.talk, offer.stderr, offer.pid_file[1], offer.control[1], *offer.listeners())
         for descriptor in lent:
             os.set_inheritable(descriptor, False)  # no application is to pass it on
         self._talk = socket.socket(fileno=offer.talk)
@@ -208,6 +220,9 @@ class Predecessor:
         self._sockets = {
             Address.parse(text): socket.socket(fileno=descriptor) for text, descriptor in offer.sockets.items()
         }
+        for text, descriptors in offer.groups.items():
+            for number, descriptor in enumerate(descriptors, 1):
+                self._sockets[Address.parse(text).numbered(number)] = socket.socket(fileno=descriptor)
         self._unneeded: list[PidFile | ControlSocket] = []
         _speak_up(offer.stderr)
 
@@ -221,7 +236,11 @@ class Predecessor:
         """Tell it how long we may take; all that fits `settings`. The rest is taken down when we serve."""
         _send(self._talk, Word(boot_timeout=settings.workers.boot_timeout))
         names = {_absolute(listener.address): listener.address for listener in settings.listen}
-        fitting = {names[address]: self._sockets.pop(address) for address in self._sockets.keys() & names.keys()}
+        fitting = {
+            names[address.numbered(0)].numbered(address.number): self._sockets.pop(address)
+            for address in tuple(self._sockets)
+            if address.numbered(0) in names
+        }
         pid_file = self._fitting(self._pid_file, settings.master.pid_file)
         return Estate(fitting, pid_file, self._fitting(self._control, settings.master.control))
 

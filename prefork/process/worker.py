@@ -168,14 +168,15 @@ class Worker:
         await self._loop.readable(gate)
         self._loop.forget(gate)
         os.close(gate)
-        for listener in self._assignment.sockets.values():
-            accepting = accept.accept(self._loop, listener, partial(self._room, listener), self._greeter(listener))
+        for address, listener in self._assignment.sockets.items():
+            room = partial(self._room, listener, bool(address.number))
+            accepting = accept.accept(self._loop, listener, room, self._greeter(listener))
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._board[STATE] = State.SERVING
 
-    async def _room(self, listener: socket.socket, wanted: bool) -> None:
+    async def _room(self, listener: socket.socket, is_own: bool, wanted: bool) -> None:
         await self._server.room(self._connections, wanted)
-        if not wanted:
+        if not wanted and not is_own:
             await self._turns.mine(listener)
 
     def _greeter(self, listener: socket.socket) -> accept.Greet:

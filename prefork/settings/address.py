@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from prefork.settings.wording import quoted
@@ -19,12 +19,16 @@ _FORMS = 'an address such as "127.0.0.1:8000", "[::1]:8000", ":8000" or "unix:ru
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP `host` and `port` (0: the kernel chooses one), or the `path` of a unix socket, relative to the cwd."""
+    """A TCP `host` and `port` (0: the kernel chooses one), or the `path` of a unix socket, relative to the cwd.
+
+    `number`, from 1 on, tells the sockets of one address apart where each worker has its own; 0 is one for all.
+    """
 
     kind: Literal["tcp", "unix"]
     host: str = ""
     port: int = 0
     path: str = ""
+    number: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -40,6 +44,9 @@ class Address:
         if not _PORT.fullmatch(port) or int(port) > 65535:
             raise ValueError(f"expected a port from 0 to 65535, got {quoted(text)}")
         return cls("tcp", _host(host, text), int(port))
+
+    def numbered(self, number: int) -> Address:
+        return replace(self, number=number)
 
     @property
     def url(self) -> str:

@@ -34,6 +34,13 @@ class Listener(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[int, kinds.integer(1, 65535), Meta(description="How many clients may wait to be accepted.")] = (
         2048
     )
+    reuse_port: Annotated[
+        bool,
+        kinds.FLAG,
+        Meta(
+            description="Whether each worker has a socket of its own, and the kernel deals out clients: SO_REUSEPORT."
+        ),
+    ] = False
     mode: Annotated[
         int | None,
         kinds.MODE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from tests.e2e.apps import (
     Clients,
     answer,
     begin,
-    links,
+    listeners,
     open_gate,
     pids,
     status,
@@ -34,12 +33,6 @@ def reload(server: Server) -> None:
     done = server.command("reload")
     assert done.returncode == 0, done.stderr
     assert "reloaded" in done.stdout
-
-
-def listeners(pid: int) -> set[str]:
-    """The inodes of the TCP sockets of 127.0.0.1 on which process `pid` listens."""
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"} & set(links(pid))
 
 
 def test_hup_brings_new_code(serve: Serve) -> None:

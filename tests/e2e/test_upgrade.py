@@ -18,7 +18,7 @@ import pytest
 
 from prefork.process import control
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, NEW, PAIR, Clients, answer, begin, links, open_gate, pids, status
+from tests.e2e.apps import APP, CONFIG, NEW, PAIR, Clients, answer, begin, links, listeners, open_gate, pids, status
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, Server, free_port, is_alive, read_all
 
@@ -60,12 +60,6 @@ def upgrade(server: Server, *, gone: bool = True) -> psutil.Process:
     if gone:
         eventually(lambda: not is_alive(old), 10, what=lambda: f"the end of the old master\n{server.stderr}")
     return old
-
-
-def listeners(pid: int) -> set[str]:
-    """The inodes of the TCP sockets on which process `pid` listens."""
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"} & set(links(pid))
 
 
 @pytest.mark.parametrize("by", ["signal", "command"])
@@ -303,3 +297,14 @@ def ask(server: Server, command: str) -> dict[str, Any]:
     reply, connection = control.ask(os.path.relpath(server.directory / "run/prefork.sock"), {"command": command})
     connection.close()
     return reply
+
+
+def test_with_reuse_port_the_socket_of_each_worker_is_handed_over(serve: Serve) -> None:
+    config = 'listen = [{ address = "127.0.0.1:PORT", reuse_port = true }]\n' + PAIR
+    server = serve(config, {"app.py": APP})
+    before = listeners(server.master.pid)
+    with Clients(server) as clients:
+        upgrade(server)
+        clients.wait_answers(30)
+    assert listeners(server.master.pid) == before
+    assert sorted(len(listeners(pid)) for pid in pids(server)) == [1, 1]

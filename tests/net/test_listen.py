@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from prefork.errors import StartError
-from prefork.net.listen import Sockets, adopt, bind, release, unlink
+from prefork.net.listen import Sockets, adopt, begin, bind, own, release, unlink
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 from tests.e2e.harness import free_port
@@ -334,3 +334,70 @@ def test_nobody_new_gets_into_the_queue_of_a_released_socket_that_others_still_e
         with pytest.raises(BlockingIOError):
             shared.accept()
         assert select.select([], [late], [], 0)[1] == []
+
+
+# ---- a socket for each worker
+
+
+def group(address: Address = ANY) -> list[Listener]:
+    return [Listener(address=address, reuse_port=True)]
+
+
+def test_with_reuse_port_there_are_as_many_sockets_as_workers_on_one_port(current: Sockets) -> None:
+    current.update(adopt({}, group(), 3))
+    assert [address.number for address in current] == [1, 2, 3]
+    assert len({listener.getsockname() for listener in current.values()}) == 1
+    assert len({listener.fileno() for listener in current.values()}) == 3
+
+
+def test_those_of_a_group_take_no_clients_before_it_begins(current: Sockets) -> None:
+    current.update(adopt({}, group(), 2))
+    where = next(iter(current.values())).getsockname()
+    assert not answers(where)
+    begin(current, group())
+    assert answers(where)
+
+
+def test_a_group_grows_and_never_shrinks_and_what_is_there_is_kept(current: Sockets) -> None:
+    current.update(adopt({}, group(), 2))
+    grown = adopt(current, group(), 3)
+    assert len(grown) == 3
+    assert all(grown[address] is listener for address, listener in current.items())
+    assert adopt(grown, group(), 1) == grown
+    release(grown, keep=current)
+    assert len(grown) == 2
+    assert all(listener.fileno() >= 0 for listener in current.values())
+
+
+@pytest.mark.parametrize(
+    ("workers", "sockets"), [(1, [5]), (2, [3, 2]), (3, [2, 2, 1]), (5, [1] * 5), (6, [1] * 5 + [0])]
+)
+def test_every_socket_of_a_group_is_somebodys(current: Sockets, workers: int, sockets: list[int]) -> None:
+    current.update(adopt({}, group(), 5))
+    shares = [own(current, position, workers) for position in range(workers)]
+    assert [len(share) for share in shares] == sockets
+    assert set().union(*shares) == current.keys()
+
+
+def test_a_shared_socket_is_everybodys(current: Sockets) -> None:
+    current.update(adopt({}, listeners(ANY)))
+    assert own(current, 0, 2) == own(current, 1, 2) == current
+
+
+def test_a_socket_becomes_the_first_of_a_group_and_back(taken: Address, current: Sockets) -> None:
+    address = Address("tcp", "127.0.0.1", free_port())
+    current.update(adopt({}, listeners(address)))
+    one = current[address]
+    several = adopt(current, group(address), 2)
+    assert several[address.numbered(1)] is one
+    release(current, keep=several)
+    begin(several, group(address))
+    current.update(adopt(several, listeners(address)))
+    assert list(current.values()) == [one]
+    release(several, keep=current)
+    assert answers(one.getsockname())
+
+
+def test_a_group_that_cannot_be_bound_leaves_nothing_behind(taken: Address) -> None:
+    with pytest.raises(StartError, match="something listens there already"):
+        adopt({}, group(taken), 3)

@@ -121,6 +121,7 @@ def test_the_permissions_of_a_unix_socket_are_octal_and_its_owner_a_name_or_a_nu
         ('"unix:x", owner = "nobody-here"', 'owner: expected a user that exists, got "nobody-here"'),
         ('"unix:x", group = "nobody-here"', 'group: expected a group that exists, got "nobody-here"'),
         ('"unix:x", group = -1', "group: expected a group's name or number, got -1"),
+        ('"unix:x", reuse_port = true', "reuse_port: expected only beside a port, not unix:x"),
         ('":80", mode = "660"', "mode: expected only beside a unix socket, not 0.0.0.0:80"),
         ('":80", group = 0', "group: expected only beside a unix socket, not 0.0.0.0:80"),
     ],
