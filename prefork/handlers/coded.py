@@ -13,7 +13,7 @@ from prefork.handlers.codings import Coding
 from prefork.http.message import Chunks, FileSegment
 from prefork.http.send import release
 
-SLICE = 64 * 1024  # bytes coded at a stretch: 0.6 ms by gzip at level 4, 3 ms at level 9
+SLICE = 128 * 1024  # bytes coded at a stretch: 1.2 ms by gzip at level 4, 6 ms at level 9
 
 
 class Coded:

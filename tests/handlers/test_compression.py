@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.handlers.coded import SLICE, Coded
-from prefork.handlers.compression import AT_ONCE, ENTRY, KEPT, Compression, Kept, Key
+from prefork.handlers.compression import ENTRY, KEPT, Compression, Kept, Key
 from prefork.http.message import Handler, Request, Response
 from prefork.settings.schema import Compression as Settings
 from tests.handlers.exchange import Answer, exchange, meet, parse, request
@@ -386,7 +386,7 @@ def fetch(handler: Handler, target: str, *fields: str, method: str = "GET") -> A
 
 
 @pytest.mark.usefixtures("no_descriptor_is_left")
-@pytest.mark.parametrize("size", [2000, AT_ONCE, AT_ONCE * 2 + 1, KEPT, KEPT + 1])
+@pytest.mark.parametrize("size", [2000, SLICE, SLICE * 2 + 1, KEPT, KEPT + 1])
 def test_a_file_of_any_size_is_coded_and_a_small_one_kept(root: Path, size: int) -> None:
     data = (TEXT * (size // len(TEXT) + 1))[:size]
     (root / "page.html").write_bytes(data)
@@ -433,13 +433,17 @@ def test_a_coded_file_is_revalidated(root: Path, page: Path) -> None:
     assert (again.status, again.headers["ETag"], again.headers["Vary"]) == (304, etag, "Accept-Encoding")
 
 
-def test_a_file_cut_short_meanwhile_does_not_pass_for_the_whole(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (root / "page.html").write_bytes(TEXT * 100)
+@pytest.mark.parametrize(("times", "left"), [(20, 1), (100, SLICE + 1)])
+@pytest.mark.usefixtures("no_descriptor_is_left")
+def test_a_file_cut_short_meanwhile_does_not_pass_for_the_whole(
+    root: Path, caplog: pytest.LogCaptureFixture, times: int, left: int
+) -> None:
+    (root / "page.html").write_bytes(TEXT * times)
     given = serve(root)
 
     async def cut(asked: Request) -> Response:
         response = await given(asked)
-        os.truncate(root / "page.html", SLICE + 1)
+        os.truncate(root / "page.html", left)
         return response
 
     compressing = Compression(Settings(codings=("gzip",)))
