@@ -132,6 +132,11 @@ class Child:
         finally:
             self._loop.forget(self._report)
 
+    @property
+    def stuck(self) -> float:
+        """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it."""
+        return max(0.0, monotonic() - min(self.pulse[0] or inf, self.stopped))
+
     def ask(self) -> None:
         """Have it log what it is at, if it can; it answers as one that is to be replaced does."""
         with suppress(OSError):

@@ -157,6 +157,10 @@ class Generation:
         for child in self._members:
             child.signal(signal.SIGKILL)
 
+    def is_healthy(self, patience: float) -> bool:
+        """Whether one worker at the least serves, and has not been stuck for `patience` seconds; or none is to be."""
+        return self.phase is Phase.LEAVING or any(child.stuck < patience for child in self._in_charge())
+
     def _in_charge(self) -> set[Child]:
         return self.ready - self._dismissed
 

@@ -18,18 +18,19 @@ from functools import partial
 
 from msgspec import structs
 
-from prefork import __version__
 from prefork.errors import BootError, StartError
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
-from prefork.net import listen, permissions
+from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process import privileges, upgrade
+from prefork.process.announcement import announce
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
 from prefork.process.generation import Generation, configured_size
 from prefork.process.identity import PidFile
+from prefork.process.service_manager import ServiceManager
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
 from prefork.process.upgrade import Estate, Predecessor, Successor
@@ -68,6 +69,7 @@ class Master:
         """
         self._load = load
         self._predecessor = predecessor
+        self._manager = ServiceManager(os.environ)
         self._home = upgrade.home()
         self._loop = Loop(make_poller())
         self._scoreboard = Scoreboard(SLOTS)
@@ -87,8 +89,10 @@ class Master:
     def _bind(self, settings: Settings) -> None:
         """Take what outlives a configuration, all of it or nothing. Raises StartError."""
         warning = privileges.prepare(settings)
+        self._passed = passed.take(os.environ) if self._predecessor is None else self._predecessor.passed
+        settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
         estate = Estate() if self._predecessor is None else self._predecessor.meet(settings)
-        self._lent = estate.sockets  # which are another master's to take down
+        self._lent = {**self._passed.sockets, **estate.sockets}  # which are somebody else's to take down
         with ExitStack() as undo:
             self._pid_file = estate.pid_file or PidFile(settings.master.pid_file)
             undo.callback(self._pid_file.remove)
@@ -165,9 +169,9 @@ class Master:
                 **describe(self.generation, self._started, self._wishes.last.get(Change.RELOAD), self._scoreboard),
             }
         if command == "reload":
-            return await self._answer_when_granted(self._wishes.add(Change.RELOAD))
+            return await self._wishes.add(Change.RELOAD).answer()
         if command == "upgrade":
-            return await self._answer_when_granted(self._wishes.add(Change.UPGRADE))
+            return await self._wishes.add(Change.UPGRADE).answer()
         if command == "scale":
             return await self._answer_scale(request.get("count"))
         if command == "reopen":
@@ -181,13 +185,7 @@ class Master:
     async def _answer_scale(self, count: object) -> Message:
         if type(count) is not int or not 1 <= count <= MOST_WORKERS:
             return {"ok": False, "message": f"expected an integer from 1 to {MOST_WORKERS}, got {count!r}"}
-        return await self._answer_when_granted(self._wishes.add(Change.SCALE, lambda _: count))
-
-    async def _answer_when_granted(self, wish: Wish) -> Message:
-        await wish.done.wait()
-        if wish.error is None:
-            return {"ok": True, "message": wish.outcome}
-        return {"ok": False, "message": str(wish.error), "report": getattr(wish.error, "report", "")}
+        return await self._wishes.add(Change.SCALE, lambda _: count).answer()
 
     # ---- boot, reload, stop
 
@@ -215,14 +213,22 @@ class Master:
         else:
             await self._take_over(self._predecessor)
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
-        self._announce()
+        self._manager.ready(self._serving())
+        self._loop.spawn(self._manager.feed(self._loop, self._is_healthy), "feeding the watchdog")
+        announce(self.generation)
+
+    def _serving(self) -> str:
+        return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
+
+    def _is_healthy(self, patience: float) -> bool:
+        return self.generation.is_healthy(patience)
 
     async def _take_over(self, predecessor: Predecessor) -> None:
         """All is ready: serve in its place, as soon as it lets us."""
         await predecessor.gives_way(self._loop)
         self.generation.open()
         self._claim()
-        self._lent = {}
+        self._lent = {address: self.generation.sockets[address] for address in self._passed.names}
         predecessor.relieve()
 
     def _claim(self) -> None:
@@ -245,33 +251,24 @@ class Master:
             with suppress(OSError):
                 print(f"{error.report}prefork: cannot start: {error}", file=sys.stderr)
 
-    def _announce(self) -> None:
-        settings, workers = self.generation.settings, counted(self.generation.size, "worker")
-        urls = ", ".join(
-            address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
-            for address, bound in self.generation.sockets.items()
-            if address.number <= 1
-        )
-        line = (
-            f"prefork {__version__} serving {urls} with {workers} "
-            f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
-            "stop with Ctrl-C or `prefork stop`"
-        )
-        try:
-            print(line, flush=True)
-        except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
-            log.info("%s", line)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
     async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
         """Make one; what has come of it. Raises PreforkError where nothing has changed."""
         if change is Change.UPGRADE:
             return await self._upgrade()
-        if change is Change.RELOAD:
-            await self._reload()
-        else:
-            await self._resize(wishes)
-        return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
+        failed = ""
+        try:
+            if change is Change.RELOAD:
+                self._manager.reloading()
+                await self._reload()
+            else:
+                await self._resize(wishes)
+        except Exception as error:
+            failed = f"; the last {change.value} failed: {error}"
+            raise
+        finally:
+            if self._state is State.RUNNING:
+                self._manager.ready(self._serving() + failed)
+        return self._serving()
 
     async def _resize(self, wishes: Sequence[Wish]) -> None:
         """Have as many workers as the wishes come to, until the next reload. Raises BootError."""
@@ -290,6 +287,7 @@ class Master:
         if self._watch is not None:
             self._watch.forget_bytecode()
         settings = self._load()
+        settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
         if settings.master != current.settings.master:
             log.warning("[master] has changed: that takes effect with the next start or upgrade")
             settings = structs.replace(settings, master=current.settings.master)
@@ -322,7 +320,15 @@ class Master:
         if os.getpid() == 1:
             raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
         log.info("upgrading: a new master starts")
-        successor = Successor(self._children, self._home, self.generation.sockets, self._pid_file, self._control)
+        successor = Successor(
+            self._children,
+            self._home,
+            self._manager,
+            self.generation.sockets,
+            self._passed.names,
+            self._pid_file,
+            self._control,
+        )
         try:
             version = await successor.ready()
             if self._answering is not None:
@@ -337,6 +343,7 @@ class Master:
         self._lent = self.generation.sockets
         self._pid_file.lent = self._control.lent = True
         outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
+        self._manager.succeeded(successor.child.pid, outcome)
         log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
         self._leave(f"{outcome} meanwhile; ask once more")
         self._loop.spawn(self._stop_gracefully(), "leaving")
@@ -351,6 +358,8 @@ class Master:
     def _stop(self, fast: bool) -> None:
         leaving = self._state is State.SUCCEEDED
         self._state = State.STOPPING
+        if not leaving:
+            self._manager.stopping(STOPPING)
         self._leave(STOPPING)
         if self._granting is not None:
             self._granting.cancel()
@@ -384,8 +393,3 @@ class Master:
     async def _stop_now(self) -> None:
         await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
         self._loop.stop()
-
-
-def _actual_url(where: tuple[str, int]) -> str:
-    host = f"[{where[0]}]" if ":" in where[0] else where[0]
-    return f"http://{host}:{where[1]}/"

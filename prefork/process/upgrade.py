@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -27,9 +28,11 @@ from prefork.errors import BootError, PreforkError, TimedOut
 from prefork.kernel.loop import Loop
 from prefork.net import listen
 from prefork.net.listen import Sockets
+from prefork.net.passed import Passed
 from prefork.process.children import Child, Children, Report, describe
 from prefork.process.control import ControlSocket
 from prefork.process.identity import PidFile
+from prefork.process.service_manager import ServiceManager
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings
 
@@ -54,6 +57,7 @@ class Offer(msgspec.Struct):
     pid_file: tuple[str, int, bool]  # path, descriptor, whether its directory was made for it
     control: tuple[str, int]
     groups: dict[str, list[int]] = {}  # with reuse_port: the sockets of an address, in order
+    passed: dict[str, str] = {}  # those of the sockets that a service manager has passed: its names for them
 
     def listeners(self) -> list[int]:
         """The descriptors of all listening sockets."""
@@ -84,9 +88,16 @@ class Successor:
     """The new master, as the old one sees it. `ready`, then `take_over`; `kill` when either fails."""
 
     def __init__(
-        self, children: Children, home: str, sockets: Sockets, pid_file: PidFile, control: ControlSocket
+        self,
+        children: Children,
+        home: str,
+        manager: ServiceManager,
+        sockets: Sockets,
+        names: Mapping[Address, str],
+        pid_file: PidFile,
+        control: ControlSocket,
     ) -> None:
-        """Forks it, to start in the directory `home`. Raises BootError."""
+        """Forks it, to start in the directory `home`; `names` are those of passed sockets. Raises BootError."""
         self._children = children
         self._loop = children.loop
         self._text = b""
@@ -113,6 +124,7 @@ class Successor:
                     },
                     (pid_file.path, copy(pid_file.fileno()), pid_file.made_directory),
                     (control.path, copy(control.fileno())),
+                    passed={str(address): name for address, name in names.items()},
                 )
                 for address in sorted(filter(attrgetter("number"), sockets), key=attrgetter("number")):
                     offer.groups.setdefault(str(address), []).append(copy(sockets[address].fileno()))
@@ -120,12 +132,12 @@ class Successor:
                 raise BootError(f"cannot hand over: {error.strerror}") from None
             children.private.append(self._talk.close)
             undo.callback(children.private.remove, self._talk.close)
-            self.child: Child = children.fork(lambda _: self._become_master(offer, home, talk))
+            self.child: Child = children.fork(lambda _: self._become_master(offer, home, manager, talk))
             undo.pop_all()
         self._talk.setblocking(False)
         self.child.hang_up()  # what it has to say comes through the socket
 
-    def _become_master(self, offer: Offer, home: str, talk: socket.socket) -> int:
+    def _become_master(self, offer: Offer, home: str, manager: ServiceManager, talk: socket.socket) -> int:
         """In the child: never returns but where there is nothing to execute."""
         try:
             with suppress(OSError):  # it may be gone; then we are where we are
@@ -134,7 +146,7 @@ class Successor:
             control, pid_file = offer.control[1], offer.pid_file[1]
             for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.listeners()):
                 os.set_inheritable(descriptor, True)
-            environment = {**os.environ, VARIABLE: msgspec.json.encode(offer).decode()}
+            environment = {**os.environ, **manager.environment(), VARIABLE: msgspec.json.encode(offer).decode()}
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
         except OSError as error:
             _send(talk, Word(problem=f"cannot execute {sys.executable}: {error.strerror}"))
@@ -223,6 +235,7 @@ class Predecessor:
         for text, descriptors in offer.groups.items():
             for number, descriptor in enumerate(descriptors, 1):
                 self._sockets[Address.parse(text).numbered(number)] = socket.socket(fileno=descriptor)
+        self.passed = Passed(names={Address.parse(text): name for text, name in offer.passed.items()})
         self._unneeded: list[PidFile | ControlSocket] = []
         _speak_up(offer.stderr)
 

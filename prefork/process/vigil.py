@@ -11,7 +11,6 @@ import logging
 import signal
 from collections.abc import Callable, Iterable
 from math import inf
-from time import monotonic
 from typing import NoReturn
 
 from prefork.errors import TimedOut
@@ -29,9 +28,8 @@ async def keep(loop: Loop, workers: Callable[[], Iterable[Child]], timeout: floa
     while True:
         await loop.sleep(max(LOOK, timeout / 10))
         for child in tuple(workers()):
-            since = min(child.pulse[0] or inf, child.stopped)
-            if monotonic() - since >= timeout and not child.departing.is_set():
-                await _give_up(loop, child, monotonic() - since)
+            if child.stuck >= timeout and not child.departing.is_set():
+                await _give_up(loop, child, child.stuck)
 
 
 async def _give_up(loop: Loop, child: Child, seconds: float) -> None:

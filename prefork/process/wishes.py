@@ -45,6 +45,13 @@ class Wish:
         self.error = error
         self.done.set()
 
+    async def answer(self) -> Message:
+        """What the control socket says of it, when it is done."""
+        await self.done.wait()
+        if self.error is None:
+            return {"ok": True, "message": self.outcome}
+        return {"ok": False, "message": str(self.error), "report": getattr(self.error, "report", "")}
+
 
 Make = Callable[[Change, Sequence[Wish]], Awaitable[str]]  # the outcome; PreforkError where nothing has changed
 

@@ -15,16 +15,18 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}")
 _FORMS = 'an address such as "127.0.0.1:8000", "[::1]:8000", ":8000" or "unix:run/app.sock"'
+_SYSTEMD = re.compile(r"systemd(?::([\x21-\x39\x3b-\x7e]+))?")  # a FileDescriptorName= (systemd.socket(5))
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP `host` and `port` (0: the kernel chooses one), or the `path` of a unix socket, relative to the cwd.
+    """A TCP `host` and `port` (0: the kernel chooses one), or the `path` of a unix socket, relative to the cwd; or what
+    the service manager passes: by the name `path`, "" for all.
 
     `number`, from 1 on, tells the sockets of one address apart where each worker has its own; 0 is one for all.
     """
 
-    kind: Literal["tcp", "unix"]
+    kind: Literal["tcp", "unix", "systemd"]
     host: str = ""
     port: int = 0
     path: str = ""
@@ -32,7 +34,12 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read "HOST:PORT", "[IPv6]:PORT", ":PORT" (all of IPv4) or "unix:PATH"; ValueError says what is wrong."""
+        """Read "HOST:PORT", "[IPv6]:PORT", ":PORT" (all of IPv4), "unix:PATH", "systemd" or "systemd:NAME".
+
+        ValueError says what is wrong.
+        """
+        if passed := _SYSTEMD.fullmatch(text):
+            return cls("systemd", path=passed[1] or "")
         if text.startswith("unix:"):
             path = text.removeprefix("unix:")
             if not path or "\0" in path:
@@ -51,11 +58,11 @@ class Address:
     @property
     def url(self) -> str:
         """What a person types into a browser; a unix socket has no URL and stays as it is written."""
-        return str(self) if self.kind == "unix" else f"http://{self}/"
+        return f"http://{self}/" if self.kind == "tcp" else str(self)
 
     def __str__(self) -> str:
-        if self.kind == "unix":
-            return f"unix:{self.path}"
+        if self.kind != "tcp":
+            return f"{self.kind}:{self.path}" if self.path else self.kind
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

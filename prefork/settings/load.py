@@ -91,7 +91,7 @@ def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> 
     for index, first in _twice(listener and listener.address for listener in listeners or ()):
         walk.problem(f"listen[{index}]", f"the same address as listen[{first}]")
     for index, listener in enumerate(listeners or ()):
-        if listener and listener.address.kind == "unix" and listener.reuse_port:
+        if listener and listener.address.kind != "tcp" and listener.reuse_port:
             walk.problem(f"listen[{index}].reuse_port", f"expected only beside a port, not {listener.address}")
         if listener and listener.address.kind != "unix":
             for key in ("mode", "owner", "group"):

@@ -1,0 +1,97 @@
+"""Passed sockets: those which a service manager has bound and lends us (sd_listen_fds(3)). Owns the LISTEN_ variables.
+
+`listen` says which of them are meant: "systemd" is all, "systemd:NAME" those of that FileDescriptorName=. They are the
+service manager's to take down: it holds them on, and clients wait in their queues while there is no server.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from msgspec import structs
+
+from prefork.errors import StartError
+from prefork.net.listen import Sockets
+from prefork.settings.address import Address
+from prefork.settings.schema import Listener
+
+FIRST = 3  # SD_LISTEN_FDS_START
+VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The `sockets`, where they are ours to take, and the `names` of all."""
+
+    sockets: Sockets = field(default_factory=dict)
+    names: dict[Address, str] = field(default_factory=dict)
+
+    def resolve(self, wanted: Sequence[Listener]) -> tuple[Listener, ...]:
+        """`wanted` with the addresses of passed sockets in the place of "systemd". Raises StartError where one is not
+        there, and where one is there which nobody wants: its clients would wait for ever.
+        """
+        listeners: list[Listener] = []
+        literal = {listener.address for listener in wanted}
+        for listener in wanted:
+            if listener.address.kind == "systemd":
+                listeners += self._meant(listener, literal)
+            else:
+                listeners.append(listener)
+        for address in self.names.keys() - {listener.address for listener in listeners}:
+            name = self.names[address]
+            raise StartError(
+                f'the service manager passes a socket for {address} ("{name}"), which `listen` does not have; '
+                f'"systemd" there is all that it passes, "systemd:{name}" this one'
+            )
+        return tuple(listeners)
+
+    def _meant(self, listener: Listener, taken: set[Address]) -> Iterator[Listener]:
+        name = listener.address.path
+        meant = [address for address in self.names if name in ("", self.names[address]) and address not in taken]
+        if not meant:
+            passes = ", ".join(f'"{name}"' for name in self.names.values()) or "none; is it started by a .socket unit?"
+            raise StartError(f'listen: no socket for "{listener.address}"; the service manager passes {passes}')
+        for address in meant:
+            taken.add(address)
+            yield structs.replace(listener, address=address)
+
+
+def take(environment: MutableMapping[str, str]) -> Passed:
+    """What is passed to this very process; no child will take it for its own. Raises StartError."""
+    count, pid, names = (environment.pop(variable, "") for variable in VARIABLES)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return Passed()
+    passed = Passed()
+    called = [*names.split(":"), *[""] * int(count)]
+    for number in range(int(count)):
+        listener = _listener(FIRST + number)
+        address = _address(FIRST + number, listener)
+        passed.sockets[address] = listener
+        passed.names[address] = called[number] or "unknown"  # as sd_listen_fds_with_names has it
+    return passed
+
+
+def _listener(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        listener = socket.socket(fileno=descriptor)
+        if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise StartError(f"LISTEN_FDS: descriptor {descriptor} is no listening stream socket")
+        listener.setblocking(False)
+        if listener.family != socket.AF_UNIX:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError as error:
+        raise StartError(f"LISTEN_FDS: descriptor {descriptor} is no socket: {error.strerror}") from None
+    return listener
+
+
+def _address(descriptor: int, listener: socket.socket) -> Address:
+    where = listener.getsockname()
+    if listener.family != socket.AF_UNIX:
+        return Address("tcp", where[0], where[1])
+    if isinstance(where, bytes) or not where:
+        raise StartError(f"LISTEN_FDS: descriptor {descriptor} is an abstract unix socket; one with a path is needed")
+    return Address("unix", path=where)

@@ -1,0 +1,38 @@
+"""The announcement: the one line on standard output which says where the server serves, and who it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from prefork import __version__
+from prefork.process.generation import Generation
+from prefork.settings.wording import counted
+
+log = logging.getLogger("prefork")
+
+
+def announce(generation: Generation) -> None:
+    """Print it; into the log where nobody reads standard output."""
+    settings, workers = generation.settings, counted(generation.size, "worker")
+    urls = ", ".join(
+        address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
+        for address, bound in generation.sockets.items()
+        if address.number <= 1
+    )
+    line = (
+        f"prefork {__version__} serving {urls} with {workers} "
+        f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
+        "stop with Ctrl-C or `prefork stop`"
+    )
+    try:
+        print(line, flush=True)
+    except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
+        log.info("%s", line)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _actual_url(where: tuple[str, int]) -> str:
+    host = f"[{where[0]}]" if ":" in where[0] else where[0]
+    return f"http://{host}:{where[1]}/"
