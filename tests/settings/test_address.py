@@ -20,6 +20,8 @@ from prefork.settings.address import Address
         ("my_app.internal:65535", Address("tcp", "my_app.internal", 65535), "my_app.internal:65535"),
         ("unix:run/app.sock", Address("unix", path="run/app.sock"), "unix:run/app.sock"),
         ("unix:/run/a:b.sock", Address("unix", path="/run/a:b.sock"), "unix:/run/a:b.sock"),
+        ("systemd", Address("systemd"), "systemd"),
+        ("systemd:web", Address("systemd", path="web"), "systemd:web"),
     ],
 )
 def test_an_address_is_read_and_shown(text: str, address: Address, shown: str) -> None:
