@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,6 +21,7 @@ from prefork.http.grammar import DIGITS
 from prefork.http.message import Body, Fields, FileSegment, Handler, Request, Response, Upgrade
 from prefork.settings import schema
 
+STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
 KEPT = 1024 * 1024  # bytes of the largest file that is kept coded
 ENTRY = 2048  # bytes that a kept response has, besides its body: its fields, twice
 
@@ -39,7 +40,7 @@ class Compression:
     def __init__(self, settings: schema.Compression) -> None:
         names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
         self._codings = _Offer({coding.name: coding for coding in choose(names, settings.level)})
-        # A stream of events may last for hours, so it gets 48 KiB of memory and not the 256 of gzip or a MiB of zstd.
+        # For a stream of events, which may last for hours, and for whoever comes once there are STREAMS: 48 KiB each.
         self._lean = _Offer({"gzip": gzip(settings.level, window=12, memory=6)} if "gzip" in names else {})
         self._min_size = settings.min_size
         self.kept = Kept(settings.cache)
@@ -71,32 +72,26 @@ class Compression:
         facts = self._judge(request, response)
         if facts is None:
             return response
-        coding = (self._lean if facts.kind == _EVENTS else self._codings).chosen(request)
-        status, body, reason, varied = response.status, response.body, response.reason, _varied(response.headers)
+        offer = (
+            self._lean
+            if facts.kind == _EVENTS or (facts.is_large and self._codings.streams >= STREAMS)
+            else self._codings
+        )
+        coding = offer.chosen(request)
+        status, reason, varied = response.status, response.reason, _varied(response.headers)
         if coding is None:
-            return Response(status, varied, body, reason)
+            return Response(status, varied, response.body, reason)
         fields = _coded(varied, coding.name)
         if request.method == "HEAD":
-            if facts.size is None and isinstance(
-                body, bytes
-            ):  # how much GET would get, and so whether coded: who knows
-                return Response(status, varied, body, reason)
-            return Response(status, fields, _silent(body), reason)
+            if facts.size is None and isinstance(response.body, bytes):  # nobody knows how much GET would get
+                return Response(status, varied, response.body, reason)
+            return Response(status, fields, _silent(response.body), reason)
         keep = None
-        if key and status == 200 and facts.strong and facts.size is not None and facts.size <= KEPT:
+        if key and offer is self._codings and status == 200 and facts.strong and facts.size and facts.size <= KEPT:
             keep = partial(self.kept.put, key, fields)
-        body = _taken(body)
-        if isinstance(body, bytes) and len(body) <= SLICE:
-            content = coding.whole(body)  # a quarter faster than by slices, as each would find the caches cold
-            if len(content) >= len(body):
-                return Response(status, varied, body, reason)
-            if keep is not None:
-                keep(content)
-            return Response(status, fields, content, reason)
-        assert not isinstance(body, Upgrade)
-        if isinstance(body, bytes | FileSegment):
-            return Response(status, fields, whole(body, coding, keep), reason)
-        return Response(status, fields, flowing(body, coding, facts.length), reason)
+        body = _taken(response.body)
+        coded = offer.code(body, coding, facts.length, keep)
+        return Response(status, varied if coded is body else fields, coded, reason)
 
     def _judge(self, request: Request, response: Response) -> _Facts | None:
         """None where the response stays as it is."""
@@ -110,15 +105,17 @@ class Compression:
             facts.size = body.count
         elif isinstance(body, bytes) and (body or request.method != "HEAD"):
             facts.size = len(body)
+        facts.is_large = not isinstance(body, bytes | FileSegment) or (facts.size or 0) > SLICE
         if facts.size is not None and facts.size < self._min_size:
             return None
         return facts if facts.length in (None, facts.size) else None  # else it is not true, and render will say so
 
 
 class _Offer:
-    """Codings to choose from, the first of which is preferred."""
+    """Codings to choose from, the first of which is preferred; `streams` is how many bodies are being coded by them."""
 
     def __init__(self, codings: Mapping[str, Coding]) -> None:
+        self.streams = 0
         self._codings = codings
         self._names = tuple(codings)
 
@@ -128,6 +125,24 @@ class _Offer:
 
     def chosen(self, request: Request) -> Coding | None:
         return self._codings.get(self.choice(request))
+
+    def code(self, body: Body, coding: Coding, length: int | None, keep: Callable[[bytes], None] | None) -> Body:
+        """The body, coded, or itself where it would not get smaller."""
+        if isinstance(body, bytes) and len(body) <= SLICE:
+            content = coding.whole(body)  # a quarter faster than by slices, as each would find the caches cold
+            if len(content) >= len(body):
+                return body
+            if keep is not None:
+                keep(content)
+            return content
+        assert not isinstance(body, Upgrade)
+        self.streams += 1
+        if isinstance(body, bytes | FileSegment):
+            return whole(body, coding, self._end, keep)
+        return flowing(body, coding, self._end, length)
+
+    def _end(self) -> None:
+        self.streams -= 1
 
 
 class Kept:
@@ -162,13 +177,14 @@ class Kept:
 @dataclass
 class _Facts:
     """What counts of a response: its media type, in lower case, its Content-Length, if it says so, the `size` that its
-    body has or should have to GET, or None, and whether it has a strong ETag.
+    body has or should have to GET, or None, and whether it has a strong ETag. `is_large` is what is not coded at once.
     """
 
     kind: str
     length: int | None
     size: int | None
     strong: bool
+    is_large: bool = False
 
 
 def _read(fields: Fields) -> _Facts | None:

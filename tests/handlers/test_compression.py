@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from prefork.handlers import compression
 from prefork.handlers.coded import SLICE, Coded
 from prefork.handlers.compression import ENTRY, KEPT, Compression, Kept, Key
 from prefork.http.message import Handler, Request, Response
@@ -365,6 +366,30 @@ def test_events_are_coded_by_gzip_alone_with_little_memory() -> None:
     assert len(answer.body) > len(far)
     assert len(get(coded(Response(200, (HTML,), Pieces(far)))).body) < len(far)
     assert not is_coded(get(coded(Response(200, events, Pieces(far)), codings=()), GZIP))
+
+
+def test_beyond_a_number_of_streams_at_once_there_is_gzip_with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else clients that read slowly could fill the memory with encoders."""
+    pytest.importorskip("zstandard")
+    monkeypatch.setattr(compression, "STREAMS", 2)
+    compressing = Compression(Settings())
+    handler = compressing.around(giving(Response(200, (HTML,), TEXT * 100)), keeps=False)
+
+    def began(accept: str = "zstd, gzip", handler: Handler = handler) -> tuple[str | None, Any]:
+        response = answered(handler, accept_encoding=accept)
+        return dict(response.headers).get("Content-Encoding"), response.body
+
+    events = Response(200, (("Content-Type", "text/event-stream"),), Pieces(TEXT))
+    assert began(handler=compressing.around(giving(events), keeps=False))[0] == "gzip"  # does not count
+    first, second, third = began(), began(), began()
+    assert [name for name, _ in (first, second, third)] == ["zstd", "zstd", "gzip"]
+    assert began("zstd")[0] is None
+    for _, body in (first, third):
+        with pytest.raises(StopIteration):
+            body.aclose().send(None)
+    assert began()[0] == "zstd"
+    small = compressing.around(giving(Response(200, (HTML,), TEXT)), keeps=False)
+    assert began("zstd", small)[0] == "zstd"  # takes no time
 
 
 # Files, and what is kept of them
