@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -23,7 +23,7 @@ import msgspec
 
 import prefork
 from prefork.errors import BootError, TargetError, TimedOut
-from prefork.kernel.event import Event
+from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop, Task
 from prefork.process.endings import OomKills, ending
 
@@ -33,16 +33,30 @@ LEADING = (  # where the frames are that lead to the application's
     "<frozen importlib",
 )
 
+WHERE = b"?"
+WHAT = b"!"
+ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
+
 NO_PULSE = memoryview(bytes(8)).cast("d")
 
 log = logging.getLogger("prefork")
 
 
+class Account(msgspec.Struct):
+    """What a worker is at: of the requests under way the one that came first, "" for none, and its age in seconds."""
+
+    request: str = ""
+    age: float = 0.0
+
+
 class Report(msgspec.Struct):
-    """What a child says of its boot; `problem` is "" when it is ready."""
+    """What a child says of its boot; `problem` is "" when it is ready. Later on: its `account`, where it was asked for
+    that, or without one that it is to be replaced.
+    """
 
     problem: str = ""
     traceback: str = ""
+    account: Account | None = None
 
 
 class Tell:
@@ -71,6 +85,8 @@ class Child:
         self.started = monotonic()
         self.exited = Event(loop)
         self.departing = Event(loop)  # it has exited, or wants to be replaced
+        self.account: Account | None = None  # what it has said since it was asked last
+        self.heard = Bell(loop)  # rung when it has said something
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
         self.out_of_memory = False  # is what the kernel seems to have killed it for
         self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
@@ -120,15 +136,22 @@ class Child:
         self.status = os.waitstatus_to_exitcode(status)
         self.exited.set()
         self.departing.set()
+        self.heard.ring()
         if self._waiting is not None:
             self._waiting.resume()
 
     async def listen(self) -> None:
-        """Once it is ready: `departing` is set when it says anything more."""
+        """Once it is ready: take note of its accounts, until it wants to be replaced, which sets `departing`."""
+        text = b""
         try:
-            await self._loop.readable(self._report)
-            if os.read(self._report, 65536):
-                self.departing.set()
+            while not self.departing.is_set():
+                await self._loop.readable(self._report)
+                piece = os.read(self._report, 65536)
+                if not piece:
+                    return
+                *lines, text = (text + piece).split(b"\n")
+                for line in lines:
+                    self._note(msgspec.json.decode(line, type=Report))
         finally:
             self._loop.forget(self._report)
 
@@ -137,10 +160,18 @@ class Child:
         """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it."""
         return max(0.0, monotonic() - min(self.pulse[0] or inf, self.stopped))
 
-    def ask(self) -> None:
-        """Have it log what it is at, if it can; it answers as one that is to be replaced does."""
+    def _note(self, report: Report) -> None:
+        self.account = report.account
+        if report.account is None:
+            self.departing.set()
+        self.heard.ring()
+
+    def ask(self, question: bytes) -> None:
+        """Ask WHERE: it logs what it is at, if it can, and answers as one that is to be replaced does; or WHAT: it
+        answers by an account.
+        """
         with suppress(OSError):
-            os.write(self._report, b"?")
+            os.write(self._report, question)
 
     @property
     def reports(self) -> bool:
@@ -263,6 +294,16 @@ class Children:
     @property
     def living(self) -> list[Child]:
         return list(self._living.values())
+
+    async def accounts(self, children: Sequence[Child]) -> dict[int, Account]:
+        """What each is at, by its pid; less those who have not answered in time."""
+        for child in children:
+            child.account = None
+            child.ask(WHAT)
+        with suppress(TimedOut), self.loop.within(ANSWER):
+            for child in children:
+                await child.heard.until(lambda child=child: child.account or child.exited.is_set())  # type: ignore[misc]
+        return {child.pid: child.account for child in children if child.account is not None}
 
     async def dismiss(self, children: Iterable[Child], number: signal.Signals, timeout: float) -> None:
         """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed."""

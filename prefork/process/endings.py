@@ -13,7 +13,7 @@ SYSTEM = Path("/proc/vmstat")
 
 
 def ending(status: int, out_of_memory: bool = False) -> str:
-    """In words: "SIGKILL", "exit status 3". `status` is as os.waitstatus_to_exitcode has it: minus the signal's number."""
+    """In words: "SIGKILL", "exit status 3". `status` is as of os.waitstatus_to_exitcode: minus the signal's number."""
     if status >= 0:
         return f"exit status {status}"
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 import traceback
 from collections.abc import Iterable
 from enum import Enum, auto
@@ -76,6 +77,7 @@ class Generation:
         self.sockets = sockets
         self.logs = logs
         self.size = configured_size(settings)
+        self.loaded = time.time()
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self._children = children

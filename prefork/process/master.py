@@ -164,9 +164,10 @@ class Master:
         """Obey a command that came through the control socket."""
         command = request.get("command")
         if command == "status":
+            last = self._wishes.last.get(Change.RELOAD)
             return {
                 "ok": True,
-                **describe(self.generation, self._started, self._wishes.last.get(Change.RELOAD), self._scoreboard),
+                **await describe(self.generation, self._children, self._scoreboard, self._started, last),
             }
         if command == "reload":
             return await self._wishes.add(Change.RELOAD).answer()

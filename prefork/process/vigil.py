@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from prefork.errors import TimedOut
 from prefork.kernel.loop import Loop
-from prefork.process.children import Child
+from prefork.process.children import WHERE, Child
 
 LOOK = 1.0  # seconds between two looks, at the least; and a tenth of the time-out
 ANSWER = 1.0  # seconds that a stuck worker has to say where it is
@@ -39,7 +39,7 @@ async def _give_up(loop: Loop, child: Child, seconds: float) -> None:
         child.departing.set()
         return
     log.error("worker %d is stuck: its loop has not turned for %.1f s; replacing it", child.pid, seconds)
-    child.ask()
+    child.ask(WHERE)
     try:
         with loop.within(ANSWER):
             await child.departing.wait()

@@ -59,7 +59,8 @@ Make = Callable[[Change, Sequence[Wish]], Awaitable[str]]  # the outcome; Prefor
 class Wishes:
     """The wishes that have not been granted yet, in the order in which they came.
 
-    `last` is how the last change of each kind went: when (Unix time), whether it was made, and if not, why.
+    `last` is how the last change of each kind went: when (Unix time), whether it was made, and if not, why (with the
+    application's traceback as `report`).
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -104,7 +105,12 @@ class Wishes:
                 words = "%s failed, so all stays as it was: %s"
                 log.error(words, change.value, failure, extra=extra, exc_info=unforeseen)
             finally:
-                self.last[change] = {"at": time.time(), "ok": error is None, "message": str(error or "")}
+                self.last[change] = {
+                    "at": time.time(),
+                    "ok": error is None,
+                    "message": str(error or ""),
+                    "report": getattr(error, "report", ""),
+                }
                 for wish in wishes:
                     wish.settle(outcome, error)
 

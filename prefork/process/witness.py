@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterable
 
 from prefork.http.message import Request
 from prefork.http.server import Served
+from prefork.process.children import WHAT, WHERE, Account
 
+LONGEST = 500  # characters of a request line that are told
 SHOWN = 3  # requests, of those that are under way
 
 log = logging.getLogger("prefork")
 
 
 class Witness:
-    """`explain` is called, in its thread, when `asked` becomes readable; it stops listening at that descriptor's end.
+    """`explain` is called, in its thread, where WHERE is read from `asked`, and `account` for WHAT; it stops listening
+    at that descriptor's end.
 
     `patience` seconds after the end of `lifeline`, the process ends, whatever its other threads are up to. Both may be
     set later: before it serves, a worker has nothing to explain, and nothing to finish.
@@ -31,6 +34,7 @@ class Witness:
 
     def __init__(self, lifeline: int, asked: int) -> None:
         self.explain: Callable[[], None] = _nothing
+        self.account: Callable[[], None] = _nothing
         self.patience = 0.0
         self._lifeline = lifeline
         self._asked = asked
@@ -45,16 +49,29 @@ class Witness:
                 if fd == self._lifeline:
                     time.sleep(self.patience)
                     os._exit(os.EX_SOFTWARE)
-                elif os.read(fd, 4096):
-                    self._explain()
+                elif asked := os.read(fd, 4096):
+                    self._answer(asked)
                 else:
                     poll.unregister(fd)
 
-    def _explain(self) -> None:
+    def _answer(self, asked: bytes) -> None:
         try:
-            self.explain()
+            if WHAT in asked:
+                self.account()
+            if WHERE in asked:
+                self.explain()
         except Exception as error:  # the loop may be changing what is looked at, after all
-            log.error("cannot tell what is stuck: %r", error, exc_info=error)
+            log.error("cannot tell what goes on: %r", error, exc_info=error)
+
+
+def account(connections: Iterable[Served], now: float) -> Account:
+    """The oldest request under way, upgraded connections aside. `now` is in monotonic seconds."""
+    oldest, since = None, now
+    for one in tuple(connections):
+        request = one.request  # which may be gone a moment later
+        if request is not None and one.upgrade is None and one.since <= since:
+            oldest, since = request, one.since
+    return Account() if oldest is None else Account(_line(oldest)[:LONGEST], now - since)
 
 
 def place(connections: Iterable[Served], asynchronous: Request | None, now: float) -> str:

@@ -39,7 +39,7 @@ from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import settle
 from prefork.process.turns import Turns
-from prefork.process.witness import Witness, place
+from prefork.process.witness import Witness, account, place
 from prefork.settings.schema import Settings, Workers
 
 SHUTDOWN = 0.5  # seconds that an ASGI application's shutdown has at the least; then the master's patience is at its end
@@ -142,6 +142,7 @@ class Worker:
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
         self._witness.explain = self._explain
+        self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
         self._witness.patience = self._assignment.settings.workers.graceful_timeout + GRACE  # as the master's
         if self._asgi is not None:
             self._asgi.run()

@@ -119,11 +119,16 @@ def answer(connection: HTTPConnection) -> bytes:
     return connection.getresponse().read()
 
 
-def status(server: Server) -> dict[str, Any]:
-    """What the master tells through its control socket."""
-    reply, connection = control.ask(os.path.relpath(server.directory / "run/prefork.sock"), {"command": "status"})
+def command(server: Server, name: str, **more: Any) -> dict[str, Any]:
+    """What the master answers to a command through its control socket."""
+    request = {"command": name, **more}
+    reply, connection = control.ask(os.path.relpath(server.directory / "run/prefork.sock"), request)
     connection.close()
     return reply
+
+
+def status(server: Server) -> dict[str, Any]:
+    return command(server, "status")
 
 
 def states(server: Server) -> list[str]:

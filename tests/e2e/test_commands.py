@@ -22,6 +22,7 @@ from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, Server, is_alive
 
 FIGURES = {"accepted", "connections", "requests", "responses", "sent", "takeovers", "queued"}
+OF_WORKER = {"slot", "pid", "generation", "state", "started", "age", "cpu", "memory", "answers", "longest"}
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +67,14 @@ def test_status_as_json_has_all_figures(server: Server) -> None:
     assert master["config"] == "config/server.toml"
     assert master["listen"] == [f"127.0.0.1:{server.port}"]
     assert master["workers"] == 2
+    assert master["started"] <= master["loaded"] <= time.time()
+    assert told["ready"] is True
     assert told["totals"].keys() == FIGURES
     assert told["totals"]["requests"] >= 1
     assert {worker["pid"] for worker in told["workers"]} == pids(server)
     for worker in told["workers"]:
-        assert worker.keys() == FIGURES | {"slot", "pid", "generation", "state", "started", "age", "cpu", "memory"}
+        assert worker.keys() == FIGURES | OF_WORKER
+        assert (worker["answers"], worker["longest"]) == (True, None)
         assert worker["state"] == "serving"
         assert worker["memory"] > 1 << 20
         assert 0 <= worker["age"] < 600
@@ -79,7 +83,7 @@ def test_status_as_json_has_all_figures(server: Server) -> None:
 def test_status_for_people_shows_the_master_and_each_worker_in_a_line(server: Server) -> None:
     done = server.command("status")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"master {server.process.pid}, generation" in done.stdout
+    assert f"master {server.process.pid} since " in done.stdout
     assert f"127.0.0.1:{server.port}" in done.stdout
     for pid in pids(server):
         assert sum(line.split()[:1] == [str(pid)] for line in done.stdout.splitlines()) == 1

@@ -8,7 +8,7 @@ import signal
 from time import monotonic
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, PAIR, connect, pids
+from tests.e2e.apps import APP, CONFIG, PAIR, command, connect, pids, status
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -32,7 +32,7 @@ def test_readiness_says_no_while_new_and_old_clients_are_served_on(serve: Serve)
     told = monotonic()
     eventually(lambda: server.get("/status").status == 503, what="503 of the status route")
     assert json.loads(server.get("/status").body)["ready"] is False
-    assert server.command("status").returncode == 0
+    assert status(server)["ready"] is False
     kept.request("GET", "/version")
     response = kept.getresponse()
     assert (response.read(), response.headers["Connection"]) == (b"one", None)
@@ -58,7 +58,7 @@ def test_workers_that_are_told_to_stop_too_wait_as_the_master_does(serve: Serve)
 def test_neither_a_reload_nor_a_second_term_waits(serve: Serve) -> None:
     server = delayed(serve, CONFIG, delay=30)
     (before,) = pids(server)
-    assert server.command("reload").returncode == 0
+    assert command(server, "reload")["ok"]
     eventually(lambda: len(pids(server)) == 1 and before not in pids(server), what="the end of the old worker")
     assert server.get("/status").status == 200
     server.signal(signal.SIGTERM)

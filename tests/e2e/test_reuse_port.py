@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, PAIR, Clients, listeners, pids, states, status, wait_generation
+from tests.e2e.apps import APP, PAIR, Clients, command, listeners, pids, states, status, wait_generation
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -23,8 +23,8 @@ def of_workers(server: Server) -> list[set[str]]:
 
 def reload(server: Server, text: str) -> None:
     server.rewrite(text)
-    done = server.command("reload")
-    assert done.returncode == 0, done.stderr
+    done = command(server, "reload")
+    assert done["ok"], done
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def test_each_worker_has_a_socket_of_its_own_and_the_kernel_deals_clients_out(se
 
 
 def test_the_number_of_workers_is_changed_by_a_reload_alone(server: Server) -> None:
-    failed = server.command("scale", "3")
-    assert failed.returncode == 1
-    assert "with reuse_port it takes a reload" in failed.stderr
+    failed = command(server, "scale", count=3)
+    assert failed["ok"] is False
+    assert "with reuse_port it takes a reload" in failed["message"]
     assert states(server) == ["serving"] * 2
 
 
@@ -91,5 +91,5 @@ def test_reloads_keep_every_socket_and_lose_no_request_whatever_the_number_of_wo
     (server.directory / "app.py").write_text("raise RuntimeError")
     server.rewrite(OWN.replace("count = 2", "count = 4"))
     before = listeners(server.master.pid)
-    assert server.command("reload").returncode == 1
+    assert command(server, "reload")["ok"] is False
     assert listeners(server.master.pid) == before

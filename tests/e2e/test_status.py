@@ -1,0 +1,88 @@
+"""`prefork status` of a server that is busy: the longest request of each worker, told even where its loop is stuck."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+
+import pytest
+
+from tests.conftest import eventually
+from tests.e2e.apps import ALONE, APP, CONFIG, PAIR, answer, begin, command, open_gate, status
+from tests.e2e.conftest import Serve
+
+BLOCKING = '''
+import os, time
+
+async def app(scope, receive, send):
+    """Blocks its worker's loop, as no application should."""
+    open("entered", "w").close()
+    while not os.path.exists("gate"):
+        time.sleep(0.005)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"done"})
+'''
+ASGI = ALONE + '[[route]]\npath = "/"\nasgi = "app:app"\nlifespan = "off"\n'
+
+
+@pytest.mark.parametrize(("config", "app"), [(CONFIG, APP), (ASGI, BLOCKING)], ids=["a thread", "a loop that is stuck"])
+def test_the_request_that_takes_longest_is_told_with_its_age(serve: Serve, config: str, app: str) -> None:
+    server = serve(config, {"app.py": app})
+    with_call = begin(server, "/wait?a=%1b")
+    (worker,) = status(server)["workers"]
+    assert worker["answers"] is True
+    assert worker["longest"]["request"] == "GET /wait?a=%1b"
+    assert 0 <= worker["longest"]["age"] < 5
+    later = eventually(lambda: status(server)["workers"][0]["longest"]["age"] > worker["longest"]["age"])
+    assert later
+    table = server.command("status").stdout
+    assert "s GET /wait?a=%1b\n" in table
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    with_call.close()
+    assert eventually(lambda: status(server)["workers"][0]["longest"] is None)
+
+
+def test_what_a_leaving_worker_is_still_at_is_told(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    with_call = begin(server, "/wait")
+    assert command(server, "reload")["ok"]
+    told = {worker["state"]: worker["longest"] for worker in status(server)["workers"]}
+    assert told["draining"]["request"] == "GET /wait"
+    assert told["serving"] is None
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    with_call.close()
+
+
+def test_a_worker_that_is_stopped_does_not_answer_and_the_others_are_told_all_the_same(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    victim = server.workers()[0]
+    victim.suspend()
+    try:
+        told = {worker["pid"]: worker for worker in status(server)["workers"]}
+        assert "(it does not answer)" in server.command("status").stdout
+    finally:
+        victim.resume()
+    assert [worker["pid"] for worker in told.values() if not worker["answers"]] == [victim.pid]
+    assert told[victim.pid]["memory"] > 1 << 20
+
+
+def test_when_a_reload_failed_and_why_is_told_with_the_traceback(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    assert status(server)["last_reload"] is None
+    (server.directory / "app.py").write_text("raise RuntimeError('not today\\x1b[31m')")
+    server.signal(signal.SIGHUP)
+    last = eventually(lambda: status(server)["last_reload"])
+    assert last["ok"] is False
+    assert "not today" in last["message"]
+    assert "Traceback" in last["report"]
+    shown = server.command("status").stdout
+    assert "FAILED: worker" in shown
+    assert "not today" in shown
+    assert "\x1b" not in shown
+    (server.directory / "app.py").write_text(APP)
+    assert command(server, "reload")["ok"]
+    assert status(server)["last_reload"]["report"] == ""
+    assert stat.S_IMODE(os.stat(server.directory / "run/prefork.sock").st_mode) == 0o600
