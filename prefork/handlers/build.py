@@ -24,7 +24,7 @@ from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Route, Workers
 
 Snapshot = Callable[[], Mapping[str, object]]
-
+Load = Callable[[str, str], tuple[Interface, Any]]  # as load_application
 
 NO_PAGES = Pages({})
 NO_COMPRESSION = CompressionSettings()
@@ -56,7 +56,7 @@ class AsgiHost(Protocol):
 class Host:
     """The worker as its handlers know it: who calls applications, and by which settings; what a status route shows;
     what dresses the server's own answers, and what codes any; the directory that the files' roots are relative to.
-    `asgi` makes what runs ASGI applications, once there is one.
+    `asgi` makes what runs ASGI applications, once there is one; `load` imports them all.
     """
 
     crew: Crew
@@ -67,6 +67,7 @@ class Host:
     pages: Pages = NO_PAGES
     compression: CompressionSettings = NO_COMPRESSION
     asgi: Callable[[], AsgiHost] = _no_asgi
+    load: Load = load_application
 
 
 def build(routes: Sequence[Route], host: Host) -> Router:
@@ -80,6 +81,24 @@ def build(routes: Sequence[Route], host: Host) -> Router:
             handler = compression().around(handler, keeps=route.files is not None)
         built.append((route.host, path, handler))
     return Router(built, host.pages.around(not_found))
+
+
+def load_applications(routes: Sequence[Route]) -> Load:
+    """Import the applications of `routes` now; what gives them to `build` for the same routes, once in each process
+    that is a copy of this one. Raises as `build` does.
+    """
+    loaded = [load_application(*_target(route)) for route in routes if route.app or route.wsgi or route.asgi]
+    if any(interface is Interface.ASGI for interface, _ in loaded):
+        from prefork.kernel.guest import forget_policy
+
+        forget_policy()
+    applications = iter(loaded)
+    return lambda target, key: next(applications)
+
+
+def _target(route: Route) -> tuple[str, str]:
+    """The target of an application's route, and by which key it is named."""
+    return next((getattr(route, key), key) for key in ("app", "wsgi", "asgi") if getattr(route, key) is not None)
 
 
 def _handler(route: Route, mounted: str, host: Host) -> Handler:
@@ -97,10 +116,10 @@ def _handler(route: Route, mounted: str, host: Host) -> Handler:
 
 def _application(route: Route, mounted: str, host: Host) -> Handler:
     """The Handler of an application, of the kind that it is where the route does not say."""
-    target, key = next((getattr(route, key), key) for key in ("app", "wsgi", "asgi") if getattr(route, key) is not None)
+    target, key = _target(route)
     if key == "asgi":
         host.asgi()  # before the application is imported, which may ask for the current asyncio loop
-    found, application = load_application(target, key)
+    found, application = host.load(target, key)
     if found is Interface.ASGI:
         return host.asgi().handler(application, mounted, route.lifespan == "auto")
     workers = host.workers

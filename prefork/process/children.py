@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
 from typing import NoReturn
@@ -67,11 +67,14 @@ class Tell:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.told = False
+        self.heard = True  # by the parent, so far
 
     def __call__(self, report: Report) -> None:
         self.told = True
-        with suppress(OSError):  # where the parent is gone, nobody is left to be told
+        try:
             os.write(self.fd, msgspec.json.encode(report) + b"\n")
+        except OSError:
+            self.heard = False
 
 
 Main = Callable[[Tell], int]
@@ -80,8 +83,9 @@ Main = Callable[[Tell], int]
 class Child:
     """One child process, as its parent sees it."""
 
-    def __init__(self, loop: Loop, pid: int, report: int) -> None:
+    def __init__(self, loop: Loop, pid: int, report: int, name: str = "worker") -> None:
         self.pid = pid
+        self.name = name
         self.started = monotonic()
         self.exited = Event(loop)
         self.departing = Event(loop)  # it has exited, or wants to be replaced
@@ -102,10 +106,10 @@ class Child:
             with self._loop.within(timeout):
                 report = msgspec.json.decode(await self._hear(), type=Report)
             if report.problem:
-                raise BootError(f"worker {self.pid} cannot boot: {report.problem}", report.traceback)
+                raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
             ready = True
         except TimedOut:
-            raise BootError(f"worker {self.pid} was not ready within {timeout:g} s") from None
+            raise BootError(f"{self.name} {self.pid} was not ready within {timeout:g} s") from None
         finally:
             self._waiting = None
             self._loop.forget(self._report)
@@ -127,7 +131,7 @@ class Child:
                 piece = b""
             if not piece:
                 await self.exited.wait()
-                raise BootError(f"worker {self.pid} died while it booted: {self.ending}")
+                raise BootError(f"{self.name} {self.pid} died while it booted: {self.ending}")
             text += piece
         return text
 
@@ -209,11 +213,16 @@ class Children:
         self._reporting: list[Child] = []  # whose pipes are open, the living and those just dead
         self.private: list[Callable[[], None]] = []
         self._oom_kills = OomKills()
+        self._adopting = 0
+        self._strays: dict[int, int] = {}  # statuses of who has died unknown meanwhile, by pid
         # while the master lives it holds the writing end of this pipe, and it alone: reading ends when it dies
         self.lifeline, self._life = os.pipe()
 
-    def fork(self, main: Main) -> Child:
-        """Fork a child that runs `main(tell)` and exits with the status that it returns. Raises BootError."""
+    def fork(self, main: Main, name: str = "worker") -> Child:
+        """Fork a child that runs `main(tell)` and exits with the status that it returns. Raises BootError.
+
+        `name` is what it is called in errors and logs.
+        """
         _flush()
         line: tuple[int, ...] = ()
         # signals wait until the child has handlers of its own: the parent's would write to the parent's descriptor
@@ -226,41 +235,49 @@ class Children:
         except OSError as error:
             for end in line:
                 os.close(end)
-            raise BootError(f"cannot fork a worker: {error.strerror}") from None
+            raise BootError(f"cannot fork a {name}: {error.strerror}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         ours, theirs = line
         os.close(theirs)
+        return self._known(pid, ours, name)
+
+    @contextmanager
+    def adopting(self) -> Iterator[None]:
+        """A block in which another process forks a child for us, which may be dead before `adopt` makes it known."""
+        self._adopting += 1
+        try:
+            yield
+        finally:
+            self._adopting -= 1
+            if not self._adopting:
+                self._strays.clear()
+
+    def adopt(self, pid: int, ours: int) -> Child:
+        """A child that another process has forked for us; `ours` is our end of the line to it."""
+        child = self._known(pid, ours, "worker")
+        if pid in self._strays:
+            del self._living[pid]
+            child.end(self._strays.pop(pid))
+        return child
+
+    def _known(self, pid: int, ours: int, name: str) -> Child:
         os.set_blocking(ours, False)
-        child = self._living[pid] = Child(self.loop, pid, ours)
+        child = self._living[pid] = Child(self.loop, pid, ours, name)
         self._reporting = [child, *(other for other in self._reporting if other.reports)]
         return child
 
     def _become_child(self, main: Main, ours: int, theirs: int) -> NoReturn:
-        """In the child: never return, never unwind into the parent's frames, whose finally blocks are the parent's.
-
-        All signals are blocked still; Signals lets them in.
-        """
-        status = os.EX_SOFTWARE
-        tell = Tell(theirs)
-        try:
+        def begin(tell: Tell) -> int:
             os.close(ours)
             os.close(self._life)
             for child in self._reporting:
                 child.hang_up()
             for close in self.private:
                 close()
-            status = main(tell)
-        except BaseException as error:
-            if tell.told:
-                log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
-            else:
-                tell(describe(error))
-        finally:
-            try:
-                _flush()
-            finally:
-                os._exit(status)
+            return main(tell)
+
+        live(begin, Tell(theirs))
 
     def reap(self) -> None:
         """Take note of who has died, is stopped, or goes on. To be called on SIGCHLD."""
@@ -273,13 +290,15 @@ class Children:
                 return
             child = self._living.get(pid)
             if child is None:
+                if self._adopting and not (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                    self._strays[pid] = status
                 continue
             if os.WIFSTOPPED(status):
                 child.stopped = monotonic()
-                log.warning("worker %d is stopped: %s", pid, signal.Signals(os.WSTOPSIG(status)).name)
+                log.warning("%s %d is stopped: %s", child.name, pid, signal.Signals(os.WSTOPSIG(status)).name)
             elif os.WIFCONTINUED(status):
                 child.stopped = inf
-                log.warning("worker %d goes on", pid)
+                log.warning("%s %d goes on", child.name, pid)
             else:
                 del self._living[pid]
                 child.out_of_memory = (
@@ -321,6 +340,27 @@ class Children:
                     child.signal(signal.SIGKILL)
             for child in leaving:
                 await child.exited.wait()
+
+
+def live(main: Main, tell: Tell) -> NoReturn:
+    """In a forked child: run `main` and exit. Never return, never unwind into the parent's frames, whose finally blocks
+    are the parent's.
+
+    All signals are blocked still; Signals lets them in.
+    """
+    status = os.EX_SOFTWARE
+    try:
+        status = main(tell)
+    except BaseException as error:
+        if tell.told:
+            log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
+        else:
+            tell(describe(error))
+    finally:
+        try:
+            _flush()
+        finally:
+            os._exit(status)
 
 
 def describe(error: BaseException) -> Report:

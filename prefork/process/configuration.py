@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 from prefork.errors import ConfigError
@@ -10,6 +11,8 @@ from prefork.kernel.poller import POLLERS
 from prefork.observe.access_log import compile_format
 from prefork.settings.load import load
 from prefork.settings.schema import Settings
+
+CAN_PRELOAD = sys.platform == "linux"  # see template.py
 
 
 def read(
@@ -34,6 +37,8 @@ def _judge(settings: Settings) -> Iterator[str]:
     event_loop = settings.workers.event_loop
     if event_loop != "auto" and event_loop not in POLLERS:
         yield f"workers.event_loop: this platform has no {event_loop}; it has {', '.join(POLLERS)}"
+    if settings.workers.preload and not CAN_PRELOAD:
+        yield "workers.preload: only Linux can give the copies of a process to its parent"
     for coding in () if settings.compression.codings == "auto" else settings.compression.codings:
         if package := missing(coding):
             yield f"compression.codings: {coding} needs the package {package}: pip install 'prefork[standard]'"

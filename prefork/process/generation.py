@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Iterable
@@ -19,9 +20,10 @@ from prefork.net import listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
-from prefork.process import vigil, worker
+from prefork.process import template, vigil, worker
 from prefork.process.children import Child, Children, Tell
 from prefork.process.identity import cores
+from prefork.process.template import Template
 from prefork.settings.schema import Settings
 
 YOUNG = 5.0  # seconds: who dies before has not made it
@@ -90,6 +92,9 @@ class Generation:
         self._rolling = False  # a worker boots in the place of one that lives
         self._turn = Bell(children.loop)  # rung when it is another's turn to be replaced
         self._vigil: Task | None = None
+        self._template: Template | None = None
+        if settings.workers.preload:
+            self._template = Template(children, self._become_template, settings.workers.boot_timeout)
         self._gate, self._gate_out = os.pipe()
 
     async def start(self) -> None:
@@ -172,12 +177,16 @@ class Generation:
         for post in self._posts:
             post.closed.set()
         self._news.ring()
+        if self._template is not None:
+            self._template.dismiss()
         if self._vigil is not None:
             self._vigil.cancel()
             self._vigil = None
 
     def close(self) -> None:
         """Close what is this generation's alone, save its sockets: they may be the next one's too."""
+        if self._template is not None:
+            self._template.close()
         self.logs.close()
         os.close(self._gate)
         os.close(self._gate_out)
@@ -243,7 +252,9 @@ class Generation:
 
     async def _boot(self, post: Post) -> Child:
         """Fork a worker and wait until it is ready. Raises BootError."""
-        child = self._fork(post)
+        child = await self._fork(post)
+        if post.closed.is_set():
+            child.signal(signal.SIGKILL)
         try:
             await child.ready(self.settings.workers.boot_timeout)
         except BootError:
@@ -256,15 +267,14 @@ class Generation:
         log.debug("worker %d is ready", child.pid)
         return child
 
-    def _fork(self, post: Post) -> Child:
+    async def _fork(self, post: Post) -> Child:
         slot = self._scoreboard.free()
         self._scoreboard.occupy(slot, 0, self.number)
         try:
-            sockets = listen.own(self.sockets, post.position, self.size)
-            assignment = worker.Assignment(
-                self.settings, sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
-            )
-            child = self._children.fork(partial(self._become_worker, assignment))
+            if self._template is not None:
+                child = await self._template.fork(slot, post.position, self.size)
+            else:
+                child = self._children.fork(partial(self._become_worker, slot, post.position))
         except BaseException:
             self._scoreboard.vacate(slot)
             raise
@@ -304,16 +314,24 @@ class Generation:
         await self._children.dismiss(leaving, signal.SIGTERM, timeout)
         self._dismissed.difference_update(leaving)
 
-    def _become_worker(self, assignment: worker.Assignment, tell: Tell) -> int:
+    def _become_worker(self, slot: int, position: int, tell: Tell) -> int:
+        return worker.run(self._enter_child(slot, listen.own(self.sockets, position, self.size)), tell)
+
+    def _become_template(self, line: socket.socket, tell: Tell) -> int:
+        return template.run(self._enter_child(0, self.sockets), line, tell)
+
+    def _enter_child(self, slot: int, sockets: Sockets) -> worker.Assignment:
         """In the child: a removed address must close with its generation, though we were forked before."""
         os.close(self._gate_out)
         inherited = {listener for generation in self._living for listener in generation.sockets.values()}
-        for listener in inherited - set(assignment.sockets.values()):
+        for listener in inherited - set(sockets.values()):
             listener.close()
         for other in self._living:
             if other is not self:
                 other.close()
-        return worker.run(assignment, tell)
+        return worker.Assignment(
+            self.settings, sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
+        )
 
 
 def pause_after(early: int) -> float:

@@ -1,12 +1,36 @@
-"""The surroundings that `[workers]` gives the application: environment variables, directory and module path."""
+"""The surroundings of applications: user, environment variables, directory and module path; entered once, for good."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from dataclasses import dataclass
 
-from prefork.settings.schema import Workers
+from prefork.handlers.build import Load
+from prefork.handlers.interface import load_application
+from prefork.handlers.pages import Pages
+from prefork.process import privileges
+from prefork.settings.schema import Settings, Workers
+
+
+@dataclass(frozen=True)
+class Home:
+    """What is known once they are entered: the error pages; `roots`, the directory that the paths of the settings are
+    relative to; and `load`, which gives each route its application.
+    """
+
+    pages: Pages
+    roots: str
+    load: Load
+
+
+def enter(settings: Settings) -> Home:
+    """Make this process the applications' home; they are imported as they are asked for."""
+    pages, roots = Pages(settings.error_pages), os.getcwd()
+    privileges.drop(settings.master)
+    settle(settings.workers)
+    return Home(pages, roots, load_application)
 
 
 def settle(workers: Workers) -> None:

@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from prefork.errors import TimedOut
 from prefork.handlers.build import AsgiHost, Host, build
-from prefork.handlers.pages import Pages
 from prefork.http.connection import Connection
 from prefork.http.counts import QUEUED, TAKEOVERS
 from prefork.http.message import Client, Request
@@ -33,11 +32,10 @@ from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
-from prefork.process import privileges
 from prefork.process.children import Report, Tell
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
-from prefork.process.surroundings import settle
+from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
 from prefork.process.witness import Witness, account, place
 from prefork.settings.schema import Settings, Workers
@@ -53,7 +51,8 @@ log = logging.getLogger("prefork")
 @dataclass(frozen=True)
 class Assignment:
     """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, and
-    two descriptors: `lifeline` ends when the master does, `gate` is readable when it is time to accept clients.
+    two descriptors: `lifeline` ends when the master does, `gate` is readable when it is time to accept clients. A
+    copy of a template has its `home` from that.
     """
 
     settings: Settings
@@ -63,12 +62,15 @@ class Assignment:
     slot: int
     lifeline: int
     gate: int
+    home: Home | None = None
 
 
 def run(assignment: Assignment, tell: Tell) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
     worker = Worker(assignment, tell)
     tell(Report())
+    if not tell.heard:  # nobody would ever ask it to leave
+        return os.EX_UNAVAILABLE
     worker.serve()
     # what ends an interpreter in order, though the child ends by _exit, past its parent's frames: the application's
     # threads and executors finish their work, then its exit functions run
@@ -92,9 +94,7 @@ class Worker:
         assignment.logs.apply()
         assignment.logs.catch_crashes()
         self._witness = Witness(assignment.lifeline, tell.fd)
-        pages, roots = Pages(settings.error_pages), os.getcwd()
-        privileges.drop(settings.master)
-        settle(settings.workers)
+        home = assignment.home or enter(settings)
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up
         self._asgi: AsgiHost | None = None
@@ -102,10 +102,11 @@ class Worker:
             self._crew,
             settings.workers,
             lambda: snapshot(assignment.scoreboard),
-            roots,
-            pages=pages,
+            home.roots,
+            pages=home.pages,
             compression=settings.compression,
             asgi=self._host_asgi,
+            load=home.load,
         )
         router = build(settings.routes, host)
         if self._asgi is not None:
@@ -117,7 +118,7 @@ class Worker:
         if access is not None:
             self._loop.after_turn.append(access.flush)
         record = None if access is None else access.record
-        self._server = Server(self._loop, settings.http, router.find, self._board, record, pages.dress)
+        self._server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
         self._connections = _affordable(settings.workers.connections, self._loop.poller.limit)
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []

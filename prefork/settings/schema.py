@@ -119,6 +119,11 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_memory: Annotated[
         int, kinds.size(0), Meta(description="Bytes in use by a worker above which it is replaced; 0: any number.")
     ] = 0
+    preload: Annotated[
+        bool,
+        kinds.FLAG,
+        Meta(description="Whether the application is imported once, by a process that the workers are copies of."),
+    ] = False
     chdir: Annotated[
         str,
         kinds.DIRECTORY,

@@ -1,0 +1,225 @@
+"""The template: a process of a generation that imports the application once, and of which the workers are copies.
+
+A copy shares the template's memory until one of them writes to it, and is ready in milliseconds. Each generation has a
+template of its own, so that a reload is simply the next one; the master itself never holds the application. It serves
+nobody and has one thread; a thread that the application starts when it is imported is in no worker.
+
+A worker is to be the master's child, which waits for it, and not the template's. So it is forked twice: its parent ends
+at once, and the kernel gives it to the nearest ancestor that has asked for such orphans, the master (prctl(2),
+PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would do in one step, but past the C library, which keeps the
+process's ids and locks in order for fork alone. Linux only.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from prefork.errors import BootError, TimedOut
+from prefork.handlers.build import load_applications
+from prefork.kernel.event import Bell
+from prefork.net import listen
+from prefork.process import surroundings, worker
+from prefork.process.children import Child, Children, Report, Tell, live
+
+QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by SIGKILL
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
+    *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU),
+)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+
+log = logging.getLogger("prefork")
+
+
+class Template:
+    """The template of one generation as the master sees it: made when the first worker is asked for, and again where it
+    has died. `main(socket, tell)` is what it runs, with its end of the line by which it is asked for workers.
+    """
+
+    def __init__(self, children: Children, main: Callable[[socket.socket, Tell], int], boot_timeout: float) -> None:
+        self._children = children
+        self._main = main
+        self._boot_timeout = boot_timeout
+        self._child: Child | None = None
+        self._line: socket.socket | None = None
+        self._busy = False
+        self._asked = False  # for a worker: it would be nobody's if the template were killed now
+        self._turn = Bell(children.loop)
+        self._dismissed = False
+
+    async def fork(self, slot: int, position: int, workers: int) -> Child:
+        """A worker for `slot` of the scoreboard, the one at `position` of so many. Raises BootError where there is
+        none, or no template.
+        """
+        await self._turn.until(lambda: not self._busy)
+        self._busy = True
+        try:
+            if self._child is None or self._child.exited.is_set():
+                await self._boot()
+            return await self._ask(b"%d %d %d" % (slot, position, workers))
+        finally:
+            self._busy = False
+            self._turn.ring()
+            if self._dismissed:
+                self.dismiss()
+
+    def dismiss(self) -> None:
+        """End it: its generation needs no more workers."""
+        self._dismissed = True
+        if self._child is not None and not self._asked:
+            self._child.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close our end of the line."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    async def _boot(self) -> None:
+        """Fork the template, and wait until it has imported the application. Raises BootError."""
+        if self._dismissed:
+            raise BootError("its generation leaves")
+        self.close()
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line.setblocking(False)
+        with theirs:
+            child = self._child = self._children.fork(partial(self._become, theirs), "template")
+        self._children.loop.spawn(self._bury(child), f"waiting for the end of template {child.pid}")
+        try:
+            await child.ready(self._boot_timeout)
+        except BootError:
+            child.signal(signal.SIGKILL)
+            await child.exited.wait()
+            raise
+        child.hang_up()
+        log.debug("template %d is ready", child.pid)
+
+    async def _bury(self, child: Child) -> None:
+        await child.exited.wait()
+        if not (self._dismissed or child.reports):
+            log.error("template %d died: %s; the next worker gets another", child.pid, child.ending)
+
+    async def _ask(self, which: bytes) -> Child:
+        """Have it fork a worker. Raises BootError."""
+        assert self._line is not None
+        loop, line = self._children.loop, self._line
+        ours, theirs = socket.socketpair()
+        with ours, theirs, self._children.adopting():
+            self._asked = True
+            try:
+                socket.send_fds(line, [which], [theirs.fileno()])
+                with loop.within(self._boot_timeout):
+                    await loop.readable(line.fileno())
+                answer = line.recv(64)
+            except (OSError, TimedOut) as error:
+                raise BootError(f"the template does not answer: {error or 'in time'}") from None
+            finally:
+                self._asked = False
+                loop.forget(line.fileno())
+            if not answer.isdigit():
+                raise BootError(f"cannot fork a worker: {answer.decode() or 'the template is gone'}")
+            return self._children.adopt(int(answer), ours.detach())
+
+    def _become(self, theirs: socket.socket, tell: Tell) -> int:
+        """In the child."""
+        self.close()
+        return self._main(theirs, tell)
+
+
+def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
+    """The template's life; its exit status. Raises what importing the application raises."""
+    for number in QUIET:
+        signal.signal(number, _unheard)  # not ignored: that, what the application executes would inherit
+    signal.signal(signal.SIGUSR1, lambda *_: assignment.logs.reopen())
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    assignment.logs.apply()
+    assignment.logs.catch_crashes()
+    home = surroundings.enter(assignment.settings)
+    _die_with_parent()
+    home = replace(home, load=load_applications(assignment.settings.routes))
+    if threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+        log.warning("importing the application has started threads, which no worker has with preload: %s", names)
+    assignment.logs.apply()
+    gc.collect()
+    gc.freeze()  # or the collector of each copy would write to what they share
+    tell(Report())
+    while True:
+        asked, descriptors, _, _ = socket.recv_fds(line, 64, 1)
+        if not asked:
+            return os.EX_OK
+        slot, position, workers = map(int, asked.split())
+        sockets = listen.own(assignment.sockets, position, workers)
+        others = set(assignment.sockets.values()) - set(sockets.values())
+        born = replace(assignment, slot=slot, sockets=sockets, home=home)
+        with suppress(OSError):
+            line.send(_bear(born, [line, *others], Tell(descriptors[0])))
+
+
+def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell) -> bytes:
+    """Fork a worker that is the master's child by the time this returns: its pid as text, or why there is none. Of what
+    is open it is to have all but `ours`.
+    """
+    reading, writing = os.pipe()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the worker has its own handlers
+    try:
+        parent = os.fork()
+        if not parent:
+            _bear_and_die(assignment, ours, tell, writing)
+    except OSError as error:
+        return (error.strerror or "no process").encode()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(writing)
+        os.close(tell.fd)
+    with open(reading, "rb") as told:
+        answer = told.read()
+    os.waitpid(parent, 0)
+    return answer or b"no process"
+
+
+def _bear_and_die(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell, writing: int) -> None:
+    """In the worker's parent: never returns, nor does it in the worker."""
+    try:
+        pid = os.fork()
+        if not pid:
+            for each in ours:
+                each.close()
+            os.close(writing)
+            live(lambda tell: worker.run(assignment, tell), tell)
+        os.write(writing, b"%d" % pid)
+    except OSError as error:
+        os.write(writing, (error.strerror or "no process").encode())
+    finally:
+        os._exit(os.EX_OK)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill us when the master dies, whatever we are at. Changing the user would undo it."""
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died before
+        os._exit(os.EX_SOFTWARE)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Raises BootError."""
+    import ctypes  # a MiB that nobody else needs
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0):
+        raise BootError(f"preload: prctl({option}): {os.strerror(ctypes.get_errno())}")
+
+
+def _unheard(number: int, frame: object) -> None:
+    pass
