@@ -40,10 +40,10 @@ def kinds(pid: int) -> list[str]:
 # the streams, the logs, the loop, its wakeup pipe, the reading end of the lifeline, the two listeners
 STREAMS = ("null", "stdout.log", "stderr.log")
 BOTH = (*STREAMS, "error.log", "access.log", "eventpoll", "pipe r", "pipe w", "pipe r", "socket", "socket")
-# besides those: the pipe by which its threads wake the loop, and the one by which it reports
-WORKER = sorted([*BOTH, "pipe r", "pipe w", "pipe w"])
-# besides those: the lifeline's writing end, the gate of the generation, two reports, the lock and the control socket
-MASTER = sorted([*BOTH, "pipe w", "pipe r", "pipe w", "pipe r", "pipe r", "prefork.pid", "socket"])
+# besides those: the pipe by which its threads wake the loop, and the line to the master
+WORKER = sorted([*BOTH, "pipe r", "pipe w", "socket"])
+# besides those: the lifeline's writing end, the gate of the generation, two workers' lines, the lock, the control socket
+MASTER = sorted([*BOTH, "pipe w", "pipe r", "pipe w", "socket", "socket", "prefork.pid", "socket"])
 
 
 def see(server: Server) -> None:
