@@ -150,7 +150,12 @@ class Child:
         try:
             while not self.departing.is_set():
                 await self._loop.readable(self._report)
-                piece = os.read(self._report, 65536)
+                try:
+                    piece = os.read(self._report, 65536)
+                except BlockingIOError:
+                    continue
+                except ConnectionResetError:  # it has ended without having read a question
+                    return
                 if not piece:
                     return
                 *lines, text = (text + piece).split(b"\n")
