@@ -18,6 +18,7 @@ import psutil
 from prefork import __version__
 from prefork.errors import ConfigError, StartError
 from prefork.process import control, watch
+from prefork.process.background import Background
 from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-c", "--config", metavar="FILE", help=f"the configuration file, {CONFIG} by default")
         return command
 
-    start = add_config(add("start", _start, "run the server in the foreground"))
+    start = add_config(add("start", _start, "run the server, in the foreground unless told otherwise"))
     start.add_argument("app", metavar="APP", nargs="?", default="", help='an application such as "myapp:app"')
     start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
     start.add_argument(
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--listing", action="store_true", help="list those of its directories that have no index.html")
     start.add_argument("--listen", metavar="ADDRESS", action="append", default=[], help="where to listen; repeatable")
     start.add_argument("--workers", metavar="N", default="", help='how many workers, or "auto": one per CPU core')
+    start.add_argument("--daemon", action="store_true", help="run in the background; return when the server is ready")
     start.add_argument("--watch", action="store_true", help="reload when Python files or templates below here change")
     start.add_argument("--watch-dir", metavar="DIR", action="append", help="below this directory instead; repeatable")
     add_config(add("check", _check, "validate the configuration"))
@@ -128,7 +130,12 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
         )
         return watch.for_development(settings) if watched else settings
 
-    return Master(load(), load, watched, predecessor).run()
+    settings, background = load(), None
+    if predecessor is None and (options.daemon or settings.master.daemon):
+        background = Background()
+        if background.is_mute and "-" in (settings.log.error, settings.log.access):
+            _complain('prefork: what is logged to "-" is lost, as a daemon has no stderr: name files in [log]')
+    return Master(settings, load, watched, predecessor, background).run()
 
 
 def _watched(options: argparse.Namespace) -> list[str]:

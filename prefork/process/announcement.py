@@ -1,19 +1,21 @@
-"""The announcement: the one line on standard output which says where the server serves, and who it is."""
+"""The announcement: the one line on standard output which says where the server serves; or why it does not."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from contextlib import suppress
 
 from prefork import __version__
+from prefork.errors import BootError
 from prefork.process.generation import Generation
 from prefork.settings.wording import counted
 
 log = logging.getLogger("prefork")
 
 
-def announce(generation: Generation) -> None:
+def announce(generation: Generation, is_daemon: bool) -> None:
     """Print it; into the log where nobody reads standard output."""
     settings, workers = generation.settings, counted(generation.size, "worker")
     urls = ", ".join(
@@ -24,13 +26,21 @@ def announce(generation: Generation) -> None:
     line = (
         f"prefork {__version__} serving {urls} with {workers} "
         f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
-        "stop with Ctrl-C or `prefork stop`"
+        f"stop with {'' if is_daemon else 'Ctrl-C or '}`prefork stop`"
     )
     try:
         print(line, flush=True)
     except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
         log.info("%s", line)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def regret(error: BootError, is_logged_elsewhere: bool) -> None:
+    """Log why there is no server; on standard error, too, where the log is not that."""
+    log.critical("cannot start: %s", error, extra={"report": error.report})
+    if is_logged_elsewhere:
+        with suppress(OSError):
+            print(f"{error.report}prefork: cannot start: {error}", file=sys.stderr)
 
 
 def _actual_url(where: tuple[str, int]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +24,8 @@ from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process import privileges, upgrade
-from prefork.process.announcement import announce
+from prefork.process.announcement import announce, regret
+from prefork.process.background import Background
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
 from prefork.process.generation import Generation, configured_size
@@ -62,6 +62,7 @@ class Master:
         load: Callable[[], Settings],
         watched: Sequence[str] = (),
         predecessor: Predecessor | None = None,
+        background: Background | None = None,
     ) -> None:
         """Binds everything that a `predecessor` does not hand over. Raises StartError, with nothing left behind.
 
@@ -69,6 +70,7 @@ class Master:
         """
         self._load = load
         self._predecessor = predecessor
+        self._background = background
         self._manager = ServiceManager(os.environ)
         self._home = upgrade.home()
         self._loop = Loop(make_poller())
@@ -117,6 +119,8 @@ class Master:
             self._pid_file.close_in_child,
             self._control.close_in_child,
         ]
+        if self._background is not None:
+            children.private.append(self._background.close_in_child)
         loop.spawn(self._obey_signals(), "obeying signals")
         if self._predecessor is None:
             self._claim()
@@ -216,7 +220,9 @@ class Master:
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
         self._manager.ready(self._serving())
         self._loop.spawn(self._manager.feed(self._loop, self._is_healthy), "feeding the watchdog")
-        announce(self.generation)
+        announce(self.generation, is_daemon=self._background is not None)
+        if self._background is not None:
+            self._background.let_go()
 
     def _serving(self) -> str:
         return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
@@ -247,10 +253,7 @@ class Master:
         if self._predecessor is not None:
             self._predecessor.refuse(error)  # which says so in our place
             return
-        log.critical("cannot start: %s", error, extra={"report": error.report})
-        if self.generation.settings.log.error != "-":
-            with suppress(OSError):
-                print(f"{error.report}prefork: cannot start: {error}", file=sys.stderr)
+        regret(error, self.generation.settings.log.error != "-" or self._background is not None)
 
     async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
         """Make one; what has come of it. Raises PreforkError where nothing has changed."""

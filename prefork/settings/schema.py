@@ -62,6 +62,9 @@ class Master(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     control: Annotated[
         str, kinds.SOCKET, Meta(description="The unix socket through which the commands reach the master.")
     ] = "run/prefork.sock"
+    daemon: Annotated[bool, kinds.FLAG, Meta(description="Whether it runs in the background, as with --daemon.")] = (
+        False
+    )
     user: Annotated[
         int | None, kinds.USER, Meta(description="Who the workers become when the master is root; else who it is.")
     ] = None
