@@ -1,9 +1,10 @@
-"""Who we are on this machine: the pid file, and how many cores are ours."""
+"""Who we are on this machine: the pid file, the title, the terminal, and how many cores are ours."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import importlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -93,6 +94,28 @@ def _holder(path: str) -> str:
         return f"a master with pid {int(Path(path).read_text())}"
     except (OSError, ValueError):
         return "another master"
+
+
+def entitle(role: str) -> None:
+    """Be listed as "prefork: ROLE" by ps and top, where setproctitle is installed."""
+    try:
+        setproctitle = importlib.import_module("setproctitle").setproctitle
+    except ImportError:
+        return
+    # it would take the place of the environment, too, for longer titles than there are here; and what can be read in
+    # /proc of that is what people look for when an application misbehaves
+    os.environ["SPT_NOENV"] = "1"
+    setproctitle(f"prefork: {role}")
+    del os.environ["SPT_NOENV"]
+
+
+def in_terminal() -> bool:
+    """Whether this process has a controlling terminal, in the foreground or not (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def cores() -> int:

@@ -28,8 +28,8 @@ from prefork.process.announcement import announce, regret
 from prefork.process.background import Background
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
-from prefork.process.generation import Generation, configured_size
-from prefork.process.identity import PidFile
+from prefork.process.generation import Generation, Phase, configured_size
+from prefork.process.identity import PidFile, entitle, in_terminal
 from prefork.process.service_manager import ServiceManager
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
@@ -93,16 +93,16 @@ class Master:
         warning = privileges.prepare(settings)
         self._passed = passed.take(os.environ) if self._predecessor is None else self._predecessor.passed
         settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
-        estate = Estate() if self._predecessor is None else self._predecessor.meet(settings)
-        self._lent = {**self._passed.sockets, **estate.sockets}  # which are somebody else's to take down
+        fitting, pid_file, control = self._predecessor.meet(settings) if self._predecessor else ({}, None, None)
+        self._lent = {**self._passed.sockets, **fitting}  # which are somebody else's to take down
         with ExitStack() as undo:
-            self._pid_file = estate.pid_file or PidFile(settings.master.pid_file)
+            self._pid_file = pid_file or PidFile(settings.master.pid_file)
             undo.callback(self._pid_file.remove)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
             sockets = listen.adopt(self._lent, settings.listen, configured_size(settings))
             undo.callback(listen.release, sockets, keep=self._lent)
-            self._control = estate.control or ControlSocket(settings.master.control)
+            self._control = control or ControlSocket(settings.master.control)
             undo.callback(self._control.remove)
             if self._predecessor is None:
                 self._pid_file.write(os.getpid())
@@ -121,6 +121,7 @@ class Master:
         ]
         if self._background is not None:
             children.private.append(self._background.close_in_child)
+        entitle("master")
         loop.spawn(self._obey_signals(), "obeying signals")
         if self._predecessor is None:
             self._claim()
@@ -143,26 +144,20 @@ class Master:
     # ---- signals and commands
 
     async def _obey_signals(self) -> None:
+        obey: dict[Command, Callable[[], object]] = {
+            Command.REAP: self._children.reap,
+            Command.RELOAD: partial(self._wishes.add, Change.RELOAD),
+            Command.UPGRADE: partial(self._wishes.add, Change.UPGRADE),
+            Command.MORE: partial(self._wishes.add, Change.SCALE, lambda size: min(size + 1, MOST_WORKERS)),
+            Command.FEWER: partial(self._wishes.add, Change.SCALE, lambda size: max(size - 1, 1)),
+            Command.DRAIN: self._drain,
+            Command.REOPEN: self._reopen,
+            Command.STOP: self._stop,
+            Command.STOP_NOW: partial(self._stop, fast=True),
+            Command.NOTHING: lambda: None,
+        }
         while True:
-            self._obey(await self._signals.next())
-
-    def _obey(self, command: Command) -> None:
-        if command is Command.REAP:
-            self._children.reap()
-        elif command is Command.RELOAD:
-            self._wishes.add(Change.RELOAD)
-        elif command is Command.UPGRADE:
-            self._wishes.add(Change.UPGRADE)
-        elif command is Command.MORE:
-            self._wishes.add(Change.SCALE, lambda size: min(size + 1, MOST_WORKERS))
-        elif command is Command.FEWER:
-            self._wishes.add(Change.SCALE, lambda size: max(size - 1, 1))
-        elif command is Command.REOPEN:
-            self._reopen()
-        elif command is Command.STOP:
-            self._stop(fast=self._state is State.STOPPING)
-        elif command is Command.STOP_NOW:
-            self._stop(fast=True)
+            obey[await self._signals.next()]()
 
     async def _answer(self, request: Message) -> Message:
         """Obey a command that came through the control socket."""
@@ -183,7 +178,7 @@ class Master:
             self._reopen()
             return {"ok": True, "message": "log files reopened"}
         if command == "stop":
-            self._stop(fast=bool(request.get("now")) or self._state is State.STOPPING)
+            self._stop(fast=bool(request.get("now")))
             return {"ok": True, "pid": os.getpid()}
         return {"ok": False, "message": f"unknown command: {command!r}"}
 
@@ -219,16 +214,14 @@ class Master:
             await self._take_over(self._predecessor)
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
         self._manager.ready(self._serving())
-        self._loop.spawn(self._manager.feed(self._loop, self._is_healthy), "feeding the watchdog")
+        feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
+        self._loop.spawn(feeding, "feeding the watchdog")
         announce(self.generation, is_daemon=self._background is not None)
         if self._background is not None:
             self._background.let_go()
 
     def _serving(self) -> str:
         return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
-
-    def _is_healthy(self, patience: float) -> bool:
-        return self.generation.is_healthy(patience)
 
     async def _take_over(self, predecessor: Predecessor) -> None:
         """All is ready: serve in its place, as soon as it lets us."""
@@ -276,6 +269,8 @@ class Master:
 
     async def _resize(self, wishes: Sequence[Wish]) -> None:
         """Have as many workers as the wishes come to, until the next reload. Raises BootError."""
+        if self.generation.phase is Phase.LEAVING:
+            raise BootError("the workers have been drained; a reload brings new ones")
         size = before = self.generation.size
         for wish in wishes:
             size = wish.resize(size) if wish.resize is not None else size
@@ -324,15 +319,8 @@ class Master:
         if os.getpid() == 1:
             raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
         log.info("upgrading: a new master starts")
-        successor = Successor(
-            self._children,
-            self._home,
-            self._manager,
-            self.generation.sockets,
-            self._passed.names,
-            self._pid_file,
-            self._control,
-        )
+        estate = Estate(self.generation.sockets, self._passed.names, self._pid_file, self._control)
+        successor = Successor(self._children, self._home, self._manager, estate)
         try:
             version = await successor.ready()
             if self._answering is not None:
@@ -359,7 +347,17 @@ class Master:
         for child in self._children.living:
             child.signal(signal.SIGUSR1)
 
-    def _stop(self, fast: bool) -> None:
+    def _drain(self) -> None:
+        """Have no workers, until the next reload or upgrade; who comes meanwhile waits. Not in a terminal, which sends
+        WINCH when its size changes.
+        """
+        if self._state is State.RUNNING and self.generation.phase is Phase.SERVING and not in_terminal():
+            log.info("draining the workers; a reload brings new ones")
+            self._loop.spawn(self.generation.drain(), "draining the workers")
+
+    def _stop(self, fast: bool = False) -> None:
+        """Finish, or with `fast`, and at the second time, do not."""
+        fast = fast or self._state is State.STOPPING
         leaving = self._state is State.SUCCEEDED
         self._state = State.STOPPING
         if not leaving:

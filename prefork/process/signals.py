@@ -18,6 +18,7 @@ class Command(Enum):
     STOP_NOW = auto()
     REOPEN = auto()
     UPGRADE = auto()
+    DRAIN = auto()
     MORE = auto()
     FEWER = auto()
     REAP = auto()
@@ -31,6 +32,7 @@ MASTER: dict[int, Command] = {
     signal.SIGINT: Command.STOP_NOW,
     signal.SIGUSR1: Command.REOPEN,
     signal.SIGUSR2: Command.UPGRADE,
+    signal.SIGWINCH: Command.DRAIN,
     signal.SIGTTIN: Command.MORE,
     signal.SIGTTOU: Command.FEWER,
     signal.SIGCHLD: Command.REAP,
@@ -42,6 +44,7 @@ WORKER = {
     signal.SIGTTIN: Command.NOTHING,
     signal.SIGTTOU: Command.NOTHING,
 }
+del WORKER[signal.SIGWINCH]
 del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
 
 

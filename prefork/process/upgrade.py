@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import IO, TypeVar
 
@@ -66,11 +66,12 @@ class Offer(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Estate:
-    """What of the old master's fits the new one's configuration; the sockets by the addresses as that calls them."""
+    """What a master has that outlives it; `names` are those of passed sockets."""
 
-    sockets: Sockets = field(default_factory=dict)
-    pid_file: PidFile | None = None
-    control: ControlSocket | None = None
+    sockets: Sockets
+    names: Mapping[Address, str]
+    pid_file: PidFile
+    control: ControlSocket
 
 
 class Word(msgspec.Struct):
@@ -87,17 +88,8 @@ class Word(msgspec.Struct):
 class Successor:
     """The new master, as the old one sees it. `ready`, then `take_over`; `kill` when either fails."""
 
-    def __init__(
-        self,
-        children: Children,
-        home: str,
-        manager: ServiceManager,
-        sockets: Sockets,
-        names: Mapping[Address, str],
-        pid_file: PidFile,
-        control: ControlSocket,
-    ) -> None:
-        """Forks it, to start in the directory `home`; `names` are those of passed sockets. Raises BootError."""
+    def __init__(self, children: Children, home: str, manager: ServiceManager, estate: Estate) -> None:
+        """Forks it, to start in the directory `home`. Raises BootError."""
         self._children = children
         self._loop = children.loop
         self._text = b""
@@ -119,15 +111,15 @@ class Successor:
                     copy(2),
                     {
                         str(_absolute(address)): copy(listener.fileno())
-                        for address, listener in sockets.items()
+                        for address, listener in estate.sockets.items()
                         if not address.number
                     },
-                    (pid_file.path, copy(pid_file.fileno()), pid_file.made_directory),
-                    (control.path, copy(control.fileno())),
-                    passed={str(address): name for address, name in names.items()},
+                    (estate.pid_file.path, copy(estate.pid_file.fileno()), estate.pid_file.made_directory),
+                    (estate.control.path, copy(estate.control.fileno())),
+                    passed={str(address): name for address, name in estate.names.items()},
                 )
-                for address in sorted(filter(attrgetter("number"), sockets), key=attrgetter("number")):
-                    offer.groups.setdefault(str(address), []).append(copy(sockets[address].fileno()))
+                for address in sorted(filter(attrgetter("number"), estate.sockets), key=attrgetter("number")):
+                    offer.groups.setdefault(str(address), []).append(copy(estate.sockets[address].fileno()))
             except OSError as error:
                 raise BootError(f"cannot hand over: {error.strerror}") from None
             children.private.append(self._talk.close)
@@ -245,8 +237,10 @@ class Predecessor:
         text = os.environ.pop(VARIABLE, None)
         return None if text is None else cls(msgspec.json.decode(text, type=Offer))
 
-    def meet(self, settings: Settings) -> Estate:
-        """Tell it how long we may take; all that fits `settings`. The rest is taken down when we serve."""
+    def meet(self, settings: Settings) -> tuple[Sockets, PidFile | None, ControlSocket | None]:
+        """Tell it how long we may take; all of its estate that fits `settings`, the sockets by the addresses as that
+        calls them. The rest is taken down when we serve.
+        """
         _send(self._talk, Word(boot_timeout=settings.workers.boot_timeout))
         names = {_absolute(listener.address): listener.address for listener in settings.listen}
         fitting = {
@@ -255,7 +249,7 @@ class Predecessor:
             if address.numbered(0) in names
         }
         pid_file = self._fitting(self._pid_file, settings.master.pid_file)
-        return Estate(fitting, pid_file, self._fitting(self._control, settings.master.control))
+        return fitting, pid_file, self._fitting(self._control, settings.master.control)
 
     def _fitting(self, thing: T, path: str) -> T | None:
         if thing.path == os.path.abspath(path):

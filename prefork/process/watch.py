@@ -23,6 +23,7 @@ from msgspec import structs
 
 from prefork.errors import BootError, StartError
 from prefork.process.children import Child, Children, Tell
+from prefork.process.identity import entitle
 from prefork.settings.schema import Settings
 
 SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templates that applications keep in memory
@@ -140,6 +141,7 @@ class Watch:
     # ---- in the watcher
 
     def _become_watcher(self, out: int, tell: Tell) -> int:
+        entitle("watcher")
         os.dup2(self._children.lifeline, 0)
         os.dup2(out, 1)
         os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20))

@@ -33,6 +33,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
 from prefork.process.children import Report, Tell
+from prefork.process.identity import entitle
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import Home, enter
@@ -67,6 +68,7 @@ class Assignment:
 
 def run(assignment: Assignment, tell: Tell) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
+    entitle(f"worker {assignment.slot}")
     worker = Worker(assignment, tell)
     tell(Report())
     if not tell.heard:  # nobody would ever ask it to leave
