@@ -37,10 +37,10 @@ def test_a_body_below_the_minimum_rate_is_408_though_each_byte_is_in_time(world:
 
 @pytest.mark.usefixtures("no_grace")
 def test_a_body_at_the_minimum_rate_may_take_longer_than_the_grace(world: Make) -> None:
-    here = world(echo, body_timeout=60, min_receive_rate=100)
+    here = world(echo, body_timeout=60, min_receive_rate=10)
     peer = here.connect()
     peer.send(POST)
-    for _ in range(10):  # 50 bytes are worth half a second each
+    for _ in range(10):  # 50 bytes are worth 5 seconds each
         peer.send(b"x" * 50)
         until = time.monotonic() + 0.03
         here.until(lambda until=until: time.monotonic() > until, "the next moment")
