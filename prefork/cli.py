@@ -135,7 +135,9 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
         background = Background()
         if background.is_mute and "-" in (settings.log.error, settings.log.access):
             _complain('prefork: what is logged to "-" is lost, as a daemon has no stderr: name files in [log]')
-    return Master(settings, load, watched, predecessor, background).run()
+    status = Master(settings, load, watched, predecessor, background).run()
+    sys.stdout.flush()
+    os._exit(status)  # nothing is left to do; for Python to take itself apart takes longer than all of a stop
 
 
 def _watched(options: argparse.Namespace) -> list[str]:

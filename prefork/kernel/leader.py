@@ -79,6 +79,7 @@ class Crew:
         self.threads = threads
         self.wanted = False
         self.pinned = False
+        self.hurried = False  # in the end the main thread is not waited for
         self.takeovers = 0
         self.queued = 0
         self.changed: Callable[[], None] = _nothing
@@ -253,7 +254,7 @@ class Crew:
         self._over = True
         if seat is not self._main:
             self._main.lock.release()
-            if not self._left.wait(PATIENCE):
+            if not self._left.wait(0.0 if self.hurried else PATIENCE):
                 self._abandon(self._failure)
 
     def _follow(self, seat: _Seat) -> None:

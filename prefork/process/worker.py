@@ -236,6 +236,7 @@ class Worker:
             elif command is Command.STOP:
                 self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
             elif command is Command.STOP_NOW:
+                self._crew.hurried = True
                 self._loop.stop()
             elif command is Command.REOPEN:
                 self._assignment.logs.reopen()

@@ -66,6 +66,7 @@ class Contender:
     files: Callable[[Site], dict[str, str]]
     source: str = "app.py"
     fast: signal.Signals = signal.SIGINT  # stops at once, as far as it can
+    graceful: signal.Signals = signal.SIGTERM
 
 
 def _wsgi(site: Site) -> dict[str, str]:
@@ -152,5 +153,5 @@ CONTENDERS = (
     Contender("uvicorn", _uvicorn, _asgi),
     Contender("granian", _granian, _wsgi),
     Contender("hypercorn", _hypercorn, _asgi),
-    Contender("nginx", _nginx, _nginx_files, source="nginx.conf", fast=signal.SIGTERM),
+    Contender("nginx", _nginx, _nginx_files, source="nginx.conf", fast=signal.SIGTERM, graceful=signal.SIGQUIT),
 )

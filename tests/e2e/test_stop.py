@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from http.client import HTTPConnection, HTTPException
+from time import monotonic
 
 import pytest
 
@@ -160,8 +161,10 @@ def test_not_one_request_that_was_taken_is_lost_by_a_stop_under_load(serve: Serv
 def test_int_stops_at_once(serve: Serve, stuck: bool) -> None:
     server = serve(PAIR, {"app.py": APP})
     connection = begin(server, "/wait") if stuck else connect(server)
+    told = monotonic()
     server.signal(signal.SIGINT)
     assert server.wait_exit(5) == 0
+    assert monotonic() - told < 0.4, "0.03 s on an idle machine"
     connection.close()
     assert server.family() == []
 

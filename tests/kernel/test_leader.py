@@ -233,18 +233,20 @@ def test_run_returns_in_the_main_thread_where_another_one_leads() -> None:
     assert leads != [MAIN]
 
 
-@pytest.mark.parametrize("patience", [0.05, 20.0])
-def test_a_main_thread_that_hangs_in_a_call_is_waited_for_and_then_abandoned(
-    patience: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("patience", "hurried"), [(0.05, False), (20.0, False), (20.0, True)])
+def test_a_main_thread_that_hangs_in_a_call_is_waited_for_unless_in_a_hurry_and_then_abandoned(
+    patience: float, hurried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leader, "PATIENCE", patience)
     ship = Ship(1)
+    ship.crew.hurried = hurried
+    is_abandoned = hurried or patience < 1
     stopped = threading.Event()
 
     def hang() -> None:
         assert threading.get_ident() == MAIN
         wait(stopped)
-        if patience < 1:
+        if is_abandoned:
             eventually(ship.abandoned.is_set)
 
     async def hangs() -> None:
@@ -256,7 +258,7 @@ def test_a_main_thread_that_hangs_in_a_call_is_waited_for_and_then_abandoned(
         stopped.set()
 
     ship.run(hangs(), stops(), stop=False)
-    assert ship.abandoned.is_set() == (patience < 1)
+    assert ship.abandoned.is_set() == is_abandoned
 
 
 def test_what_ends_the_loop_in_another_thread_is_raised_in_the_main_one() -> None:
