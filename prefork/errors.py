@@ -55,6 +55,13 @@ class Abandoned(Disconnected):
     """Nobody waits for this call's outcome any more: it has taken too long, and its client has had its answer."""
 
 
+class CutShort(PreforkError, EOFError):
+    """A file came to be shorter than what was announced of it, while it was being sent."""
+
+    def __init__(self) -> None:
+        super().__init__("the file was cut short while it was being sent")
+
+
 class ApplicationError(PreforkError):
     """An application broke its contract (PEP 3333, field syntax, Content-Length). Its client gets a 500."""
 

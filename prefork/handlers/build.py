@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from prefork.errors import TargetError
 from prefork.handlers.compression import Compression
+from prefork.handlers.file_cache import FileCache
 from prefork.handlers.files import Files
 from prefork.handlers.interface import Interface, load_application
 from prefork.handlers.pages import Pages
@@ -55,14 +56,15 @@ class AsgiHost(Protocol):
 @dataclass(frozen=True)
 class Host:
     """The worker as its handlers know it: who calls applications, and by which settings; what a status route shows;
-    what dresses the server's own answers, and what codes any; the directory that the files' roots are relative to.
-    `asgi` makes what runs ASGI applications, once there is one; `load` imports them all.
+    what dresses the server's own answers, and what codes any; the directory that the files' roots are relative to, and
+    what keeps files. `asgi` makes what runs ASGI applications, once there is one; `load` imports them all.
     """
 
     crew: Crew
     workers: Workers
     snapshot: Snapshot
     roots: str
+    cache: FileCache
     multiprocess: bool = True
     pages: Pages = NO_PAGES
     compression: CompressionSettings = NO_COMPRESSION
@@ -103,8 +105,7 @@ def _target(route: Route) -> tuple[str, str]:
 
 def _handler(route: Route, mounted: str, host: Host) -> Handler:
     if route.files is not None:
-        files = route.files
-        return Files(os.path.join(host.roots, files.root), files.index, files.max_age, mounted, files.listing)
+        return Files(route.files, os.path.join(host.roots, route.files.root), mounted, host.cache)
     if route.respond is not None:
         return respond(route.respond)
     if route.redirect is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
-from prefork.errors import ApplicationError
+from prefork.errors import ApplicationError, CutShort
 from prefork.handlers.codings import Coding
 from prefork.http.message import Chunks, FileSegment
 from prefork.http.send import release
@@ -99,11 +99,11 @@ def _cut(data: bytes) -> Iterator[bytes]:
 
 
 def _read(segment: FileSegment) -> Iterator[bytes]:
-    """The bytes of a file in slices. Raises OSError, and EOFError where there are fewer than there were."""
+    """The bytes of a file in slices. Raises OSError, and CutShort where there are fewer than there were."""
     at, end = segment.offset, segment.offset + segment.count
     while at < end:
         data = os.pread(segment.file, min(SLICE, end - at), at)
         if not data:
-            raise EOFError("the file was cut short while it was being sent")
+            raise CutShort
         at += len(data)
         yield data

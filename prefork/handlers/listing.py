@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, quote
 
 import msgspec
 
-from prefork.handlers import tree
 from prefork.handlers.listing_page import CONTENT_POLICY, PAGE, Entry, Order, View, page, row, text, utc
 from prefork.handlers.negotiate import preference
+from prefork.handlers.tree import Tree
 from prefork.http.message import Request, Response
 from prefork.kernel.loop import PAUSE
 
@@ -30,12 +30,12 @@ _HTML, _JSON = "text/html", "application/json"
 
 
 class Listing:
-    """The answers for the directories below `root`. `is_hidden` tells of a path below it whether it is never served;
+    """The answers for the directories of `tree`. `is_hidden` tells of a path below it whether it is never served;
     `mount` is the route's path without its final slash.
     """
 
-    def __init__(self, root: bytes, mount: str, is_hidden: Callable[[str], object]) -> None:
-        self._root = root
+    def __init__(self, tree: Tree, mount: str, is_hidden: Callable[[str], object]) -> None:
+        self._tree = tree
         self._mount = mount
         self._name = mount.strip("/").encode("latin-1") or b"Home"
         self._is_hidden = is_hidden
@@ -43,7 +43,7 @@ class Listing:
     async def answer(self, request: Request, names: list[bytes]) -> Response:
         """The listing of the directory that `names` lead to; the request's path ends with a slash.
 
-        Raises OSError as tree.open_directory does.
+        Raises OSError as Tree.open_directory does.
         """
         entries, complete = await self._read(names)
         order, number = _asked(request.query)
@@ -63,7 +63,7 @@ class Listing:
     async def _read(self, names: list[bytes]) -> tuple[list[Entry], bool]:
         """What there is to show, in no order, and whether that is all."""
         entries: list[Entry] = []
-        directory = tree.open_directory(self._root, names)
+        directory = self._tree.open_directory(names)
         try:
             with os.scandir(directory) as found:
                 for count, item in enumerate(found, 1):
@@ -96,7 +96,7 @@ class Listing:
     def _followed(self, names: list[bytes], name: bytes) -> Entry | None:
         """What a symlink leads to, as a request would get it. Raises OSError where that is nothing."""
         try:
-            file, status = tree.open_file(self._root, [*names, name])
+            file, status = self._tree.open_file([*names, name])
         except IsADirectoryError:
             return _entry(name, None, None)
         os.close(file)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefork.handlers.files import content_type
+from prefork.handlers.media import content_type
 from prefork.http.message import Handler, Plain, Request, Response
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from prefork.http.message import Handler, Request, Response
+from math import inf
+
+from prefork.http.message import Handler, Lasting, Request, Response
 from prefork.settings.schema import Redirect, Respond
 
 
 def respond(settings: Respond) -> Handler:
     """The same response to every request."""
     headers = (("Content-Type", settings.type), *settings.headers.items())
-    response = Response(settings.status, headers, settings.body.encode())
+    response = Lasting(settings.status, headers, settings.body.encode(), inf)
 
     async def handle(request: Request) -> Response:
         return response

@@ -11,15 +11,16 @@ from contextlib import suppress
 from math import inf
 from time import monotonic
 
-from prefork.errors import Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
+from prefork.errors import CutShort, Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
 from prefork.http.body import Incoming, Nothing
-from prefork.http.counts import REQUESTS, SENT, STATUS_CLASS
+from prefork.http.counts import REPEATS, REQUESTS, SENT, STATUS_CLASS
 from prefork.http.head import HEAD_END, guess_line
 from prefork.http.message import (
     Chunks,
     Client,
     FileSegment,
     Headers,
+    Lasting,
     Request,
     RequestLine,
     Response,
@@ -27,7 +28,7 @@ from prefork.http.message import (
     plain,
 )
 from prefork.http.render import Head
-from prefork.http.send import release, send_chunks, send_file, send_upgrade
+from prefork.http.send import release, send_at_once, send_chunks, send_file, send_upgrade
 from prefork.http.server import LAME_DUCK, Server
 from prefork.kernel.loop import PAUSE, Task
 from prefork.net.stream import Stream
@@ -116,10 +117,11 @@ class Connection:
                     stream.unread = data
                     raise
             if head is not None:
-                line, headers = head
+                line, headers, repeat = head
                 data = b""
             else:
                 line, headers, data = await self._head(data)
+                repeat = None
             if forwarding is not None:
                 client, headers = forwarding.judge(self.client, headers)
             self.request = request = Request(line, headers, nothing, client)
@@ -128,21 +130,30 @@ class Connection:
                 request.body = Incoming(stream, request, http)
             persistent = line.minor == 1 if headers.keep_alive is None else headers.keep_alive
             self.since = started = loop.now
-            task.deadline = inf
-            try:
-                response = await find(request)(request)
+            again = repeat.again if repeat is not None else None
+            if again is not None and again.until > started and not server.draining:
+                response, outgoing = again.response, again.head
+                if again.hold is not None:
+                    again.hold()
+                board[REPEATS] += 1
+            else:
+                task.deadline = inf
                 try:
+                    response = await find(request)(request)
+                    try:
+                        keep_alive = persistent and not server.draining and request.body.reusable
+                        outgoing = render(response, line, keep_alive, started)
+                    except BaseException:
+                        await release(response.body)
+                        raise
+                except (ProtocolError, Disconnected, GeneratorExit):
+                    raise
+                except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
+                    response = server.dress(failed(request, error))
                     keep_alive = persistent and not server.draining and request.body.reusable
                     outgoing = render(response, line, keep_alive, started)
-                except BaseException:
-                    await release(response.body)
-                    raise
-            except (ProtocolError, Disconnected, GeneratorExit):
-                raise
-            except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
-                response = server.dress(failed(request, error))
-                keep_alive = persistent and not server.draining and request.body.reusable
-                outgoing = render(response, line, keep_alive, started)
+                if repeat is not None and type(response) is Lasting and outgoing is response.again.head:
+                    repeat.again = response.again
             body = response.body
             if isinstance(body, bytes):
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
@@ -161,9 +172,12 @@ class Connection:
             else:
                 self.answer = outgoing
                 request.body.answered()
-                if isinstance(body, Upgrade):
-                    stream.unread, data = data + stream.unread, b""
-                await self._send(outgoing, body)
+                if type(body) is FileSegment and send_at_once(stream, outgoing, body):
+                    body.close()
+                else:
+                    if isinstance(body, Upgrade):
+                        stream.unread, data = data + stream.unread, b""
+                    await self._send(outgoing, body)
                 total, stream.sent = stream.sent, 0
                 self.answer = None
             board[REQUESTS] += 1
@@ -266,7 +280,7 @@ class Connection:
             raise
         except BaseException as error:
             assert self.request is not None
-            if isinstance(body, FileSegment) and isinstance(error, EOFError):
+            if isinstance(error, CutShort):
                 log.warning("%s: %s", self.request.target, error)
             else:
                 failed(self.request, error)

@@ -20,7 +20,7 @@ from prefork.errors import (
     VersionNotSupported,
 )
 from prefork.http import grammar
-from prefork.http.message import Headers, RequestLine
+from prefork.http.message import Again, Headers, RequestLine
 
 Parsed = TypeVar("Parsed")
 
@@ -28,6 +28,9 @@ HEAD_END = b"\r\n\r\n"
 LINE_SHOWN = 2048  # bytes: of a request line that is refused, what the access log gets
 ENTRIES = 512  # of each cache
 ENTRY_BYTES = 4096  # what is longer is parsed each time: so a cache is never above 2 MiB of keys
+WHOLE_BYTES = 16 << 20  # of heads that are known as a whole, with all that they are taken apart into
+WHOLE_OVERHEAD = 1024  # bytes, about, of what belongs to one of them: its request line, that line's views
+WHOLE_MET = 16384
 
 
 class _Cache(dict[bytes, Parsed], Generic[Parsed]):
@@ -73,6 +76,40 @@ class _Blocks(_Cache[Headers]):
         super().__setitem__(raw, headers)
 
 
+class Repeat:
+    """What there is to say to a head that came more than once, byte for byte; None while nothing lasts."""
+
+    __slots__ = ("again",)
+
+    def __init__(self) -> None:
+        self.again: Again | None = None
+
+
+Whole = tuple[RequestLine, Headers, Repeat | None]
+
+
+class _Wholes(dict[bytes, Whole]):
+    """Whole heads that came more than once, within WHOLE_BYTES; emptied when they are more."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+        self._bytes = 0
+
+    def keep(self, data: bytes, line: RequestLine, headers: Headers) -> Whole:
+        mark = hash(data)
+        if mark not in self._met:
+            if len(self._met) >= WHOLE_MET:
+                self._met.clear()
+            self._met.add(mark)
+            return line, headers, None
+        self._bytes += len(data) + WHOLE_OVERHEAD
+        if self._bytes > WHOLE_BYTES:
+            self.clear()
+            self._bytes = len(data) + WHOLE_OVERHEAD
+        whole = self[data] = line, headers, Repeat()
+        return whole
+
+
 class Heads:
     """Parses heads within `max_head` bytes and `max_fields` fields. One for all connections of a worker."""
 
@@ -80,19 +117,23 @@ class Heads:
         self.max_head = max_head
         self._lines = _Lines()
         self._blocks = _Blocks(max_fields)
+        self._wholes = _Wholes()
 
-    def whole(self, data: bytes) -> tuple[RequestLine, Headers] | None:
+    def whole(self, data: bytes) -> Whole | None:
         """The head that all of `data` is; None where it is not one head exactly. Raises ProtocolError.
 
         No empty line is searched for in it: one that is known has none, which takes 0.4 us less (tests/bench/head.py),
         and one that is not known is refused with one, for that is no field.
         """
+        wholes = self._wholes
+        if wholes and data in wholes:
+            return wholes[data]
         if data[-4:] != HEAD_END:
             return None
         line_end, end = data.find(b"\r\n"), len(data) - 4
         try:
             if not line_end or end > self.max_head:
-                return self.parse(data, end)
+                return (*self.parse(data, end), None)
             line, raw_block = self._lines[data[:line_end]], data[line_end + 2 : -2]
             headers = self._blocks.get(raw_block)
             if headers is None:
@@ -103,7 +144,9 @@ class Heads:
             if data.find(HEAD_END) != end:
                 return None
             raise
-        return line, headers
+        if headers.shared and not headers.has_body and end <= ENTRY_BYTES:
+            return wholes.keep(data, line, headers)
+        return line, headers, None
 
     def parse(self, data: bytes, end: int) -> tuple[RequestLine, Headers]:
         """The head in `data[:end]`, `end` being where its empty line begins. Raises ProtocolError."""

@@ -257,6 +257,52 @@ class Response:
         self.reason = reason
 
 
+GIVEN_UP = Response(503)  # stands where a response stood, and is never sent
+
+
+class Again:
+    """What the repeated request is answered with, until `until` (monotonic seconds); `head` is `response`'s.
+
+    `hold`, if there is one, is called before the body is sent once more, as the body is closed afterwards. Kept apart
+    from the response, so that whoever remembers it keeps no body that was given up.
+    """
+
+    __slots__ = ("head", "hold", "response", "until")
+
+    def __init__(self, response: Lasting, hold: Callable[[], object] | None) -> None:
+        self.response: Response = response
+        self.hold = hold
+        self.head: Any = None
+        self.until = 0.0
+
+
+class Lasting(Response):
+    """A response, of bytes or a file, that is given again, this very object, until `valid` (monotonic seconds).
+
+    Whoever sends the same request, byte for byte, may get it without its handler being asked, or whatever is wrapped
+    around that: it must not depend on who asks. A wrapper that answers for some clients only hands out a plain Response
+    in its place. `valid` may be moved on; `retire` ends it. `again` is the renderer's and the connection's.
+    """
+
+    __slots__ = ("again", "valid")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Fields,
+        body: bytes | FileSegment = b"",
+        valid: float = 0.0,
+        hold: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__(status, headers, body)
+        self.valid = valid
+        self.again = Again(self, hold)
+
+    def retire(self) -> None:
+        self.valid = self.again.until = 0.0
+        self.again.response, self.again.hold = GIVEN_UP, None
+
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 

@@ -11,11 +11,12 @@ from time import time
 
 from prefork.errors import ApplicationError
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
-from prefork.http.message import Fields, FileSegment, RequestLine, Response, Upgrade
+from prefork.http.message import Fields, FileSegment, Lasting, RequestLine, Response, Upgrade
 
 ENTRIES = 512  # of each cache
 ENTRY_BYTES = 4096  # what is larger is made anew each time: so a cache is never above 2 MiB
 
+_DATE = b"\r\nDate: "
 _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
 
 
@@ -85,6 +86,7 @@ class Renderer:
         self._blocks: dict[tuple[tuple[str, str], ...], Block] = {}
         self._heads: dict[_Key, Head] = {}
         self._expires = 0.0
+        self._date = b""
 
     def head(self, response: Response, line: RequestLine, keep_alive: bool, now: float) -> Head:
         """The head of `response` to `line`; `now` is a clock in seconds that tells when a second is over.
@@ -98,6 +100,9 @@ class Renderer:
         if now >= self._expires:
             self._expires = now + 1.0
             self._heads.clear()
+            self._date = formatdate(time(), usegmt=True).encode()
+        if type(response) is Lasting and line.method == "GET" and keep_alive and line.minor:
+            return self._again(response, key, now)
         try:
             head = self._heads.get(key)
         except TypeError:  # unhashable, so not pairs of str
@@ -110,6 +115,18 @@ class Renderer:
             head = self._render(key)
             if len(head.wire) <= ENTRY_BYTES:
                 self._heads[key] = head
+        return head
+
+    def _again(self, response: Lasting, key: _Key, now: float) -> Head:
+        """The head that is kept with `response`; in another second, with another Date in it."""
+        again = response.again
+        head: Head | None = again.head
+        if head is None:
+            head = again.head = self._render(key)
+        elif now >= again.until:
+            before, _, after = head.wire.partition(_DATE)
+            head.wire = b"%b%b%b%b" % (before, _DATE, self._date, after[len(self._date) :])
+        again.until = min(self._expires, response.valid)
         return head
 
     def _render(self, key: _Key) -> Head:
@@ -149,7 +166,7 @@ class Renderer:
         if self._server and not block.has_server:
             lines.append(f"Server: {self._server}\r\n")
         if not block.has_date:
-            lines.append(f"Date: {formatdate(time(), usegmt=True)}\r\n")
+            lines.append(f"Date: {self._date.decode()}\r\n")
         lines.append(block.wire.decode("latin-1"))
         return lines
 

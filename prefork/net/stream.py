@@ -12,7 +12,7 @@ from contextlib import suppress
 from math import inf
 from time import monotonic
 
-from prefork.errors import Disconnected, TimedOut
+from prefork.errors import CutShort, Disconnected, TimedOut
 from prefork.kernel.loop import PARKED, PAUSE, Loop
 
 READ_SIZE = 65536
@@ -107,7 +107,7 @@ class Stream:
     async def send_file(self, file: int, offset: int, count: int, timeout: float) -> None:
         """Send `count` bytes of the open file from `offset` on, without their passing through here (sendfile(2)).
 
-        Raises Disconnected as `write` does, EOFError when the file ends before `count` bytes, and the file's OSError.
+        Raises Disconnected as `write` does, CutShort when the file ends before `count` bytes, and the file's OSError.
         """
         pace = Pace(self._min_rate)
         while count:
@@ -121,7 +121,7 @@ class Stream:
                     raise Disconnected(str(error)) from None
                 raise
             if not sent:
-                raise EOFError("the file was cut short while it was being sent")
+                raise CutShort
             offset += sent
             count -= sent
             self.sent += sent

@@ -5,7 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from prefork.http.counts import ACCEPTED, CONNECTIONS, QUEUED, REQUESTS, SENT, STATUS_CLASS, TAKEOVERS
+from prefork.http.counts import (
+    ACCEPTED,
+    CONNECTIONS,
+    FILE_EVICTIONS,
+    FILE_HITS,
+    FILE_MISSES,
+    QUEUED,
+    REPEATS,
+    REQUESTS,
+    SENT,
+    STATUS_CLASS,
+    TAKEOVERS,
+)
 from prefork.observe.scoreboard import Scoreboard
 
 
@@ -38,4 +50,10 @@ def _figures(counts: Sequence[int]) -> dict[str, object]:
         "sent": counts[SENT],
         "takeovers": counts[TAKEOVERS],
         "queued": counts[QUEUED],
+        "repeats": counts[REPEATS],
+        "file_cache": {
+            "hits": counts[FILE_HITS],
+            "misses": counts[FILE_MISSES],
+            "evictions": counts[FILE_EVICTIONS],
+        },
     }

@@ -49,7 +49,10 @@ def for_development(settings: Settings) -> Settings:
     workers = settings.workers
     count = 1 if workers.count == "auto" else workers.count
     graceful = min(workers.graceful_timeout, GRACEFUL)
-    return structs.replace(settings, workers=structs.replace(workers, count=count, graceful_timeout=graceful))
+    looked_at = structs.replace(settings.file_cache, valid=0.0)  # what is saved shows at once
+    return structs.replace(
+        settings, file_cache=looked_at, workers=structs.replace(workers, count=count, graceful_timeout=graceful)
+    )
 
 
 class Watch:

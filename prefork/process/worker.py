@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from prefork.errors import TimedOut
 from prefork.handlers.build import AsgiHost, Host, build
+from prefork.handlers.file_cache import FileCache
 from prefork.http.connection import Connection
 from prefork.http.counts import QUEUED, TAKEOVERS
 from prefork.http.message import Client, Request
@@ -100,11 +101,14 @@ class Worker:
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up
         self._asgi: AsgiHost | None = None
+        cache = FileCache(settings.file_cache, self._board)
+        self._loop.spawn(cache.sweep(self._loop), "closing idle files")
         host = Host(
             self._crew,
             settings.workers,
             lambda: snapshot(assignment.scoreboard),
             home.roots,
+            cache,
             pages=home.pages,
             compression=settings.compression,
             asgi=self._host_asgi,
@@ -121,7 +125,8 @@ class Worker:
             self._loop.after_turn.append(access.flush)
         record = None if access is None else access.record
         self._server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
-        self._connections = _affordable(settings.workers.connections, self._loop.poller.limit)
+        reserve = RESERVE + settings.file_cache.open_files
+        self._connections = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
@@ -296,19 +301,19 @@ def _kernel(workers: Workers) -> tuple[Loop, Crew]:
     return loop, Crew(loop, workers.threads)
 
 
-def _affordable(connections: int, watchable: int | None) -> int:
+def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
     """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps.
 
     `watchable` is how many descriptors the poller can watch, if that is bounded.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if watchable is not None:
-        connections = min(connections, watchable - RESERVE)
-    wanted = connections + RESERVE
+        connections = min(connections, watchable - reserve)
+    wanted = connections + reserve
     if soft != resource.RLIM_INFINITY and soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         if raised < wanted:
-            connections = max(1, raised - RESERVE)
+            connections = max(1, raised - reserve)
             log.warning("at most %d connections, as no more than %d descriptors are allowed", connections, hard)
     return connections

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from prefork.settings.kinds import Entries, Kind
-from prefork.settings.schema import KINDS, Route, Settings, Table
+from prefork.settings.schema import KINDS, Route, Settings
+from prefork.settings.table import Table
 from prefork.settings.tables import Key, keys
 
 

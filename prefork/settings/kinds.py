@@ -149,6 +149,24 @@ def _address(text: str) -> Address:
     return address
 
 
+def _index(text: str | list[str]) -> tuple[str, ...]:
+    names = (text,) if isinstance(text, str) else tuple(text)
+    return _when(not any({"/", "\0"} & set(name) for name in names), names)
+
+
+def _tries(texts: list[str]) -> tuple[str, ...]:
+    for text in texts:
+        if not text.startswith(("/", "$uri")) or ".." in text.split("/") or "\0" in text:
+            raise ValueError(f'expected paths that begin with "/" or "$uri", without "..", got {quoted(text)}')
+    return tuple(texts)
+
+
+def _symlinks(text: str) -> str:
+    if text == "owner" and not hasattr(os, "O_PATH"):
+        raise ValueError('"owner" needs the O_PATH of open(2), which this platform has not')
+    return text
+
+
 def _field_text(text: str) -> str:
     return _when(FIELD_VALUE.fullmatch(text), text)
 
@@ -223,7 +241,13 @@ GROUP = Kind("a group's name or number", _ID, _group)
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
 FILE = Kind("a file name", _NON_EMPTY, _file_name)
 SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)
-INDEX = Kind('a file name without "/", or "" for none', str, lambda text: _when(not {"/", "\0"} & set(text), text))
+INDEX = Kind('a file name without "/", several, or "" for none', str | list[str], _index)
+TRIES = Kind('a list of paths such as "$uri" and "/index.html"', Annotated[list[str], Meta(min_length=1)], _tries)
+SYMLINKS = Kind('one of "inside", "owner", "all", "none"', Literal["inside", "owner", "all", "none"], _symlinks)
+PATTERN = Kind('a pattern such as "*.html" or "/assets/*"', _NON_EMPTY, _file_name)
+FILE_TYPE = Kind(
+    'an extension such as ".md", a file name, or "*"', _NON_EMPTY, lambda text: _when("/" not in text, text)
+)
 EXISTING_FILE = Kind("an existing file", _NON_EMPTY, lambda text: _when(os.path.isfile(text), text))
 ERROR_STATUS = Kind("a status from 400 to 599", Annotated[str, Meta(pattern=f"^[45][0-9]{{2}}{_END}")])
 DIRECTORY = Kind("an existing directory", _NON_EMPTY, lambda text: _when(os.path.isdir(text), text))

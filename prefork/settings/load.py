@@ -12,7 +12,8 @@ from msgspec import structs
 from prefork.errors import ConfigError
 from prefork.settings.json_schema import json_schema
 from prefork.settings.kinds import ADDRESS, DIRECTORY, SOCKET, TARGET, WORKERS
-from prefork.settings.schema import KINDS, Files, Listener, Master, Route, Settings, Workers
+from prefork.settings.schema import KINDS, Listener, Master, Route, Settings, Workers
+from prefork.settings.schema_files import Files
 from prefork.settings.tables import Walk, keys
 
 __all__ = ["json_schema", "load"]

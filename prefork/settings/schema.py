@@ -1,4 +1,4 @@
-"""The schema: one Struct a table of the config file. The only place where defaults stand.
+"""The schema: one Struct a table of the config file. The only place where defaults stand, with schema_files.
 
 A field with a description is a key. `short_form` names the field that a plain text fills where a table could stand:
 `files = "public"` is `files = { root = "public" }`.
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
 from prefork.settings import kinds
 from prefork.settings.address import Address
+from prefork.settings.schema_files import FileCache, Files
+from prefork.settings.table import Table
 
-LONGEST_AGE = 1 << 31  # seconds; the most that a cache must understand (RFC 9111 §1.2.2)
 MOST_CONNECTIONS = 1 << 20  # Linux's default fs.nr_open: no process has more descriptors
 EventLoop = Literal["auto", "select", "poll", "epoll", "kqueue"]
 Level = Literal["debug", "info", "warning", "error"]
 KINDS = ("files", "app", "wsgi", "asgi", "respond", "redirect", "status")  # what a route can be: exactly one of these
-
-
-class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every table of the file has in common."""
-
-    short_form: ClassVar[str] = ""
 
 
 class Listener(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,7 +134,7 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[str, str],
         kinds.Entries(kinds.VARIABLE, kinds.VARIABLE_TEXT),
         Meta(description="Environment variables, set before the application is imported."),
-    ] = {}
+    ] = field(default_factory=dict)
 
 
 class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -252,24 +247,6 @@ class Log(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "combined"
 
 
-class Files(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A route that serves the files of a directory."""
-
-    short_form: ClassVar[str] = "root"
-    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory whose files are served.")]
-    index: Annotated[str, kinds.INDEX, Meta(description='The file that answers for a directory; "" is none.')] = (
-        "index.html"
-    )
-    max_age: Annotated[
-        int | None,
-        kinds.integer(0, LONGEST_AGE),
-        Meta(description="Seconds that clients may cache a file; unsaid by default."),
-    ] = None
-    listing: Annotated[
-        bool, kinds.FLAG, Meta(description="Whether a directory without an index is answered by a list of its files.")
-    ] = False
-
-
 class Respond(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A route with one fixed answer."""
 
@@ -280,7 +257,7 @@ class Respond(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[str, str],
         kinds.Entries(kinds.FIELD_NAME, kinds.FIELD_TEXT),
         Meta(description="Further header fields, by name."),
-    ] = {}
+    ] = field(default_factory=dict)
 
 
 class Redirect(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -342,11 +319,12 @@ class Settings(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     websocket: Annotated[Websocket, Meta(description="WebSocket connections.")] = Websocket()
     compression: Annotated[Compression, Meta(description="Responses coded on the fly.")] = Compression()
     log: Annotated[Log, Meta(description="The logs.")] = Log()
+    file_cache: Annotated[FileCache, Meta(description="What each worker keeps of the files it serves.")] = FileCache()
     error_pages: Annotated[
         dict[str, str],
         kinds.Entries(kinds.ERROR_STATUS, kinds.EXISTING_FILE),
         Meta(description="Files in place of the server's own short texts, by status."),
-    ] = {}
+    ] = field(default_factory=dict)
     routes: Annotated[tuple[Route, ...], Meta(description="What answers which requests; at least one.")] = field(
         name="route", default=()
     )

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_origin
 from msgspec import NODEFAULT, Meta, structs
 
 from prefork.settings.kinds import Entries, Kind
-from prefork.settings.schema import Settings, Table
+from prefork.settings.schema import Settings
+from prefork.settings.table import Table
 from prefork.settings.wording import dotted, found, nearest
 
 

@@ -21,6 +21,9 @@ BIG = 200 * MiB
 SECRET = b"nobody is to read this"
 
 ROUTES = """
+[file_cache]
+open_files = 0
+valid = 0
 [[route]]
 path = "/"
 files = { root = "public", max_age = 60 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from prefork.settings.address import Address
 from prefork.settings.load import load
 from prefork.settings.schema import (
     Compression,
+    FileCache,
     Files,
     Http,
     Listener,
@@ -102,6 +104,7 @@ TABLES = {
     "websocket": Websocket,
     "compression": Compression,
     "log": Log,
+    "file_cache": FileCache,
 }
 ROUTE_TABLES = (Route, Files, Respond, Redirect, Listener)
 
@@ -151,9 +154,20 @@ def test_what_it_mentions_in_comments_is_valid_as_well(shipped: Settings, tmp_pa
 def test_defaults_that_its_comments_tell_are_true() -> None:
     listener = Listener(address=Address.parse(":1"))
     assert f"backlog = {listener.backlog}" in SHIPPED
-    assert f'index = "{Files(root=".").index}"' in SHIPPED
     assert f"status = {Redirect(to='/').status}" in SHIPPED
     assert f'status = {Respond().status}, body = "hello", type = "{Respond().type}"' in SHIPPED
+
+
+def test_the_table_of_files_in_its_comments_shows_every_key_with_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = SHIPPED.partition("\n# A table of files has")[2].partition("\n\n")[0]
+    lines = re.findall(r"^#   (\w+ += .*)$", block, re.MULTILINE)
+    (tmp_path / "public").mkdir()
+    (tmp_path / "server.toml").write_text("[[route]]\n[route.files]\n" + "\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    assert load("server.toml").routes[0].files == Files(root="public", max_age=3600)
+    assert [line.split()[0] for line in lines] == list(keys(Files))
 
 
 def test_its_lines_are_short() -> None:

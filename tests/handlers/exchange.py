@@ -28,6 +28,7 @@ from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http, Route, Workers
+from tests.handlers.file_trees import file_cache
 from tests.kernel.crews import started
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
@@ -191,7 +192,7 @@ def wsgi(
 def routed(routes: Sequence[Route], snapshot: Snapshot = dict, **how: Any) -> Handler:
     """What `build` makes of the routes; `how` are attributes of its Host."""
     crew = Crew(Loop(make_poller("auto")), 2)
-    return _Hosted(crew, build(routes, Host(crew, Workers(), snapshot, os.getcwd(), **how)).find)
+    return _Hosted(crew, build(routes, Host(crew, Workers(), snapshot, os.getcwd(), file_cache(), **how)).find)
 
 
 def call(application: Callable[..., Any], *fields: str, mount: str = "", **how: Any) -> Answer:

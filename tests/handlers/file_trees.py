@@ -11,8 +11,12 @@ from urllib.parse import quote
 
 import pytest
 
+from prefork.handlers.file_cache import FileCache
 from prefork.handlers.files import Files
+from prefork.http.counts import WIDTH
 from prefork.http.message import Client, FileSegment, Headers, Request, RequestLine, Response
+from prefork.settings.schema import FileCache as Bounds
+from prefork.settings.schema import Files as FileSettings
 
 SECRET = b"SECRET: outside the root"
 CLIENT = Client("127.0.0.1", 50000, "http", "localhost", "8000")
@@ -71,8 +75,14 @@ def descriptors() -> int:
     return len(os.listdir("/dev/fd"))
 
 
-def serve(root: Path, index: str = "index.html", max_age: int | None = None, mount: str = "") -> Files:
-    return Files(str(root), index, max_age, mount)
+def serve(root: Path, mount: str = "", cache: FileCache | None = None, **how: Any) -> Files:
+    """The handler of a route with the settings `how`; what it keeps is looked at with each request."""
+    return Files(FileSettings(root=str(root), **how), str(root), mount, cache or file_cache(valid=0.0, open_files=0))
+
+
+def file_cache(board: memoryview | None = None, **bounds: Any) -> FileCache:
+    board = memoryview(bytearray(8 * WIDTH)).cast("Q") if board is None else board
+    return FileCache(Bounds(**bounds), board)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def test_a_relative_root_holds_when_the_application_changes_directory(
 ) -> None:
     (root / "file").write_bytes(b"x")
     monkeypatch.chdir(root.parent)
-    files = Files(root.name, "index.html", None, "")
+    files = serve(Path(root.name))
     monkeypatch.chdir("/")
     assert got(files, "/file") == (200, b"x")
 

@@ -132,7 +132,7 @@ def test_a_304_has_the_validators_and_cache_control_and_no_more(dated: Files) ->
     full = ask(dated, "/file")
     response = ask(dated, "/file", if_none_match="*")
     assert response.body == b""
-    assert list(response.headers) == [pair for pair in full.headers if pair[0] != "Content-Type"]
+    assert list(response.headers) == [pair for pair in full.headers if pair[0] not in ("Content-Type", "Accept-Ranges")]
 
 
 def test_conditions_do_not_turn_a_404_into_a_304(files: Files) -> None:
@@ -174,26 +174,26 @@ def test_a_directory_is_answered_by_its_index(root: Path) -> None:
     response = ask(serve(root), "/sub/")
     assert (response.body, field(response, "Content-Type")) == (b"below", "text/html; charset=utf-8")
     assert got(serve(root), "/") == (200, b"top")
-    assert got(serve(root, index="sub/index.html"), "/") == (200, b"below")
+    assert got(serve(root, index=("sub/index.html",)), "/") == (200, b"below")
 
 
 def test_a_directory_without_index_is_404(root: Path) -> None:
     (root / "sub" / "index.html").mkdir(parents=True)
     for index in ("index.html", "other.html", ""):
-        assert got(serve(root, index=index), "/sub/")[0] == 404
+        assert got(serve(root, index=(index,)), "/sub/")[0] == 404
 
 
 def test_no_index_leads_out_of_the_root(root: Path) -> None:
     (root / "sub").mkdir()
-    assert got(serve(root, index="../outside/secret"), "/")[0] == 404
-    assert got(serve(root, index="../../outside/secret"), "/sub/")[0] == 404
+    assert got(serve(root, index=("../outside/secret",)), "/")[0] == 404
+    assert got(serve(root, index=("../../outside/secret",)), "/sub/")[0] == 404
 
 
 def test_the_walk_refuses_dot_dot_by_itself(root: Path) -> None:
     (root / "sub").mkdir()
     for names in ([b"..", b"outside", b"secret"], [b"sub", b"..", b"..", b"outside", b"secret"], [b".."]):
         with pytest.raises(FileNotFoundError):
-            tree.open_file(os.fsencode(root), names)
+            tree.Tree(os.fsencode(root)).open_file(names)
 
 
 def test_a_file_is_no_directory(root: Path, files: Files) -> None:

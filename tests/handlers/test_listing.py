@@ -17,7 +17,7 @@ from prefork.handlers import listing
 from prefork.handlers.files import Files
 from prefork.http.message import Response
 from tests.handlers.exchange import exchange, parse, request
-from tests.handlers.file_trees import ask, content, field, unprivileged
+from tests.handlers.file_trees import ask, content, field, serve, unprivileged
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -42,7 +42,7 @@ HOSTILE = [
 
 @pytest.fixture
 def listed(root: Path) -> Files:
-    return Files(str(root), "index.html", 60, "", listing=True)
+    return serve(root, max_age=60, listing=True)
 
 
 def entries(files: Files, path: str = "/", query: str = "") -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def test_an_index_comes_before_the_listing(root: Path, listed: Files) -> None:
 
 def test_without_an_index_every_directory_is_listed(root: Path) -> None:
     (root / "index.html").touch()
-    assert names(Files(str(root), "", None, "", listing=True)) == ["index.html"]
+    assert names(serve(root, index=("",), listing=True)) == ["index.html"]
 
 
 def test_a_directory_without_its_slash_is_redirected_so_that_relative_links_hold(root: Path, listed: Files) -> None:
@@ -177,7 +177,7 @@ def test_a_directory_that_may_not_be_read_is_403() -> None:
         root = Path(name)
         root.chmod(0o755)
         (root / "closed").mkdir(mode=0o111)
-        listed = Files(name, "", None, "", listing=True)
+        listed = serve(Path(name), index=("",), listing=True)
         try:
             with unprivileged():
                 assert (ask(listed, "/").status, ask(listed, "/closed/").status) == (200, 403)
@@ -187,7 +187,7 @@ def test_a_directory_that_may_not_be_read_is_403() -> None:
 
 @pytest.mark.parametrize("mount", ["", "/pub"])
 def test_hostile_names_are_text_and_their_links_lead_to_them(root: Path, mount: str) -> None:
-    listed = Files(str(root), "index.html", None, mount, listing=True)
+    listed = serve(root, mount, listing=True)
     raw = [os.fsencode(name) for name in HOSTILE if "/" not in name] + [b"bad-\xff", b"abc\xe2\x80\xaegnp.exe"]
     for name in raw:
         with open(os.path.join(os.fsencode(root), name), "wb") as file:
@@ -213,7 +213,7 @@ def test_a_hostile_directory_is_text_in_its_heading_and_its_path(root: Path, lis
 
 def test_the_way_up_is_relative_from_wherever_one_is(root: Path) -> None:
     (root / "a" / "b").mkdir(parents=True)
-    listed = Files(str(root), "", None, "/pub/files", listing=True)
+    listed = serve(root, "/pub/files", index=("",), listing=True)
     crumbs = re.compile(r'<li><a href="([^"]*)"><bdi>(.*?)</bdi>')
     assert crumbs.findall(content(ask(listed, "/pub/files/a/b/")).decode()) == [("../../", "pub/files"), ("../", "a")]
     assert crumbs.findall(content(ask(listed, "/pub/files/a//b/")).decode()) == [

@@ -39,6 +39,8 @@ def test_a_snapshot_shows_each_worker_alive() -> None:
         "sent": 4096,
         "takeovers": 0,
         "queued": 0,
+        "repeats": 0,
+        "file_cache": {"hits": 0, "misses": 0, "evictions": 0},
     }
 
 

@@ -83,7 +83,7 @@ def test_every_key_has_a_description() -> None:
 def test_every_default_that_can_be_written_is_there() -> None:
     keys = dict(described(json_schema()))
     unsaid = {path for path, key in keys.items() if "default" not in key}
-    tables = {"master", "workers", "http", "websocket", "compression", "log", "route"}
+    tables = {"master", "workers", "http", "websocket", "compression", "log", "file_cache", "route"}
     keys_of_routes = {
         f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", "compression", *KINDS)
     }

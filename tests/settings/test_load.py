@@ -12,7 +12,7 @@ import pytest
 from prefork.errors import ConfigError
 from prefork.settings.address import Address
 from prefork.settings.load import load
-from prefork.settings.schema import Files, Http, Log, Master, Redirect, Respond, Route, Settings, Workers
+from prefork.settings.schema import FileCache, Files, Http, Log, Master, Redirect, Respond, Route, Settings, Workers
 
 Load = Callable[..., Settings]
 Problems = Callable[..., list[str]]
@@ -56,11 +56,26 @@ def test_every_table_is_read(settings: Load) -> None:
         level = "debug"
         access = ""
         format = "$method $path"
+        [file_cache]
+        memory = "1MiB"
+        valid = 0
         [[route]]
         host = "*.Example.COM"
         path = "/static/"
         files = { root = "public", index = "", max_age = 60, listing = true }
         [[route]]
+        [route.files]
+        root = "public"
+        index = ["index.html", "index.htm"]
+        try = ["$uri", "/index.html"]
+        cache_control = { "*.html" = "no-cache", "/assets/*" = "max-age=31536000, immutable" }
+        types = { ".md" = "text/html", LICENSE = "text/plain" }
+        precompressed = true
+        hidden = true
+        symlinks = "owner"
+        max_ranges = 1
+        [[route]]
+        path = "/other"
         respond = { status = 204, type = "text/html", headers = { Allow = "GET" } }
         """
     )
@@ -72,9 +87,23 @@ def test_every_table_is_read(settings: Load) -> None:
     assert loaded.workers == Workers(count=3, event_loop="poll", graceful_timeout=1.5)
     assert loaded.http == Http(max_head=1024, max_body=0, server_header=False)
     assert loaded.log == Log(error="public/error.log", level="debug", access="", format="$method $path")
+    assert loaded.file_cache == FileCache(memory=1 << 20, valid=0)
     assert loaded.routes == (
-        Route(host="*.example.com", path="/static/", files=Files(root="public", index="", max_age=60, listing=True)),
-        Route(respond=Respond(status=204, type="text/html", headers={"Allow": "GET"})),
+        Route(host="*.example.com", path="/static/", files=Files(root="public", index=("",), max_age=60, listing=True)),
+        Route(
+            files=Files(
+                root="public",
+                index=("index.html", "index.htm"),
+                try_=("$uri", "/index.html"),
+                cache_control={"*.html": "no-cache", "/assets/*": "max-age=31536000, immutable"},
+                types={".md": "text/html", "LICENSE": "text/plain"},
+                precompressed=True,
+                hidden=True,
+                symlinks="owner",
+                max_ranges=1,
+            )
+        ),
+        Route(path="/other", respond=Respond(status=204, type="text/html", headers={"Allow": "GET"})),
     )
 
 

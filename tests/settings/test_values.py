@@ -190,7 +190,10 @@ def test_permissions_that_make_no_sense_are_refused(problems: Problems, text: st
         ("route.wsgi", '"a:b:c"', TARGET, '"a:b:c"'),
         ("route.files", '"publc"', "an existing directory", '"publc"'),
         ("route.files.root", '"server.toml"', "an existing directory", '"server.toml"'),
-        ("route.files.index", '"../x"', 'a file name without "/", or "" for none', '"../x"'),
+        ("route.files.index", '"../x"', 'a file name without "/", several, or "" for none', '"../x"'),
+        ("route.files.symlinks", '"some"', 'one of "inside", "owner", "all", "none"', '"some"'),
+        ("route.files.cache_control.a", '"a\\nb"', HEADER, '"a\\nb"'),
+        ("route.files.max_ranges", "0", "an integer from 1 to 10000", "0"),
         ("route.status", "false", "true", "false"),
         ("route.respond.status", "199", "an integer from 200 to 599", "199"),
         ("route.respond.body", "3", "a text", "3"),
@@ -208,7 +211,7 @@ def test_a_wrong_value_is_told_as_expected_and_found(
     problems: Problems, key: str, value: str, expected: str, found: str
 ) -> None:
     path = key.replace("route.", "route[0].")
-    extra = "\nfiles.root = 'public'" if key == "route.files.index" else ""
+    extra = "\nfiles.root = 'public'" if key.startswith("route.files.") and key != "route.files.root" else ""
     assert problems(document(key, value) + extra) == [f"{path}: expected {expected}, got {found}"]
 
 

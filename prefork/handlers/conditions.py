@@ -1,0 +1,51 @@
+"""Conditional requests: whether what the client knows still holds (RFC 9110 §13). Owns the comparison of validators."""
+
+from __future__ import annotations
+
+import calendar
+import email.utils
+import re
+from collections.abc import Mapping
+
+# The fields that make an answer depend on more than the target; a request without them gets the whole file.
+CONDITIONS = frozenset(("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "range"))
+
+_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')  # RFC 9110 §8.8.3
+
+
+def precondition(fields: Mapping[str, str], etag: str, modified: str) -> int:
+    """200, 304 or 412: the answer to GET or HEAD of a file with a strong `etag`, `modified` at that HTTP-date.
+
+    In the order of RFC 9110 §13.2.2: of each pair the tag decides alone where there is one. A date that is none says
+    nothing (§13.1.3, §13.1.4).
+    """
+    if "if-match" in fields:
+        known = fields["if-match"]
+        if known != "*" and not any(tag == etag and not weak for weak, tag in _TAG.findall(known)):
+            return 412
+    elif "if-unmodified-since" in fields and _later(modified, fields["if-unmodified-since"]) is True:
+        return 412
+    if "if-none-match" in fields:
+        known = fields["if-none-match"]
+        # Opaque tags hold no quotes, so the quoted tag is in a list only as a member; a `W/` before it is a weak match.
+        return 304 if known == "*" or etag in known else 200
+    since = fields.get("if-modified-since")
+    return 304 if since and (since == modified or _later(modified, since) is False) else 200
+
+
+def range_holds(fields: Mapping[str, str], etag: str, modified: str) -> bool:
+    """Whether Range is to be honoured: If-Range, if there is one, names this very version (RFC 9110 §13.1.5)."""
+    known = fields.get("if-range")
+    return known is None or known in (etag, modified)
+
+
+def _later(modified: str, date: str) -> bool | None:
+    """Whether the HTTP-date `modified` is later than `date`; None where that is none (RFC 9110 §5.6.7)."""
+    try:
+        parsed = email.utils.parsedate_to_datetime(date)  # reads all three forms
+    except (ValueError, OverflowError):
+        return None
+    if parsed.utcoffset():  # mail has time zones, HTTP has not; no zone at all is the asctime form, in GMT as well
+        return None
+    known = email.utils.parsedate_to_datetime(modified)
+    return calendar.timegm(known.timetuple()) > calendar.timegm(parsed.timetuple())

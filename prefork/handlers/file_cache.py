@@ -1,0 +1,187 @@
+"""The file cache: what a worker keeps of the files it has served. Owns its bounds, and the look whether it is true.
+
+An entry is asked of the file system again once `valid` seconds have passed, when somebody wants it, by one stat a file:
+device, inode, size and both times have to be what they were. That look goes by name and follows symlinks, which is
+safe, as nothing is opened by it: what is given is what has been read before, of a file that was in the tree.
+
+A time is as coarse as the kernel's tick, so that a file may change twice without its times telling. So what was read
+within SETTLED of its last change is not believed later, but read again.
+
+What is put out to make room is the oldest of what nobody has asked for since it was last passed over (second chance).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Hashable
+
+from prefork.handlers.negotiate import IDENTITY, best
+from prefork.handlers.representation import Representation
+from prefork.http.counts import FILE_EVICTIONS, FILE_HITS, FILE_MISSES
+from prefork.http.message import Request
+from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.settings.schema_files import FileCache as Bounds
+
+SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
+OVERHEAD = 2048  # bytes, about, of an entry besides its content
+MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
+LONGEST_ABSENT = 1024  # characters of such a name
+IDLE = 10.0  # seconds for which a large file is held open that nobody asks for, twice that at most
+
+Signature = tuple[int, ...]
+
+
+def sign(status: os.stat_result) -> Signature:
+    """What is another once the file or its content is."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _look(path: bytes) -> Signature | None:
+    """The signature of the regular file at `path`, None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return sign(status) if stat.S_ISREG(status.st_mode) else None
+
+
+class Entry:
+    """What one name leads to: its representations by coding, IDENTITY among them.
+
+    `probes` are the paths it depends on with what was found there, None being nothing.
+    """
+
+    __slots__ = ("_codings", "_representations", "_settled", "cost", "descriptors", "probes", "used", "valid")
+
+    def __init__(self, representations: dict[str, Representation], probes: dict[bytes, Signature | None]) -> None:
+        smallest = sorted(representations, key=lambda coding: representations[coding].size)
+        self._codings = tuple(coding for coding in smallest if coding != IDENTITY)
+        self._representations = representations
+        newest = max(max(found[3:]) for found in probes.values() if found is not None)
+        self._settled = time.time_ns() - newest > SETTLED * 1e9
+        self.probes = probes
+        self.cost = OVERHEAD + sum(len(one.content or b"") for one in representations.values())
+        self.descriptors = sum(one.file is not None for one in representations.values())
+        self.used = False
+        self.valid = 0.0
+
+    @property
+    def torn(self) -> bool:
+        return any(one.torn for one in self._representations.values())
+
+    def choose(self, request: Request) -> Representation:
+        """The representation that the client likes best, of equal ones the smallest."""
+        if not self._codings:
+            return self._representations[IDENTITY]
+        coding = best(request.headers.get("accept-encoding"), self._codings)
+        return self._representations[coding or IDENTITY]  # rather what the client does not want than nothing
+
+    def is_true(self) -> bool:
+        if not self._settled:
+            return False
+        return all(_look(path) == found for path, found in self.probes.items())
+
+    def retire(self) -> None:
+        for representation in self._representations.values():
+            representation.retire()
+
+
+class FileCache:
+    """One for all routes of a worker, within `bounds`; counts on `board`, the worker's scoreboard slot."""
+
+    def __init__(self, bounds: Bounds, board: memoryview) -> None:
+        self._bounds = bounds
+        self._board = board
+        self._entries: dict[Hashable, Entry] = {}
+        self._absent: dict[Hashable, float] = {}
+        self._cost = 0
+        self._descriptors = 0
+        self._sweeper: Task | None = None
+
+    def find(self, key: Hashable, now: float) -> Entry | None:
+        """What is kept under `key`, and is true; None where nothing is."""
+        entry = self._entries.get(key)
+        if entry is not None and (now < entry.valid or self._renew(key, entry, now)):
+            entry.used = True
+            self._board[FILE_HITS] += 1
+            return entry
+        self._board[FILE_MISSES] += 1
+        return None
+
+    def _renew(self, key: Hashable, entry: Entry, now: float) -> bool:
+        if entry.is_true():
+            entry.valid = now + self._bounds.valid if self._bounds.valid else 0.0
+            return True
+        self._drop(key)
+        return False
+
+    def keep(self, key: Hashable, entry: Entry, now: float) -> bool:
+        """Keep `entry`, which is true now, if it has its place within the bounds."""
+        bounds = self._bounds
+        if entry.torn or entry.cost > bounds.memory or entry.descriptors > bounds.open_files or not bounds.entries:
+            return False
+        while (
+            self._cost + entry.cost > bounds.memory
+            or self._descriptors + entry.descriptors > bounds.open_files
+            or len(self._entries) >= bounds.entries
+        ):
+            self._evict()
+        self._entries[key] = entry
+        self._cost += entry.cost
+        self._descriptors += entry.descriptors
+        entry.valid = now + bounds.valid if bounds.valid else 0.0
+        if entry.descriptors and self._sweeper is not None:
+            self._sweeper.wake()
+        return True
+
+    def _evict(self) -> None:
+        entries = self._entries
+        while True:
+            key = next(iter(entries))
+            if not entries[key].used:
+                break
+            entry = entries.pop(key)
+            entry.used = False
+            entries[key] = entry  # now it is the youngest
+        self._drop(key)
+        self._board[FILE_EVICTIONS] += 1
+
+    def _drop(self, key: Hashable) -> None:
+        entry = self._entries.pop(key)
+        self._cost -= entry.cost
+        self._descriptors -= entry.descriptors
+        entry.retire()
+
+    def miss(self, key: Hashable, length: int, now: float) -> None:
+        """Remember for `valid` seconds that `key`, a name of so many characters, leads to nothing."""
+        if self._bounds.valid and length <= LONGEST_ABSENT:
+            if len(self._absent) >= MOST_ABSENT:
+                self._absent.clear()
+            self._absent[key] = now + self._bounds.valid
+
+    def is_absent(self, key: Hashable, now: float) -> bool:
+        return self._absent.get(key, 0.0) > now
+
+    def shed(self) -> bool:
+        """Close all that is held open, as there are no more descriptors; False where nothing was."""
+        return self._close(lambda entry: True)
+
+    def _close(self, unwanted: Callable[[Entry], bool]) -> bool:
+        keys = [key for key, entry in self._entries.items() if entry.descriptors and unwanted(entry)]
+        for key in keys:
+            self._drop(key)
+        return bool(keys)
+
+    async def sweep(self, loop: Loop) -> None:
+        """Close what is held open for nobody: a file that was deleted takes its room on the disk until then."""
+        self._sweeper = loop.current
+        while True:
+            while not self._descriptors:
+                await PARKED
+            await loop.sleep(IDLE)
+            self._close(lambda entry: not entry.used)
+            for entry in self._entries.values():
+                if entry.descriptors:
+                    entry.used = False

@@ -1,0 +1,86 @@
+"""The schema of static files: the tables of a `files` route and of the file cache, with their defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from prefork.settings import kinds
+from prefork.settings.table import Table
+
+LONGEST_AGE = 1 << 31  # seconds; the most that a cache must understand (RFC 9111 §1.2.2)
+Symlinks = Literal["inside", "owner", "all", "none"]
+
+
+class FileCache(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What each worker keeps of the files that it has served. Sizes are in bytes."""
+
+    memory: Annotated[int, kinds.size(0), Meta(description="Bytes of small files kept in memory, per worker.")] = (
+        64 << 20
+    )
+    entries: Annotated[
+        int, kinds.integer(0, 1 << 20), Meta(description="How many files are kept, per worker; 0: none.")
+    ] = 16384
+    open_files: Annotated[
+        int, kinds.integer(0, 1 << 20), Meta(description="How many large files are held open, per worker.")
+    ] = 256
+    valid: Annotated[
+        float,
+        kinds.TIMEOUT,
+        Meta(description="Seconds until a file that is kept is looked at again; 0: with each request."),
+    ] = 1.0
+
+
+class Files(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route that serves the files of a directory."""
+
+    short_form: ClassVar[str] = "root"
+    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory whose files are served.")]
+    index: Annotated[
+        tuple[str, ...], kinds.INDEX, Meta(description='The file that answers for a directory, or several; "" is none.')
+    ] = ("index.html",)
+    try_: Annotated[
+        tuple[str, ...],
+        kinds.TRIES,
+        Meta(description="The paths to try, in order; $uri is the path that was asked for, below the route's."),
+    ] = field(name="try", default=("$uri",))
+    max_age: Annotated[
+        int | None,
+        kinds.integer(0, LONGEST_AGE),
+        Meta(description="Seconds that clients may cache a file; unsaid by default."),
+    ] = None
+    cache_control: Annotated[
+        dict[str, str],
+        kinds.Entries(kinds.PATTERN, kinds.FIELD_TEXT),
+        Meta(description='Cache-Control by pattern: "*.html" of a name, "/assets/*" of a path; the first counts.'),
+    ] = field(default_factory=dict)
+    types: Annotated[
+        dict[str, str],
+        kinds.Entries(kinds.FILE_TYPE, kinds.FIELD_TEXT),
+        Meta(description='Content types by extension (".md"), by name ("LICENSE"), or "*" for what is not known.'),
+    ] = field(default_factory=dict)
+    precompressed: Annotated[
+        bool,
+        kinds.FLAG,
+        Meta(description="Whether the .zst, .br or .gz beside a file is sent in its place where a client likes that."),
+    ] = False
+    hidden: Annotated[
+        bool, kinds.FLAG, Meta(description="Whether names that begin with a dot are served; .well-known always is.")
+    ] = False
+    symlinks: Annotated[
+        Symlinks,
+        kinds.SYMLINKS,
+        Meta(
+            description='Which symlinks are followed: those that stay "inside" the root, those whose "owner" owns what '
+            'they lead to, "all", "none".'
+        ),
+    ] = "inside"
+    max_ranges: Annotated[
+        int,
+        kinds.integer(1, 10_000),
+        Meta(description="How many ranges of a file a request may ask for; the whole is sent beyond."),
+    ] = 100
+    listing: Annotated[
+        bool, kinds.FLAG, Meta(description="Whether a directory without an index is answered by a list of its files.")
+    ] = False

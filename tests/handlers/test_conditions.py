@@ -1,0 +1,71 @@
+"""Conditional requests: RFC 9110 §13, in its order."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefork.handlers.conditions import precondition, range_holds
+
+ETAG = '"a-b-c"'
+MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
+BEFORE, AFTER = "Sun, 06 Nov 1994 08:49:36 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"
+
+
+def judged(**fields: str) -> int:
+    return precondition({name.replace("_", "-"): value for name, value in fields.items()}, ETAG, MODIFIED)
+
+
+@pytest.mark.parametrize(
+    ("known", "status"),
+    [
+        (ETAG, 200),
+        ("*", 200),
+        (f'"x", {ETAG}', 200),
+        (f"W/{ETAG}", 412),  # a strong comparison: §13.1.1
+        (f'W/{ETAG}, "x"', 412),
+        ('"x"', 412),
+        ("a-b-c", 412),
+        ("", 412),
+    ],
+)
+def test_if_match_compares_strongly(known: str, status: int) -> None:
+    assert judged(if_match=known) == status
+
+
+@pytest.mark.parametrize(
+    ("date", "status"), [(BEFORE, 412), (MODIFIED, 200), (AFTER, 200), ("yesterday", 200), ("", 200)]
+)
+def test_if_unmodified_since_fails_for_a_later_version_only(date: str, status: int) -> None:
+    assert judged(if_unmodified_since=date) == status
+
+
+def test_if_unmodified_since_does_not_count_beside_if_match() -> None:
+    assert judged(if_match=ETAG, if_unmodified_since=BEFORE) == 200
+    assert judged(if_match='"x"', if_unmodified_since=AFTER) == 412
+
+
+def test_if_match_comes_before_if_none_match() -> None:
+    assert judged(if_match='"x"', if_none_match=ETAG) == 412
+    assert judged(if_unmodified_since=BEFORE, if_none_match=ETAG) == 412
+    assert judged(if_match=ETAG, if_none_match=ETAG) == 304
+    assert judged(if_match=ETAG, if_none_match='"x"') == 200
+
+
+@pytest.mark.parametrize(
+    ("known", "holds"),
+    [
+        (ETAG, True),
+        (MODIFIED, True),
+        (f"W/{ETAG}", False),
+        ('"x"', False),
+        (BEFORE, False),
+        (AFTER, False),  # not this version, whichever it is
+        ("", False),
+    ],
+)
+def test_if_range_names_this_very_version(known: str, holds: bool) -> None:
+    assert range_holds({"if-range": known}, ETAG, MODIFIED) == holds
+
+
+def test_without_if_range_a_range_holds() -> None:
+    assert range_holds({}, ETAG, MODIFIED)
