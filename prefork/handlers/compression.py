@@ -22,6 +22,10 @@ from prefork.http.message import Body, Fields, FileSegment, Handler, Request, Re
 from prefork.settings import schema
 
 STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
+# glibc gives back what is free at the end of its heap, from 128 KiB on; once it has seen a larger block freed, from
+# twice its size on (mallopt(3), M_MMAP_THRESHOLD). So 100 KiB of HTML, with an encoder made and freed for it, are 62
+# page faults less, and a tenth of their time.
+HEAP = 1024 * 1024
 KEPT = 1024 * 1024  # bytes of the largest file that is kept coded
 ENTRY = 2048  # bytes that a kept response has, besides its body: its fields, twice
 
@@ -38,6 +42,7 @@ class Compression:
     """Compresses the responses of any number of handlers by the same settings, and has what is kept for all of them."""
 
     def __init__(self, settings: schema.Compression) -> None:
+        bytes(HEAP)  # made, and freed at once
         names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
         self._codings = _Offer({coding.name: coding for coding in choose(names, settings.level)})
         # For a stream of events, which may last for hours, and for whoever comes once there are STREAMS: 48 KiB each.
