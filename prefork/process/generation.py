@@ -315,12 +315,12 @@ class Generation:
         self._dismissed.difference_update(leaving)
 
     def _become_worker(self, slot: int, position: int, tell: Tell) -> int:
-        return worker.run(self._enter_child(slot, listen.own(self.sockets, position, self.size)), tell)
+        return worker.run(self._enter_child(slot, position, listen.own(self.sockets, position, self.size)), tell)
 
     def _become_template(self, line: socket.socket, tell: Tell) -> int:
-        return template.run(self._enter_child(0, self.sockets), line, tell)
+        return template.run(self._enter_child(0, 0, self.sockets), line, tell)
 
-    def _enter_child(self, slot: int, sockets: Sockets) -> worker.Assignment:
+    def _enter_child(self, slot: int, position: int, sockets: Sockets) -> worker.Assignment:
         """In the child: a removed address must close with its generation, though we were forked before."""
         os.close(self._gate_out)
         inherited = {listener for generation in self._living for listener in generation.sockets.values()}
@@ -330,7 +330,7 @@ class Generation:
             if other is not self:
                 other.close()
         return worker.Assignment(
-            self.settings, sockets, self.logs, self._scoreboard, slot, self._children.lifeline, self._gate
+            self.settings, sockets, self.logs, self._scoreboard, slot, position, self._children.lifeline, self._gate
         )
 
 

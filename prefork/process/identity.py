@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import importlib
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import psutil
 
 from prefork.errors import StartError
+
+log = logging.getLogger("prefork")
 
 ATTEMPTS = 100  # to take a lock while other masters come and go
 
@@ -116,6 +119,16 @@ def in_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def pin(position: int) -> None:
+    """Keep this process, the worker at `position` from 0 on, on one core of those that it may use, in turn."""
+    if not hasattr(psutil.Process, "cpu_affinity"):
+        log.warning("workers.affinity has no effect: this system does not pin processes to cores")
+        return
+    process = psutil.Process()
+    allowed = sorted(process.cpu_affinity())
+    process.cpu_affinity([allowed[position % len(allowed)]])
 
 
 def cores() -> int:

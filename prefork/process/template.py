@@ -161,7 +161,7 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
         slot, position, workers = map(int, asked.split())
         sockets = listen.own(assignment.sockets, position, workers)
         others = set(assignment.sockets.values()) - set(sockets.values())
-        born = replace(assignment, slot=slot, sockets=sockets, home=home)
+        born = replace(assignment, slot=slot, position=position, sockets=sockets, home=home)
         with suppress(OSError):
             line.send(_bear(born, [line, *others], Tell(descriptors[0])))
 

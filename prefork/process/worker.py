@@ -34,7 +34,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
 from prefork.process.children import Report, Tell
-from prefork.process.identity import entitle
+from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import Home, enter
@@ -52,9 +52,9 @@ log = logging.getLogger("prefork")
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, and
-    two descriptors: `lifeline` ends when the master does, `gate` is readable when it is time to accept clients. A
-    copy of a template has its `home` from that.
+    """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, its
+    `position` in its generation, from 0 on, and two descriptors: `lifeline` ends when the master does, `gate` is
+    readable when it is time to accept clients. A copy of a template has its `home` from that.
     """
 
     settings: Settings
@@ -62,6 +62,7 @@ class Assignment:
     logs: Logs
     scoreboard: Scoreboard
     slot: int
+    position: int
     lifeline: int
     gate: int
     home: Home | None = None
@@ -70,6 +71,8 @@ class Assignment:
 def run(assignment: Assignment, tell: Tell) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
     entitle(f"worker {assignment.slot}")
+    if assignment.settings.workers.affinity:
+        pin(assignment.position)
     worker = Worker(assignment, tell)
     tell(Report())
     if not tell.heard:  # nobody would ever ask it to leave

@@ -88,6 +88,9 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_timeout: Annotated[
         float, kinds.TIMEOUT, Meta(description="Seconds that a call may wait for a thread; 503 beyond; 0: any.")
     ] = 30
+    affinity: Annotated[
+        bool, kinds.FLAG, Meta(description="Whether each worker stays on one CPU core, one after the other.")
+    ] = False
     event_loop: Annotated[
         EventLoop,
         kinds.choice("auto", "select", "poll", "epoll", "kqueue"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.conftest import eventually
@@ -151,3 +153,23 @@ def test_a_stop_while_new_workers_boot_is_a_stop(serve: Serve) -> None:
     server.signal(signal.SIGTERM)
     assert server.wait_exit(5) == 0
     assert server.family() == []
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "cpu_affinity"), reason="no process can be pinned here")
+@pytest.mark.parametrize("preload", [False, True])
+def test_with_affinity_each_worker_stays_on_a_core_and_its_successor_on_the_same(serve: Serve, preload: bool) -> None:
+    allowed = sorted(psutil.Process().cpu_affinity())
+    expected = sorted([[allowed[0]], [allowed[1 % len(allowed)]], [allowed[2 % len(allowed)]]])
+    keys = f"count = 3\naffinity = true\npreload = {str(preload).lower()}"
+    server = serve(CONFIG.replace("count = 1", keys), {"app.py": APP})
+    assert sorted(psutil.Process(pid).cpu_affinity() for pid in serving(server)) == expected
+    before = serving(server)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(serving(server) - before) == 3, what="three new workers")
+    assert sorted(psutil.Process(pid).cpu_affinity() for pid in serving(server)) == expected
+    assert sorted(server.master.cpu_affinity()) == allowed
+
+
+def serving(server: Server) -> set[int]:
+    return {worker["pid"] for worker in status(server)["workers"] if worker["state"] == "serving"}
