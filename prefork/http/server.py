@@ -115,6 +115,10 @@ class Server:
             connection.task.cancel()
         return bool(idle)
 
+    def resume(self) -> None:
+        """Go on as if there had been no drain; what it has ended is ended."""
+        self.draining = False
+
     def drain(self, spread: float = 0.0) -> None:
         """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds.
 

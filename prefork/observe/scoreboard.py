@@ -21,12 +21,12 @@ GENERATION = WIDTH + 1
 STATE = WIDTH + 2
 STARTED = WIDTH + 3  # milliseconds of Unix time; 0 marks a free slot
 PULSE = WIDTH + 4  # as a double: when the turn began that the worker's loop is in (monotonic seconds); 0: in none
-DISMISSED = WIDTH + 5  # 1 once the master has asked the worker to leave
+ORDER = WIDTH + 5  # how many Orders the master has given, times 4, plus the last; the worker looks when it gets SIGTERM
 
 _CACHE_LINE = 8  # words; slots that shared one would slow each other's workers down
 _HIGHEST = PID  # in slot 0, which belongs to no process: the highest slot ever taken
 _STOPPING = STATE  # in slot 0: 1 once the server is about to stop
-_STRIDE = -(-(DISMISSED + 1) // _CACHE_LINE) * _CACHE_LINE
+_STRIDE = -(-(ORDER + 1) // _CACHE_LINE) * _CACHE_LINE
 _MODULO = 1 << 64
 
 
@@ -37,6 +37,15 @@ class State(IntEnum):
     BOOTING = 1
     SERVING = 2
     DRAINING = 3
+
+
+class Order(IntEnum):
+    """What a worker is to do. NONE has come from the master, where somebody else has sent a signal."""
+
+    NONE = 0
+    LEAVE = 1
+    STAND_BY = 2  # take no clients any more, until there is another order
+    COME_BACK = 3  # and take clients again
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +99,15 @@ class Scoreboard:
         highest = self.slot(0)
         highest[_HIGHEST] = max(highest[_HIGHEST], index)
 
-    def dismiss(self, index: int) -> None:
-        """Have the worker know that it is the master who asks it to leave."""
-        self.slot(index)[DISMISSED] = 1
+    def order(self, index: int, order: Order) -> None:
+        """Have the worker know what it is that the master asks of it."""
+        slot = self.slot(index)
+        slot[ORDER] = (slot[ORDER] // 4 + 1) * 4 + order
+
+    def orders(self, index: int) -> tuple[int, Order]:
+        """How many orders the worker has been given, and the last."""
+        count, order = divmod(self.slot(index)[ORDER], 4)
+        return count, Order(order)
 
     def vacate(self, index: int) -> None:
         """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it."""

@@ -6,13 +6,11 @@ ready, it may say in another line that it is to be replaced; and its parent may 
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
@@ -21,17 +19,11 @@ from typing import NoReturn
 
 import msgspec
 
-import prefork
-from prefork.errors import BootError, TargetError, TimedOut
+from prefork.errors import BootError, TimedOut
 from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop, Task
 from prefork.process.endings import OomKills, ending
-
-LEADING = (  # where the frames are that lead to the application's
-    os.path.join(os.path.dirname(prefork.__file__), ""),
-    os.path.join(os.path.dirname(importlib.__file__), ""),
-    "<frozen importlib",
-)
+from prefork.process.report import Account, Report, describe
 
 WHERE = b"?"
 WHAT = b"!"
@@ -40,23 +32,6 @@ ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever canno
 NO_PULSE = memoryview(bytes(8)).cast("d")
 
 log = logging.getLogger("prefork")
-
-
-class Account(msgspec.Struct):
-    """What a worker is at: of the requests under way the one that came first, "" for none, and its age in seconds."""
-
-    request: str = ""
-    age: float = 0.0
-
-
-class Report(msgspec.Struct):
-    """What a child says of its boot; `problem` is "" when it is ready. Later on: its `account`, where it was asked for
-    that, or without one that it is to be replaced.
-    """
-
-    problem: str = ""
-    traceback: str = ""
-    account: Account | None = None
 
 
 class Tell:
@@ -366,37 +341,6 @@ def live(main: Main, tell: Tell) -> NoReturn:
             _flush()
         finally:
             os._exit(status)
-
-
-def describe(error: BaseException) -> Report:
-    """An error as a report: what is known to be clear stands alone, the rest comes with its traceback.
-
-    That begins where the application does: the frames that led to it are ours, and say nothing of its own.
-    """
-    if isinstance(error, TargetError):
-        return Report(str(error))
-    problem = traceback.format_exception_only(error)[-1].strip()
-    told = traceback.TracebackException.from_exception(error)
-    behind: list[traceback.TracebackException | None] = [told]
-    while behind:
-        if one := behind.pop():
-            _shorten(one)
-            behind += one.__cause__, one.__context__
-    return Report(_encodable(problem), _encodable("".join(told.format())))
-
-
-def _shorten(told: traceback.TracebackException) -> None:
-    """Drop the frames before the application's first; all stay if there is none."""
-    theirs = [not frame.filename.startswith(LEADING) for frame in told.stack]
-    if any(theirs):
-        del told.stack[: theirs.index(True)]
-    elif issubclass(told.exc_type, SyntaxError):  # which names its place itself
-        told.stack.clear()
-
-
-def _encodable(text: str) -> str:
-    """`text` with lone surrogates, which stand for the bytes of a file name that is not UTF-8, escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _flush() -> None:

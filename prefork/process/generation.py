@@ -19,7 +19,7 @@ from prefork.kernel.loop import Loop, Task
 from prefork.net import listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
-from prefork.observe.scoreboard import Scoreboard
+from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
 from prefork.process.children import Child, Children, Tell
 from prefork.process.identity import cores
@@ -35,6 +35,7 @@ log = logging.getLogger("prefork")
 class Phase(Enum):
     BOOTING = auto()
     SERVING = auto()
+    STANDING_BY = auto()  # nobody is replaced, until it serves again or leaves
     LEAVING = auto()
 
 
@@ -82,6 +83,7 @@ class Generation:
         self.loaded = time.time()
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
+        self.crashes: list[str] = []  # of workers that were ready, in words
         self._children = children
         self._scoreboard = scoreboard
         self._living = living
@@ -151,6 +153,29 @@ class Generation:
             keeping = vigil.keep(self._children.loop, self._in_charge, timeout)
             self._vigil = self._children.loop.spawn(keeping, "looking after the workers")
 
+    def stand_by(self) -> None:
+        """Have the workers take no clients any more, but keep all that it takes to serve."""
+        self.phase = Phase.STANDING_BY
+        for child in self._members.keys() - self.ready:
+            child.signal(signal.SIGKILL)  # it would begin to serve
+        self._order(Order.STAND_BY)
+
+    def come_back(self) -> None:
+        """Serve again, where it stands by."""
+        if self.phase is Phase.STANDING_BY:
+            self.phase = Phase.SERVING
+            self._order(Order.COME_BACK)
+            self._news.ring()
+
+    def _order(self, order: Order) -> None:
+        for child in self._in_charge():
+            self._scoreboard.order(self._members[child], order)
+            child.signal(signal.SIGTERM)
+
+    def answered(self) -> int:
+        """How many requests the workers that live have answered."""
+        return sum(self._scoreboard.slot(slot)[REQUESTS] for slot in self._members.values())
+
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone."""
         self.leave()
@@ -195,14 +220,17 @@ class Generation:
         """Keep a worker at the post until it is closed; give up only while that is not established."""
         early = 0  # deaths in a row at a young age
         child: Child | None = None
-        while not post.closed.is_set():
+        while True:
+            await self._news.until(lambda: post.closed.is_set() or self.phase is not Phase.STANDING_BY)
+            if post.closed.is_set():
+                return
             try:
                 child = await self._one_life(post, child)
                 lived = child.age if child.exited.is_set() else YOUNG  # it wants to be replaced: that is no death
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
-                if post.closed.is_set():
-                    return
+                if post.closed.is_set() or self.phase is Phase.STANDING_BY:
+                    continue
                 if not post.established:
                     post.failure = failure
                     self._news.ring()
@@ -300,6 +328,7 @@ class Generation:
         if self.phase is Phase.LEAVING or child in self._dismissed:
             log.debug("worker %d has left: %s", child.pid, child.ending)
         else:
+            self.crashes.append(f"worker {child.pid} died: {child.ending}")
             died = "worker %d died: %s (after %.0f s, %d requests); replacing it"
             log.error(died, child.pid, child.ending, child.age, served)
 
@@ -309,7 +338,7 @@ class Generation:
         self._dismissed.update(leaving)
         for child in leaving:
             if child in self._members:  # else it has gone meanwhile, and its slot may be another's
-                self._scoreboard.dismiss(self._members[child])
+                self._scoreboard.order(self._members[child], Order.LEAVE)
         timeout = self.settings.workers.graceful_timeout + worker.GRACE
         await self._children.dismiss(leaving, signal.SIGTERM, timeout)
         self._dismissed.difference_update(leaving)

@@ -33,6 +33,7 @@ from prefork.process.identity import PidFile, entitle, in_terminal
 from prefork.process.service_manager import ServiceManager
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.status import describe
+from prefork.process.succession import Succession
 from prefork.process.upgrade import Estate, Predecessor, Successor
 from prefork.process.watch import Watch
 from prefork.process.wishes import Change, Wish, Wishes
@@ -78,7 +79,7 @@ class Master:
         self._children = Children(self._loop)
         self._exit_status = os.EX_OK
         self._state = State.RUNNING
-        self._generations: list[Generation] = []  # that boot, serve or drain
+        self._succession = Succession(self._children, self._scoreboard)
         self._wishes = Wishes(self._loop)
         self._granting: Task | None = None
         self._answering: Task | None = None
@@ -106,7 +107,7 @@ class Master:
             undo.callback(self._control.remove)
             if self._predecessor is None:
                 self._pid_file.write(os.getpid())
-            self.generation = self._generation(1, settings, sockets, logs)
+            self._succession.current = self._succession.make(1, settings, sockets, logs)
             undo.pop_all()
         if warning:
             log.warning("%s", warning)
@@ -189,14 +190,10 @@ class Master:
 
     # ---- boot, reload, stop
 
-    def _generation(self, number: int, settings: Settings, sockets: listen.Sockets, logs: Logs) -> Generation:
-        fresh = Generation(number, settings, sockets, logs, self._children, self._scoreboard, self._generations)
-        self._generations.append(fresh)
-        return fresh
-
-    def _forget(self, generation: Generation) -> None:
-        self._generations.remove(generation)
-        generation.close()
+    @property
+    def generation(self) -> Generation:
+        """The one that serves, or is to."""
+        return self._succession.current
 
     async def _boot(self) -> None:
         """Start the first generation; without one there is nothing to keep, and the server ends."""
@@ -295,24 +292,15 @@ class Master:
             undo.callback(logs.close)
             sockets = listen.adopt(current.sockets, settings.listen, configured_size(settings))
             undo.callback(listen.release, sockets, keep=current.sockets)
+            modes = undo.enter_context(ExitStack())
             for listener in settings.listen:
-                undo.callback(permissions.permit(listener))
-            fresh = self._generation(current.number + 1, settings, sockets, logs)
-            undo.callback(self._forget, fresh)
+                modes.callback(permissions.permit(listener))
+            fresh = self._succession.make(current.number + 1, settings, sockets, logs)
+            undo.callback(self._succession.forget, fresh)
             undo.callback(fresh.kill)
             await fresh.start()
             undo.pop_all()
-        self.generation = fresh
-        fresh.open()
-        logs.apply()
-        log.info("reloaded: generation %d serves with %s", fresh.number, counted(fresh.size, "worker"))
-        listen.release(current.sockets, keep=sockets)
-        self._loop.spawn(self._retire(current), f"draining generation {current.number}")
-
-    async def _retire(self, generation: Generation) -> None:
-        await generation.drain()
-        self._forget(generation)
-        log.info("generation %d has left", generation.number)
+        await self._succession.replace(fresh, modes)
 
     async def _upgrade(self) -> str:
         """A new master in our place, or all stays as it was. Raises BootError then."""
@@ -342,7 +330,7 @@ class Master:
         return outcome
 
     def _reopen(self) -> None:
-        for generation in self._generations:
+        for generation in self._succession.living:
             generation.logs.reopen()
         for child in self._children.living:
             child.signal(signal.SIGUSR1)

@@ -12,8 +12,9 @@ from prefork import __version__
 from prefork.observe.error_log import escape
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import Scoreboard
-from prefork.process.children import Account, Children
+from prefork.process.children import Children
 from prefork.process.generation import Generation
+from prefork.process.report import Account
 
 Figures = dict[str, Any]
 

@@ -28,7 +28,8 @@ from prefork.handlers.build import load_applications
 from prefork.kernel.event import Bell
 from prefork.net import listen
 from prefork.process import surroundings, worker
-from prefork.process.children import Child, Children, Report, Tell, live
+from prefork.process.children import Child, Children, Tell, live
+from prefork.process.report import Report
 
 QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by SIGKILL
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),

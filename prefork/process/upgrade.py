@@ -29,9 +29,10 @@ from prefork.kernel.loop import Loop
 from prefork.net import listen
 from prefork.net.listen import Sockets
 from prefork.net.passed import Passed
-from prefork.process.children import Child, Children, Report, describe
+from prefork.process.children import Child, Children
 from prefork.process.control import ControlSocket
 from prefork.process.identity import PidFile
+from prefork.process.report import Report, describe
 from prefork.process.service_manager import ServiceManager
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings

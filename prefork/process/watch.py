@@ -45,14 +45,13 @@ def require() -> None:
 
 
 def for_development(settings: Settings) -> Settings:
-    """The same with one worker, unless a number of them is said, and with workers that leave quickly."""
+    """The same with one worker, unless a number of them is said, and with workers that leave at once and quickly."""
     workers = settings.workers
     count = 1 if workers.count == "auto" else workers.count
     graceful = min(workers.graceful_timeout, GRACEFUL)
+    workers = structs.replace(workers, count=count, graceful_timeout=graceful, probation=0.0)
     looked_at = structs.replace(settings.file_cache, valid=0.0)  # what is saved shows at once
-    return structs.replace(
-        settings, file_cache=looked_at, workers=structs.replace(workers, count=count, graceful_timeout=graceful)
-    )
+    return structs.replace(settings, file_cache=looked_at, workers=workers)
 
 
 class Watch:

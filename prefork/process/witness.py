@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 
 from prefork.http.message import Request
 from prefork.http.server import Served
-from prefork.process.children import WHAT, WHERE, Account
+from prefork.process.children import WHAT, WHERE
+from prefork.process.report import Account
 
 LONGEST = 500  # characters of a request line that are told
 SHOWN = 3  # requests, of those that are under way

@@ -32,10 +32,11 @@ from prefork.net.listen import Sockets
 from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import DISMISSED, STATE, Scoreboard, State
-from prefork.process.children import Report, Tell
+from prefork.observe.scoreboard import STATE, Order, Scoreboard, State
+from prefork.process.children import Tell
 from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
+from prefork.process.report import Report
 from prefork.process.signals import WORKER, Command, Signals
 from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
@@ -133,6 +134,8 @@ class Worker:
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
+        self._told = 0  # SIGTERMs that were the master's
+        self._standing_by = False
         self._draining = False
         self._retiring = False  # it has asked to be replaced
         if self._asgi is not None:
@@ -180,6 +183,9 @@ class Worker:
         await self._loop.readable(gate)
         self._loop.forget(gate)
         os.close(gate)
+        self._accept()
+
+    def _accept(self) -> None:
         for address, listener in self._assignment.sockets.items():
             room = partial(self._room, listener, bool(address.number))
             accepting = accept.accept(self._loop, listener, room, self._greeter(listener))
@@ -239,15 +245,27 @@ class Worker:
     async def _obey(self) -> None:
         while True:
             command = await self._signals.next()
-            if command is Command.STOP and self._board[DISMISSED]:
-                self._leave()
-            elif command is Command.STOP:
-                self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
+            if command is Command.STOP:
+                self._obey_order()
             elif command is Command.STOP_NOW:
                 self._crew.hurried = True
                 self._loop.stop()
             elif command is Command.REOPEN:
                 self._assignment.logs.reopen()
+
+    def _obey_order(self) -> None:
+        """SIGTERM: by the master, who has left an order, or by somebody else, who means what that means everywhere."""
+        count, order = self._assignment.scoreboard.orders(self._assignment.slot)
+        self._told += 1
+        if self._told > count:
+            self._told = count
+            self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
+        elif order is Order.LEAVE:
+            self._leave()
+        elif order is Order.STAND_BY:
+            self._stand_by()
+        else:
+            self._come_back()
 
     async def _outlive_master(self) -> None:
         await self._loop.readable(self._assignment.lifeline)
@@ -265,14 +283,36 @@ class Worker:
             self._draining = True
             self._loop.spawn(self._drain(), "draining")
 
+    def _stop_accepting(self) -> None:
+        for task in self._accepting:
+            task.cancel()
+        self._accepting.clear()
+        for listener in self._assignment.sockets.values():
+            self._loop.forget(listener.fileno())
+
+    def _stand_by(self) -> None:
+        """Drain, as far as that can be taken back: others have our listeners, and take the clients."""
+        if not (self._standing_by or self._draining):
+            self._standing_by = True
+            self._board[STATE] = State.DRAINING
+            self._stop_accepting()
+            self._server.drain(max(0.0, self._assignment.settings.workers.graceful_timeout - FAREWELL))
+
+    def _come_back(self) -> None:
+        if self._standing_by and not self._draining:
+            self._standing_by = False
+            self._server.resume()
+            self._accept()
+
     async def _drain(self) -> None:
         """Accept whoever is in the queue, answer what is under way, then stop."""
         self._board[STATE] = State.DRAINING
         self._opening.cancel()
-        for task, listener in zip(self._accepting, self._assignment.sockets.values(), strict=False):
-            task.cancel()
-            accept.accept_rest(self._loop, listener, self._greeter(listener))
-            self._loop.forget(listener.fileno())
+        has_accepted = bool(self._accepting)
+        self._stop_accepting()
+        for listener in self._assignment.sockets.values():
+            if has_accepted:
+                accept.accept_rest(self._loop, listener, self._greeter(listener))
             listener.close()
         timeout = self._assignment.settings.workers.graceful_timeout
         self._server.drain(max(0.0, timeout - FAREWELL))

@@ -107,6 +107,11 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     boot_timeout: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds that a new worker has to import the application.")
     ] = 30
+    probation: Annotated[
+        float,
+        kinds.TIMEOUT,
+        Meta(description="Seconds after a reload in which crashes of new workers bring the old ones back; 0: none."),
+    ] = 1
     connections: Annotated[
         int,
         kinds.integer(1, MOST_CONNECTIONS),

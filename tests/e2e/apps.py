@@ -57,7 +57,7 @@ def app(environ, start_response):
 NEW = APP.replace('"one"', '"two"')
 
 ROUTE = '[[route]]\npath = "/"\nwsgi = "app:app"\n'
-ALONE = '[workers]\ncount = 1\n[log]\naccess = ""\n'  # and no route yet
+ALONE = '[workers]\ncount = 1\nprobation = 0.1\n[log]\naccess = ""\n'  # and no route yet
 CONFIG = ALONE + ROUTE
 PAIR = CONFIG.replace("count = 1", "count = 2")
 SITE = CONFIG + '[[route]]\npath = "/files"\nfiles = "public"\n'

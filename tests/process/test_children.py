@@ -16,7 +16,8 @@ import pytest
 from prefork.errors import BootError, TargetError
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
-from prefork.process.children import Child, Children, Report, describe
+from prefork.process.children import Child, Children
+from prefork.process.report import Report, describe
 from tests.conftest import eventually
 
 Tell = Callable[[Report], None]

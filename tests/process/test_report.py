@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefork.handlers.target import load
-from prefork.process.children import describe
+from prefork.process.report import describe
 from prefork.settings.target import Target
 
 
