@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from compare import FIELDS, SAME, Load, cost, two_cores
+from compare import FIELDS, SAME, Load, cost, two_cores, wrk
 from servers import Peer, nginx, prefork, running
 
 MANY = 10_000
@@ -29,13 +29,16 @@ PRIME = 7919  # steps through them all in no order that a cache could like
 
 @dataclass(frozen=True)
 class Case:
-    """`options` makes wrk's from the port and a directory for scripts; `target` bounds the ratio to nginx."""
+    """`options` makes wrk's from the port and a directory for scripts; `target` bounds the ratio to nginx; `warm_up` is
+    how many requests come before those that are measured, at the least.
+    """
 
     path: str
     target: float
     options: Callable[[int, Path], tuple[str, ...]]
     connections: int = 64
     throughput: bool = False
+    warm_up: int = 0
 
 
 def same(port: int, scripts: Path) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ CASES = {
     "1 KiB": Case("/1k.txt", 0.85, same),
     "64 KiB": Case("/64k.txt", 1.05, same),
     "304": Case("/1k.txt", 1.0, unchanged),
-    f"{MANY:,} files of 4 KiB": Case("/", 1.1, every),
+    f"{MANY:,} files of 4 KiB": Case("/", 1.1, every, warm_up=4 * MANY),
     "10 MiB": Case("/10m.bin", 0.95, same, connections=8, throughput=True),
 }
 
@@ -95,7 +98,10 @@ def measure(peer: Peer, cases: dict[str, Case], core: int, wrk_core: int, second
         for case in cases.values():
             url = f"http://127.0.0.1:{server.port}{case.path}"
             load = Load(wrk_core, case.connections, seconds)
-            cpu, rate = cost(server, url, load, case.options(server.port, scripts))
+            options, warm = case.options(server.port, scripts), 0
+            while warm < case.warm_up:
+                warm += wrk(url, load, seconds, options)[0]
+            cpu, rate = cost(server, url, load, options)
             figures.append(rate * 10 if case.throughput else cpu)
     return figures
 
