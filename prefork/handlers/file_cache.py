@@ -50,10 +50,11 @@ def _look(path: bytes) -> Signature | None:
 class Entry:
     """What one name leads to: its representations by coding, IDENTITY among them.
 
-    `probes` are the paths it depends on with what was found there, None being nothing.
+    `probes` are the paths it depends on with what was found there, None being nothing. Whoever has one that is not
+    `kept` retires it.
     """
 
-    __slots__ = ("_codings", "_representations", "_settled", "cost", "descriptors", "probes", "used", "valid")
+    __slots__ = ("_codings", "_representations", "_settled", "cost", "descriptors", "kept", "probes", "used", "valid")
 
     def __init__(self, representations: dict[str, Representation], probes: dict[bytes, Signature | None]) -> None:
         smallest = sorted(representations, key=lambda coding: representations[coding].size)
@@ -64,7 +65,7 @@ class Entry:
         self.probes = probes
         self.cost = OVERHEAD + sum(len(one.content or b"") for one in representations.values())
         self.descriptors = sum(one.file is not None for one in representations.values())
-        self.used = False
+        self.used = self.kept = False
         self.valid = 0.0
 
     @property
@@ -107,7 +108,6 @@ class FileCache:
             entry.used = True
             self._board[FILE_HITS] += 1
             return entry
-        self._board[FILE_MISSES] += 1
         return None
 
     def _renew(self, key: Hashable, entry: Entry, now: float) -> bool:
@@ -117,11 +117,12 @@ class FileCache:
         self._drop(key)
         return False
 
-    def keep(self, key: Hashable, entry: Entry, now: float) -> bool:
+    def keep(self, key: Hashable, entry: Entry, now: float) -> None:
         """Keep `entry`, which is true now, if it has its place within the bounds."""
         bounds = self._bounds
+        self._board[FILE_MISSES] += 1
         if entry.torn or entry.cost > bounds.memory or entry.descriptors > bounds.open_files or not bounds.entries:
-            return False
+            return
         while (
             self._cost + entry.cost > bounds.memory
             or self._descriptors + entry.descriptors > bounds.open_files
@@ -132,9 +133,9 @@ class FileCache:
         self._cost += entry.cost
         self._descriptors += entry.descriptors
         entry.valid = now + bounds.valid if bounds.valid else 0.0
+        entry.kept = True
         if entry.descriptors and self._sweeper is not None:
             self._sweeper.wake()
-        return True
 
     def _evict(self) -> None:
         entries = self._entries

@@ -82,65 +82,67 @@ class Files:
         line = request.line
         if line.method not in ("GET", "HEAD"):
             return Response(204, (_ALLOW,)) if line.method == "OPTIONS" else plain(405, _ALLOW)
-        now, key = monotonic(), (self, line.path)
-        entry = self._cache.find(key, now)
-        if entry is not None:
-            return entry.choose(request).answer(request, entry.valid, self._most_ranges)
-        below = line.path[self._mount :]
-        # Asked of the path alone, not of what symlinks lead to: Kubernetes mounts `index.html -> ..data/index.html`.
-        if self._is_hidden(below) or self._cache.is_absent(key, now):
-            return plain(404)
-        try:
-            entry = self._find_with_room(below)
-        except IsADirectoryError:
-            return _redirect(request)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                if self._listing is not None and below.endswith("/"):
+        now, below = monotonic(), line.path[self._mount :]
+        entry = self._cache.find((self, below), now) if self._tries[0] == "$uri" else None
+        if entry is None:
+            # Asked of the path alone, not of what symlinks lead to: Kubernetes has `index.html -> ..data/index.html`.
+            if self._is_hidden(below):
+                return plain(404)
+            try:
+                entry = self._find_with_room(below, now)
+            except IsADirectoryError:
+                return _redirect(request)
+            except OSError as error:
+                if self._listing is not None and error.errno in _ABSENT and below.endswith("/"):
                     return await self._list(request, self._listing, _names(below))
-                self._cache.miss(key, len(below), now)
-            return _refuse(request, error)
-        kept = self._cache.keep(key, entry, now)
+                return _refuse(request, error)
         response = entry.choose(request).answer(request, entry.valid, self._most_ranges)
-        if not kept:
+        if not entry.kept:
             entry.retire()
         return response
 
-    def _find_with_room(self, below: str) -> Entry:
+    def _find_with_room(self, below: str, now: float) -> Entry:
         """As `_find`; where there are no more descriptors, those that are only kept make room."""
         try:
-            return self._find(below)
+            return self._find(below, now)
         except OSError as error:
             if error.errno not in _EXHAUSTED or not self._cache.shed():
                 raise
-            return self._find(below)
+            return self._find(below, now)
 
-    def _find(self, below: str) -> Entry:
-        """What stands for the path `below` the route's, by the first name that leads to a file.
+    def _find(self, below: str, now: float) -> Entry:
+        """What stands for the path `below` the route's: the first of the names to try that leads to a file.
 
         Raises IsADirectoryError where that is a directory to be asked for with a slash, OSError where there is none.
         """
-        probes: dict[bytes, Signature | None] = {}
         for number, pattern in enumerate(self._tries, 1):
             name = pattern.replace("$uri", below)
             own = name.rstrip("/") == below.rstrip("/")  # "$uri/" too, a directory that was asked for without its slash
             if own:
                 name = below
-            names = _names(name)
+            key = (self, name)
+            entry = self._cache.find(key, now)
+            if entry is not None:
+                return entry
+            if self._cache.is_absent(key, now):
+                continue
             try:
-                if name.endswith("/"):
-                    return self._open_index(names, probes)
-                return self._open(names, probes)
+                entry = self._open_index(_names(name)) if name.endswith("/") else self._open(_names(name), {})
             except IsADirectoryError:
-                if own and (number == len(self._tries) or self._has_index(names)):
+                if own and (number == len(self._tries) or self._has_index(_names(name))):
                     raise
             except OSError as error:
-                if error.errno not in _ABSENT or (number == 1 and len(self._tries) == 1):
+                if error.errno not in _ABSENT:
                     raise
+                self._cache.miss(key, len(name), now)
+            else:
+                self._cache.keep(key, entry, now)
+                return entry
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
-    def _open_index(self, names: list[bytes], probes: dict[bytes, Signature | None]) -> Entry:
+    def _open_index(self, names: list[bytes]) -> Entry:
         """Without one it is 404, not nginx's 403: no name that ends with a slash tells which directories exist."""
+        probes: dict[bytes, Signature | None] = {}
         for index in self._indexes:
             try:
                 return self._open([*names, *index], probes)
@@ -153,7 +155,7 @@ class Files:
 
     def _has_index(self, names: list[bytes]) -> bool:
         try:
-            self._open_index(names, {}).retire()
+            self._open_index(names).retire()
         except OSError:
             return False
         return True

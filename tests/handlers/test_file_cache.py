@@ -143,6 +143,20 @@ def test_names_that_lead_to_nothing_fill_no_memory(root: Path, board: memoryview
     assert all(len(path) <= module.LONGEST_ABSENT for _, path in cache._absent)  # type: ignore[misc]
 
 
+def test_all_paths_that_fall_back_share_what_they_fall_back_to(root: Path, board: memoryview, clock: Clock) -> None:
+    (root / "index.html").write_bytes(b"app")
+    cache = make_cache(board)
+    files = serve(root, cache=cache, try_=("$uri", "/index.html"))
+    responses = {id(ask(files, f"/users/{number}")) for number in range(50)}
+    assert len(responses) == len(cache._entries) == 1
+    assert counted(board) == (49, 1, 0)
+    (root / "users").mkdir()
+    (root / "users/7").write_bytes(b"seven")
+    assert got(files, "/users/7") == (200, b"app")  # what is not there is remembered for the second, too
+    clock.ahead = 1.1
+    assert got(files, "/users/7") == (200, b"seven")
+
+
 # ---- bounds
 
 
