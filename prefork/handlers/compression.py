@@ -18,7 +18,7 @@ from prefork.handlers.coded import SLICE, flowing, whole
 from prefork.handlers.codings import PACKAGES, Coding, choose, gzip
 from prefork.handlers.negotiate import IDENTITY, best
 from prefork.http.grammar import DIGITS
-from prefork.http.message import Body, Fields, FileSegment, Handler, Request, Response, Upgrade
+from prefork.http.message import Body, Fields, FileSegment, Handler, Lasting, Request, Response, Upgrade
 from prefork.settings import schema
 
 STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
@@ -65,6 +65,7 @@ class Compression:
             kept = self.kept.get(key)
             if kept is None:
                 return self._respond(request, response, key)
+            kept.valid = response.valid if isinstance(response, Lasting) else 0.0
             _close(response.body)
             return kept
 
@@ -155,13 +156,13 @@ class Kept:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._responses: dict[Key, Response] = {}
+        self._responses: dict[Key, Lasting] = {}
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._responses)
 
-    def get(self, key: Key) -> Response | None:
+    def get(self, key: Key) -> Lasting | None:
         response = self._responses.pop(key, None)
         if response is not None:
             self._responses[key] = response
@@ -175,7 +176,8 @@ class Kept:
             oldest = self._responses.pop(next(iter(self._responses)))
             assert isinstance(oldest.body, bytes)
             self.size -= len(oldest.body) + ENTRY
-        self._responses[key] = Response(key[3], fields, content)
+            oldest.retire()
+        self._responses[key] = Lasting(key[3], fields, content)
         self.size += size
 
 

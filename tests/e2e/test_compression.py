@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import subprocess
 import zlib
 from collections import deque
@@ -134,6 +135,30 @@ def test_a_connection_goes_on_after_coded_answers_of_each_kind(server: Server) -
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         answer = connection.getresponse()
         assert (answer.status, zlib.decompress(answer.read(), 31)) == (200, TEXT)
+    connection.close()
+
+
+def test_a_kept_file_is_given_again_to_who_asks_as_before_and_as_long_as_it_is_true(server: Server) -> None:
+    file = server.directory / "public" / "changing.html"
+    file.write_bytes(TEXT)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+
+    def ask(accept: str) -> bytes:
+        connection.request("GET", "/changing.html", headers={"Accept-Encoding": accept})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert (answer.headers["Content-Encoding"] == "gzip") is (accept == "gzip")
+        return zlib.decompress(body, 31) if accept == "gzip" else body
+
+    def repeats() -> int:
+        return int(json.loads(server.command("status", "--json").stdout)["totals"]["repeats"])
+
+    before = repeats()
+    assert {ask(accept) for accept in ["gzip", "identity", "gzip;q=0"] * 8} == {TEXT}
+    assert repeats() > before
+    file.write_bytes(TEXT[::-1])
+    for accept in ("gzip", "identity"):
+        eventually(lambda accept=accept: ask(accept) == TEXT[::-1], what="the file of now")  # type: ignore[misc]
     connection.close()
 
 

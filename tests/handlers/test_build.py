@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from prefork.errors import TargetError
-from prefork.settings.schema import Files, Redirect, Respond, Route
+from prefork.handlers.pages import Pages
+from prefork.settings.schema import Compression, Files, Redirect, Respond, Route
 from tests.handlers.exchange import Answer, exchange, parse, request, routed
 
 SHOW = """
@@ -111,3 +113,34 @@ def test_an_application_may_be_any_callable(tmp_path: Path) -> None:
     )
     answers: Callable[[str], bytes] = lambda name: ask([Route(wsgi=f"kinds_of_app:{name}")]).body  # noqa: E731
     assert [answers(name) for name in ("app", "app.method", "Returned")] == [b"instance", b"method", b"class"]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("said", [None, False, True])
+def test_a_route_is_compressed_where_it_says_so_or_else_where_all_are(enabled: bool, said: bool | None) -> None:
+    route = Route(respond=Respond(body="text " * 1000), compression=said)
+    compression = Compression(enabled=enabled, codings=("gzip",))
+    handler = routed([route], compression=compression)
+    answer = parse(exchange(handler, request("/", "Accept-Encoding: gzip")))
+    assert (answer.headers["Content-Encoding"] == "gzip") is (enabled if said is None else said)
+
+
+def test_the_pieces_of_an_application_are_compressed_as_they_come(tmp_path: Path) -> None:
+    (tmp_path / "pieces_app.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return (b'%d\\n' % number * 1000 for number in range(1000))\n"
+    )
+    handler = routed([Route(wsgi="pieces_app:app", compression=True)])
+    whole = b"".join(b"%d\n" % number * 1000 for number in range(1000))
+    coded, plain = parse(exchange(handler, request("/", "Accept-Encoding: gzip"))), ask([Route(wsgi="pieces_app:app")])
+    assert zlib.decompress(coded.body, 31) == plain.body == whole
+    assert len(coded.body) < len(whole) / 10
+
+
+def test_error_pages_are_compressed_with_what_they_stand_for(tmp_path: Path) -> None:
+    (tmp_path / "404.html").write_text("not here " * 1000)
+    pages = Pages({"404": str(tmp_path / "404.html")})
+    handler = routed([Route(files=Files(root=str(tmp_path)), compression=True)], pages=pages)
+    answer = parse(exchange(handler, request("/none", "Accept-Encoding: gzip")))
+    assert (answer.status, zlib.decompress(answer.body, 31)) == (404, b"not here " * 1000)
