@@ -29,6 +29,7 @@ from prefork.kernel.event import Bell
 from prefork.net import listen
 from prefork.process import surroundings, worker
 from prefork.process.children import Child, Children, Tell, live
+from prefork.process.identity import entitle
 from prefork.process.report import Report
 
 QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by SIGKILL
@@ -145,6 +146,7 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assignment.logs.apply()
     assignment.logs.catch_crashes()
+    entitle("template")
     home = surroundings.enter(assignment.settings)
     _die_with_parent()
     home = replace(home, load=load_applications(assignment.settings.routes))
