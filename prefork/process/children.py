@@ -72,6 +72,7 @@ class Child:
         self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
         self._loop = loop
         self._report = report
+        self._said = b""  # and not heard yet
         self._waiting: Task | None = None  # for it
 
     async def ready(self, timeout: float) -> None:
@@ -93,10 +94,9 @@ class Child:
 
     async def _hear(self) -> bytes:
         """A line that it says. Raises BootError when it has died instead: its own child may hold the line open."""
-        text = b""
         readable = self._loop.readable(self._report)
         self._waiting = self._loop.current
-        while not text.endswith(b"\n"):
+        while b"\n" not in self._said:
             await readable  # or `end`
             try:
                 piece = os.read(self._report, 65536)
@@ -104,11 +104,14 @@ class Child:
                 if not self.exited.is_set():
                     continue
                 piece = b""
+            except ConnectionResetError:  # it has ended without having read a question
+                piece = b""
             if not piece:
                 await self.exited.wait()
                 raise BootError(f"{self.name} {self.pid} died while it booted: {self.ending}")
-            text += piece
-        return text
+            self._said += piece
+        line, self._said = self._said.split(b"\n", 1)
+        return line
 
     def end(self, status: int) -> None:
         """It has ended, with what `os.waitpid` says."""
@@ -121,9 +124,13 @@ class Child:
 
     async def listen(self) -> None:
         """Once it is ready: take note of its accounts, until it wants to be replaced, which sets `departing`."""
-        text = b""
         try:
-            while not self.departing.is_set():
+            while True:
+                *lines, self._said = self._said.split(b"\n")
+                for line in lines:
+                    self._note(msgspec.json.decode(line, type=Report))
+                if self.departing.is_set():
+                    return
                 await self._loop.readable(self._report)
                 try:
                     piece = os.read(self._report, 65536)
@@ -133,9 +140,7 @@ class Child:
                     return
                 if not piece:
                     return
-                *lines, text = (text + piece).split(b"\n")
-                for line in lines:
-                    self._note(msgspec.json.decode(line, type=Report))
+                self._said += piece
         finally:
             self._loop.forget(self._report)
 
@@ -177,6 +182,11 @@ class Child:
     def ending(self) -> str:
         """How it ended: "SIGKILL", "exit status 3"."""
         return ending(self.status, self.out_of_memory)
+
+    @property
+    def was_killed(self) -> bool:
+        """It has ended by somebody's `kill -9`: of no fault of its own, as far as anybody can tell."""
+        return self.status == -signal.SIGKILL and not self.out_of_memory
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it lives: its pid is its own until it has been reaped."""

@@ -83,7 +83,7 @@ class Generation:
         self.loaded = time.time()
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
-        self.crashes: list[str] = []  # of workers that were ready, in words
+        self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
         self._children = children
         self._scoreboard = scoreboard
         self._living = living
@@ -218,7 +218,7 @@ class Generation:
 
     async def _supervise(self, post: Post) -> None:
         """Keep a worker at the post until it is closed; give up only while that is not established."""
-        early = 0  # deaths in a row at a young age
+        early = 0  # deaths in a row at a young age, and by its own doing
         child: Child | None = None
         while True:
             await self._news.until(lambda: post.closed.is_set() or self.phase is not Phase.STANDING_BY)
@@ -226,7 +226,7 @@ class Generation:
                 return
             try:
                 child = await self._one_life(post, child)
-                lived = child.age if child.exited.is_set() else YOUNG  # it wants to be replaced: that is no death
+                lived = child.age if child.exited.is_set() and not child.was_killed else YOUNG
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
                 if post.closed.is_set() or self.phase is Phase.STANDING_BY:
@@ -328,7 +328,8 @@ class Generation:
         if self.phase is Phase.LEAVING or child in self._dismissed:
             log.debug("worker %d has left: %s", child.pid, child.ending)
         else:
-            self.crashes.append(f"worker {child.pid} died: {child.ending}")
+            if not child.was_killed:
+                self.crashes.append(f"worker {child.pid} died: {child.ending}")
             died = "worker %d died: %s (after %.0f s, %d requests); replacing it"
             log.error(died, child.pid, child.ending, child.age, served)
 

@@ -28,7 +28,7 @@ from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
 
 PROOF = 100  # requests that a generation has answered, so it is not they that it crashes with
-CRASHES = 2  # workers that have died: one might have been killed, or has met a request that would kill any
+CRASHES = 2  # workers that have died: one might have met a request that would have killed an old one, too
 LOOK = 0.05  # seconds
 
 log = logging.getLogger("prefork")

@@ -16,11 +16,9 @@ import pytest
 from prefork.errors import BootError, TargetError
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
-from prefork.process.children import Child, Children
+from prefork.process.children import Child, Children, Tell
 from prefork.process.report import Report, describe
 from tests.conftest import eventually
-
-Tell = Callable[[Report], None]
 
 
 @pytest.fixture
@@ -168,6 +166,19 @@ def test_a_childs_death_is_noticed_though_its_own_child_holds_the_pipe_open(chil
         assert str(boot(children, child)) == f"worker {child.pid} died while it booted: exit status 3"
     finally:
         os.close(writer)
+
+
+def test_what_a_child_says_in_the_same_breath_as_that_it_is_ready_is_not_lost(children: Children) -> None:
+    def main(tell: Tell) -> int:
+        os.write(tell.fd, b"{}\n{}\n")  # that it is to be replaced
+        time.sleep(1000)
+        return 0
+
+    child = children.fork(main)
+    assert boot(children, child) is None
+    children.loop.spawn(child.listen(), "listening")
+    children.loop.turn()
+    assert child.departing.is_set()
 
 
 def test_a_child_that_says_nothing_is_given_up(children: Children) -> None:
