@@ -59,6 +59,7 @@ PACKAGES = (
     "gunicorn",
     "uvicorn[standard]",
     "granian",
+    "hypercorn",
     "fastapi",
     "bjoern",
 )  # bjoern is compiled on the spot, against libev
