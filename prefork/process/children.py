@@ -324,10 +324,15 @@ class Children:
                 for child in leaving:
                     await child.exited.wait()
         except TimedOut:
+            asked = [child for child in leaving if child.reports and not child.exited.is_set()]
+            told = await self.accounts(asked) if number is signal.SIGTERM else {}  # else it is urgent
             for child in leaving:
-                if not child.exited.is_set():
-                    log.warning("worker %d is not gone %g s after %s; killing it", child.pid, timeout, number.name)
-                    child.signal(signal.SIGKILL)
+                if child.exited.is_set():
+                    continue
+                request = told[child.pid].request if child.pid in told else ""
+                at = f", which is at {request}" if request else ""
+                log.warning("worker %d is not gone %g s after %s; killing it%s", child.pid, timeout, number.name, at)
+                child.signal(signal.SIGKILL)
             for child in leaving:
                 await child.exited.wait()
 

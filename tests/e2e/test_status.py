@@ -44,6 +44,15 @@ def test_the_request_that_takes_longest_is_told_with_its_age(serve: Serve, confi
     assert eventually(lambda: status(server)["workers"][0]["longest"] is None)
 
 
+def test_a_worker_that_is_killed_when_its_time_is_over_is_named_with_what_it_was_at(serve: Serve) -> None:
+    server = serve(ASGI.replace("[log]", "graceful_timeout = 0.2\n[log]"), {"app.py": BLOCKING})
+    with_call = begin(server, "/wait")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) == 0
+    server.wait_log(r"is not gone 1\.2 s after SIGTERM; killing it, which is at GET /wait$")
+    with_call.close()
+
+
 def test_what_a_leaving_worker_is_still_at_is_told(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     with_call = begin(server, "/wait")
