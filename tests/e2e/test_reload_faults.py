@@ -1,4 +1,4 @@
-"""Faults of the surroundings, and signals without end: the server serves on, loses no request, and grows by nothing."""
+"""Reloads without end, half-written configurations, a full disk: service goes on, and the server grows by nothing."""
 
 from __future__ import annotations
 
