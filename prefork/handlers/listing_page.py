@@ -128,7 +128,7 @@ def _document(view: View, rows: list[str]) -> Iterator[str]:
     yield "</tbody>"
     yield "</table>"
     if not view.complete:
-        yield '<p class="note">There is more in this folder than is shown here.</p>'
+        yield '<p class="note">This folder holds more than a listing takes; the rest is not shown.</p>'
     if view.pages > 1:
         yield from _pages(view)
     yield "</main>"

@@ -304,10 +304,10 @@ def test_a_directory_beyond_its_bound_says_that_there_is_more(
     monkeypatch.setattr(listing, "MOST", 5)
     for number in range(5):
         (root / f"{number}").touch()
-    assert "There is more" not in content(ask(listed, "/")).decode()
+    assert "the rest is not shown" not in content(ask(listed, "/")).decode()
     assert len(entries(listed)) == 5
     (root / "one more").touch()
-    assert "There is more" in content(ask(listed, "/")).decode()
+    assert "the rest is not shown" in content(ask(listed, "/")).decode()
     found = msgspec.json.decode(content(ask(listed, "/", accept="application/json")))
     assert (len(found["entries"]), found["complete"]) == (5, False)
 
