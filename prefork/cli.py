@@ -108,8 +108,9 @@ def _start(options: argparse.Namespace) -> int:
     try:
         return _serve(options, predecessor)
     except Exception as error:
-        predecessor.refuse(error)  # which says so in our place
-        return FAILED
+        if not predecessor.refuse(error):
+            raise
+        return FAILED  # the predecessor says why, in our place
 
 
 def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:

@@ -210,7 +210,8 @@ class Master:
         else:
             await self._take_over(self._predecessor)
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
-        self._manager.ready(self._serving())
+        if self._predecessor is None:  # else that has announced us
+            self._manager.ready(self._serving())
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
         announce(self.generation, is_daemon=self._background is not None)
@@ -240,10 +241,8 @@ class Master:
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1
         self._stop(fast=True)
-        if self._predecessor is not None:
-            self._predecessor.refuse(error)  # which says so in our place
-            return
-        regret(error, self.generation.settings.log.error != "-" or self._background is not None)
+        if self._predecessor is None or not self._predecessor.refuse(error):  # which says so in our place
+            regret(error, self.generation.settings.log.error != "-" or self._background is not None)
 
     async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
         """Make one; what has come of it. Raises PreforkError where nothing has changed."""
@@ -324,6 +323,7 @@ class Master:
         self._pid_file.lent = self._control.lent = True
         outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
         self._manager.succeeded(successor.child.pid, outcome)
+        entitle("master, leaving")
         log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
         self._leave(f"{outcome} meanwhile; ask once more")
         self._loop.spawn(self._stop_gracefully(), "leaving")
@@ -348,8 +348,7 @@ class Master:
         fast = fast or self._state is State.STOPPING
         leaving = self._state is State.SUCCEEDED
         self._state = State.STOPPING
-        if not leaving:
-            self._manager.stopping(STOPPING)
+        self._manager.stopping(STOPPING)
         self._leave(STOPPING)
         if self._granting is not None:
             self._granting.cancel()

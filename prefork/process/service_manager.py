@@ -49,9 +49,9 @@ class ServiceManager:
         self._tell("STOPPING=1", _status(status))
 
     def succeeded(self, pid: int, status: str) -> None:
-        """Another process is the server from now on, and this one no more."""
+        """Another process is the server from now on; of this one nothing more is heard."""
         self._tell(f"MAINPID={pid}", "READY=1", _status(status))
-        self._interval = 0
+        self._address, self._interval = "", 0
 
     async def feed(self, loop: Loop, is_healthy: Callable[[float], bool]) -> None:
         """Feed its watchdog, if there is one, twice an interval, but only while the server is healthy; it is asked with
@@ -60,12 +60,12 @@ class ServiceManager:
         seconds = self._interval / 1e6
         fed = True
         while self._interval:
+            await loop.sleep(seconds / 2)
             before, fed = fed, is_healthy(seconds)
             if fed:
                 self._tell("WATCHDOG=1")
             elif before:
                 log.error("no worker serves, so the service manager's watchdog is not fed")
-            await loop.sleep(seconds / 2)
 
     def _tell(self, *assignments: str) -> None:
         if not self._address:

@@ -39,8 +39,8 @@ from prefork.settings.schema import Settings
 
 VARIABLE = "PREFORK_OFFER"  # in the new master's environment: an Offer as JSON
 GIVE_WAY = b"go\n"
-START = 20.0  # seconds for a new master to import the server and to read its configuration
-MARGIN = 5.0  # seconds beyond its boot_timeout, within which it says itself what is wrong, and tidies up
+START = 60.0  # seconds for a new master to import the server and to read its configuration
+MARGIN = 10.0  # seconds beyond its boot_timeout, within which it says itself what is wrong, and tidies up
 MOST = 65536  # bytes of what a new master wrote to stderr before it could speak
 
 T = TypeVar("T", PidFile, ControlSocket)
@@ -95,32 +95,12 @@ class Successor:
         self._loop = children.loop
         self._text = b""
         with ExitStack() as undo, ExitStack() as theirs:
-            self._talk, talk = socket.socketpair()
-            undo.callback(self._talk.close)
-            theirs.callback(talk.close)
             try:
+                self._talk, talk = socket.socketpair()
+                undo.callback(self._talk.close)
+                theirs.callback(talk.close)
                 self._stderr: IO[bytes] = undo.enter_context(tempfile.TemporaryFile(buffering=0))
-
-                def copy(descriptor: int) -> int:
-                    """One that a child does not close, though it closes what is the master's alone."""
-                    duplicate = os.dup(descriptor)
-                    theirs.callback(os.close, duplicate)
-                    return duplicate
-
-                offer = Offer(
-                    talk.fileno(),
-                    copy(2),
-                    {
-                        str(_absolute(address)): copy(listener.fileno())
-                        for address, listener in estate.sockets.items()
-                        if not address.number
-                    },
-                    (estate.pid_file.path, copy(estate.pid_file.fileno()), estate.pid_file.made_directory),
-                    (estate.control.path, copy(estate.control.fileno())),
-                    passed={str(address): name for address, name in estate.names.items()},
-                )
-                for address in sorted(filter(attrgetter("number"), estate.sockets), key=attrgetter("number")):
-                    offer.groups.setdefault(str(address), []).append(copy(estate.sockets[address].fileno()))
+                offer = _offer(estate, talk, theirs)
             except OSError as error:
                 raise BootError(f"cannot hand over: {error.strerror}") from None
             children.private.append(self._talk.close)
@@ -266,12 +246,12 @@ class Predecessor:
         for listener in self._sockets.values():
             listener.close()
 
-    def refuse(self, error: Exception) -> None:
-        """Tell it why we cannot serve."""
+    def refuse(self, error: Exception) -> bool:
+        """Tell it why we cannot serve. False where we do already, and it is none of its business."""
         report = (
             Report(str(error), getattr(error, "report", "")) if isinstance(error, PreforkError) else describe(error)
         )
-        _send(self._talk, Word(problem=report.problem, traceback=report.traceback))
+        return _send(self._talk, Word(problem=report.problem, traceback=report.traceback))
 
     async def gives_way(self, loop: Loop) -> None:
         """Tell it that we are ready, and wait until we may serve."""
@@ -298,14 +278,42 @@ def home() -> str:
     return os.getcwd()
 
 
+def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
+    """What the new master is told. Raises OSError."""
+
+    def copy(holder: int | socket.socket | PidFile | ControlSocket) -> int:
+        """A descriptor that a child does not close, though it closes what is the master's alone; `theirs` does here."""
+        duplicate = os.dup(holder if isinstance(holder, int) else holder.fileno())
+        theirs.callback(os.close, duplicate)
+        return duplicate
+
+    sockets, pid_file, control = estate.sockets, estate.pid_file, estate.control
+    groups: dict[str, list[int]] = {}
+    for address in sorted(filter(attrgetter("number"), sockets), key=attrgetter("number")):
+        groups.setdefault(str(address), []).append(copy(sockets[address]))
+    return Offer(
+        talk.fileno(),
+        copy(2),
+        {str(_absolute(address)): copy(sockets[address]) for address in sockets if not address.number},
+        (pid_file.path, copy(pid_file), pid_file.made_directory),
+        (control.path, copy(control)),
+        groups,
+        {str(address): name for address, name in estate.names.items()},
+    )
+
+
 def _absolute(address: Address) -> Address:
     """The same from wherever one looks."""
     return Address("unix", path=os.path.abspath(address.path)) if address.kind == "unix" else address
 
 
-def _send(talk: socket.socket, word: Word) -> None:
-    with suppress(OSError):  # where the other one is gone, nobody is left to be told
+def _send(talk: socket.socket, word: Word) -> bool:
+    """False where the other one is gone, or has heard all that it is to hear."""
+    try:
         talk.sendall(msgspec.json.encode(word) + b"\n")
+    except OSError:
+        return False
+    return True
 
 
 def _speak_up(stderr: int) -> None:
