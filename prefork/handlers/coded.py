@@ -81,21 +81,18 @@ async def _code_flowing(body: Chunks, coding: Coding, length: int | None) -> Asy
         count += len(piece)
         if length is not None and count > length:
             raise ApplicationError(f"the body is longer than its Content-Length of {length}")
-        for data in _cut(piece):
+        *slices, last = _cut(piece)
+        for data in slices:
             yield encoder.add(data)
-        yield encoder.flush()
+        yield encoder.add(last) + encoder.flush()
     if length is not None and count < length:
         raise ApplicationError(f"the body is {length - count} bytes shorter than its Content-Length of {length}")
     yield encoder.finish()
 
 
 def _cut(data: bytes) -> Iterator[bytes]:
-    """`data` in slices."""
-    if len(data) <= SLICE:
-        yield data
-        return
-    for at in range(0, len(data), SLICE):
-        yield data[at : at + SLICE]
+    """`data`, which is not empty, in slices; a single one is `data` itself."""
+    return (data[at : at + SLICE] for at in range(0, len(data), SLICE))
 
 
 def _read(segment: FileSegment) -> Iterator[bytes]:
