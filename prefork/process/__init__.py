@@ -7,6 +7,7 @@
     USR1        reopen the log files                                    reopen the log files
     USR2        upgrade: a new master takes over, or nothing changes    write all stacks to the error log
     WINCH       drain the workers, keep the master; not in a terminal       -
+    TTIN, TTOU  one worker more, one less                               ignored
     CHLD        reap, and replace who died                              -
 
 A signal's way is one straight line: wakeup descriptor -> signals.MASTER[number] -> master.obey(command). The master
