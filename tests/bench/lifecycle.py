@@ -40,7 +40,7 @@ from contenders import BROKEN, CONTENDERS, REPO, SLOW, WORKERS, Contender, Site
 from load import Load, read_answer
 from servers import Absent, free_port, stop
 
-YOUNG = 5.5  # seconds between two deaths: some servers take their time where workers die young
+CALM = 2.0  # seconds between two deaths
 PATIENCE = 15.0  # seconds for whatever has to happen
 REQUEST = b"GET %s HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 
@@ -76,6 +76,8 @@ class Running:
         while len(found) < WORKERS and time.monotonic() < deadline:
             with suppress(OSError, ValueError):
                 found.add(int(self.ask()))
+        if not found:
+            raise Absent("nobody answers any more")
         return found
 
     def hup(self) -> None:
@@ -120,9 +122,11 @@ def running(contender: Contender, peers: Path) -> Iterator[Running]:
             )
         try:
             server = Running(contender, site, process)
-            if len(server.serving()) < WORKERS:
+            try:
+                server.serving()
+            except Absent:
                 last = (directory / "log").read_text(errors="replace").strip().rpartition("\n")[2]
-                raise Absent(f"does not start: {last}")
+                raise Absent(f"does not start: {last}") from None
             yield server
         finally:
             stop(process)
@@ -221,7 +225,7 @@ def kills(server: Running) -> dict[str, str]:
             with suppress(Absent):
                 server.until_new(alive, limit=5)
                 back.append(time.monotonic() - killed)
-            time.sleep(YOUNG)
+            time.sleep(CALM)
     lost = f"{len(load.tally.failed) / 3:.1f} / {load.tally.races / 3:.1f}"
     return {"kill -9": f"{lost}, {f'{median(back) * 1e3:.0f}' if back else 'never'}"}
 
@@ -273,6 +277,7 @@ def measure(contender: Contender, peers: Path, count: int) -> dict[str, str]:
                 figures |= scenario(server)
         except (Absent, psutil.Error, OSError) as reason:
             print(f"{contender.name}: {reason}", file=sys.stderr)
+    print(f"{contender.name}: {figures}", file=sys.stderr)  # as all of it takes a while
     return figures
 
 

@@ -162,8 +162,8 @@ def test_with_affinity_each_worker_stays_on_a_core_and_its_successor_on_the_same
     expected = sorted([[allowed[0]], [allowed[1 % len(allowed)]], [allowed[2 % len(allowed)]]])
     keys = f"count = 3\naffinity = true\npreload = {str(preload).lower()}"
     server = serve(CONFIG.replace("count = 1", keys), {"app.py": APP})
-    assert sorted(psutil.Process(pid).cpu_affinity() for pid in serving(server)) == expected
-    before = serving(server)
+    before = eventually(lambda: len(serving(server)) == 3 and serving(server), what="three workers")
+    assert sorted(psutil.Process(pid).cpu_affinity() for pid in before) == expected
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: len(serving(server) - before) == 3, what="three new workers")
