@@ -97,7 +97,11 @@ class Compression:
             keep = partial(self.kept.put, key, fields)
         body = _taken(response.body)
         coded = offer.code(body, coding, facts.length, keep)
-        return Response(status, varied if coded is body else fields, coded, reason)
+        if coded is not body:
+            return Response(status, fields, coded, reason)
+        if key and keep is not None and isinstance(body, bytes):
+            self.kept.put(key, varied, body)  # or it would be tried again each time
+        return Response(status, varied, body, reason)
 
     def _judge(self, request: Request, response: Response) -> _Facts | None:
         """None where the response stays as it is."""

@@ -436,6 +436,18 @@ def test_what_is_kept_is_not_coded_again(root: Path, page: Path, monkeypatch: py
     assert fetch(handler, "/page.html", "X: y").body == TEXT
 
 
+def test_what_does_not_get_smaller_is_not_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "noise.txt").write_bytes(NOISE)
+    _, handler = files(root)
+    first = fetch(handler, "/noise.txt")
+    monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("tried again"))
+    again, head = fetch(handler, "/noise.txt"), fetch(handler, "/noise.txt", method="HEAD")
+    assert first.body == again.body == NOISE
+    for answer in (first, again, head):
+        assert (is_coded(answer), answer.headers["Vary"]) == (False, "Accept-Encoding")
+        assert answer.headers["ETag"].startswith('"')
+
+
 def test_a_file_that_has_changed_is_coded_anew(root: Path, page: Path) -> None:
     _, handler = files(root)
     fetch(handler, "/page.html")
