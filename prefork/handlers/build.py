@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, Protocol
 
 from prefork.errors import TargetError
@@ -91,6 +92,7 @@ def load_applications(routes: Sequence[Route]) -> Load:
     """
     loaded = [load_application(*_target(route)) for route in routes if route.app or route.wsgi or route.asgi]
     if any(interface is Interface.ASGI for interface, _ in loaded):
+        import_module("prefork.handlers.asgi")  # here, so that no copy has to
         from prefork.kernel.guest import forget_policy
 
         forget_policy()
