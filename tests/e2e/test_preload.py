@@ -153,6 +153,30 @@ def test_what_the_whole_group_is_told_and_reopened_logs_reach_the_template(serve
     assert server.family() == []
 
 
+DAEMON = f"""
+{APP.replace("VERSION.encode()", "daemon()")}
+def daemon():
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            while not os.path.exists("gate"):
+                time.sleep(0.005)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return b"one"
+"""
+
+
+def test_who_is_orphaned_below_a_worker_is_the_masters_to_bury(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": DAEMON})
+    before = set(server.master.children())
+    server.get("/version")
+    eventually(lambda: len(set(server.master.children()) - before) == 1, what="an orphan")
+    (server.directory / "gate").touch()
+    eventually(lambda: set(server.master.children()) == before, what="its burial")
+    assert len(workers(server)) == 2
+
+
 ASGI = """
 import asyncio, os, threading
 threading.Thread(target=threading.Event().wait, name="of-the-application", daemon=True).start()
