@@ -1,7 +1,7 @@
 """Lifecycles side by side: what reloads, stops, deaths and a broken application cost the clients of each server.
 
     python tests/bench/compare.py --install            # once: the peers, into a virtual environment of their own
-    python tests/bench/lifecycle.py [--server NAME ...] [--reloads 30]
+    python tests/bench/lifecycle.py [--server NAME ...] [--scenario FIGURE ...] [--reloads 30]
 
 Each server has two workers and a trivial application (contenders.py), under a load of both kinds of clients (load.py)
 where that is what is measured. The figures:
@@ -164,7 +164,7 @@ def percentile(latencies: Sequence[float]) -> float:
     return sorted(latencies)[len(latencies) * 99 // 100] * 1e3 if latencies else float("nan")
 
 
-def graceful(server: Running) -> dict[str, str]:
+def graceful(server: Running, _: int) -> dict[str, str]:
     ends: list[float] = []
 
     def ask() -> None:
@@ -178,22 +178,31 @@ def graceful(server: Running) -> dict[str, str]:
     time.sleep(0.2)
     told = time.monotonic()
     server.master.send_signal(server.contender.graceful)
+    exits: list[float] = []
+
+    def wait() -> None:
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(PATIENCE)
+            exits.append(time.monotonic())
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
     refused = until_refused(server, told)
-    for client in clients:
-        client.join()
-    try:
-        code = server.process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
+    for thread in (*clients, waiting):
+        thread.join()
+    if not exits:
         return {"stop": f"{len(ends)}/{len(clients)}, does not end"}
-    after = (time.monotonic() - max(ends)) * 1e3 if ends else float("nan")
-    return {"stop": f"{len(ends)}/{len(clients)}, refused {refused}, exit {code} after {after:.0f}"}
+    after = (exits[0] - max(ends)) * 1e3 if ends else float("nan")
+    return {
+        "stop": f"{len(ends)}/{len(clients)}, refused {refused}, exit {server.process.returncode} after {after:.0f}"
+    }
 
 
 def until_refused(server: Running, told: float) -> str:
-    """Milliseconds until a connection is refused."""
+    """Milliseconds until a connection is refused; those that hang meanwhile are given up."""
     while time.monotonic() < told + SLOW + 2:
         try:
-            socket.create_connection(("127.0.0.1", server.site.port), 1).close()
+            socket.create_connection(("127.0.0.1", server.site.port), 0.02).close()
         except ConnectionRefusedError:
             return f"{(time.monotonic() - told) * 1e3:.0f}"
         except OSError:
@@ -202,7 +211,7 @@ def until_refused(server: Running, told: float) -> str:
     return "never"
 
 
-def fast(server: Running) -> dict[str, str]:
+def fast(server: Running, _: int) -> dict[str, str]:
     with socket.create_connection(("127.0.0.1", server.site.port), PATIENCE) as client:
         client.sendall(REQUEST % b"/slow")
         time.sleep(0.1)
@@ -213,7 +222,7 @@ def fast(server: Running) -> dict[str, str]:
         return {"fast stop": f"{time.monotonic() - told:.2f}" if not server.is_alive() else f"> {PATIENCE:g}"}
 
 
-def kills(server: Running) -> dict[str, str]:
+def kills(server: Running, _: int) -> dict[str, str]:
     back: list[float] = []
     with Load(server.site.port) as load:
         time.sleep(0.5)
@@ -230,7 +239,7 @@ def kills(server: Running) -> dict[str, str]:
     return {"kill -9": f"{lost}, {f'{median(back) * 1e3:.0f}' if back else 'never'}"}
 
 
-def broken(server: Running) -> dict[str, str]:
+def broken(server: Running, _: int) -> dict[str, str]:
     source = server.site.directory / server.contender.source
     good = source.read_text()
     with Load(server.site.port) as load:
@@ -251,7 +260,7 @@ def broken(server: Running) -> dict[str, str]:
     return {"broken": f"{len(load.tally.failed) + load.tally.races}, {took}" if server.is_alive() else "gone"}
 
 
-def idle(server: Running) -> dict[str, str]:
+def idle(server: Running, _: int) -> dict[str, str]:
     time.sleep(1.0)
     before = server.master.num_ctx_switches().voluntary
     time.sleep(5.0)
@@ -261,20 +270,22 @@ def idle(server: Running) -> dict[str, str]:
 FIGURES = ("reloads", "p99", "new code", "stop", "fast stop", "kill -9", "broken", "idle")
 
 
-def measure(contender: Contender, peers: Path, count: int) -> dict[str, str]:
-    scenarios: list[Callable[[Running], dict[str, str]]] = [
-        lambda server: reloads(server, count),
-        graceful,
-        fast,
-        kills,
-        broken,
-        idle,
-    ]
+SCENARIOS: dict[str, Callable[[Running, int], dict[str, str]]] = {
+    "reloads": reloads,
+    "stop": graceful,
+    "fast stop": fast,
+    "kill -9": kills,
+    "broken": broken,
+    "idle": idle,
+}
+
+
+def measure(contender: Contender, peers: Path, scenarios: Sequence[str], count: int) -> dict[str, str]:
     figures: dict[str, str] = {}
-    for scenario in scenarios:
+    for name in scenarios:
         try:
             with running(contender, peers) as server:
-                figures |= scenario(server)
+                figures |= SCENARIOS[name](server, count)
         except (Absent, psutil.Error, OSError) as reason:
             print(f"{contender.name}: {reason}", file=sys.stderr)
     print(f"{contender.name}: {figures}", file=sys.stderr)  # as all of it takes a while
@@ -283,7 +294,11 @@ def measure(contender: Contender, peers: Path, count: int) -> dict[str, str]:
 
 def table(results: dict[str, dict[str, str]]) -> str:
     rows = [["", *results], ["---", *("---" for _ in results)]]
-    rows += [[figure, *(result.get(figure, "-") for result in results.values())] for figure in FIGURES]
+    rows += [
+        [figure, *(result.get(figure, "-") for result in results.values())]
+        for figure in FIGURES
+        if any(figure in result for result in results.values())
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -291,11 +306,12 @@ def main() -> None:
     names = [contender.name for contender in CONTENDERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", nargs="+", choices=names, metavar="NAME", default=names, help=", ".join(names))
+    parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="FIGURE")
     parser.add_argument("--reloads", type=int, default=30)
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "prefork-peers")
     options = parser.parse_args()
     results = {
-        contender.name: measure(contender, options.peers, options.reloads)
+        contender.name: measure(contender, options.peers, options.scenario, options.reloads)
         for contender in CONTENDERS
         if contender.name in options.server
     }
