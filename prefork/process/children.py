@@ -162,6 +162,10 @@ class Child:
         with suppress(OSError):
             os.write(self._report, question)
 
+    async def answered(self) -> None:
+        """Wait for its account, or for its end."""
+        await self.heard.until(lambda: self.account is not None or self.exited.is_set())
+
     @property
     def reports(self) -> bool:
         """The line to it is open."""
@@ -311,7 +315,7 @@ class Children:
             child.ask(WHAT)
         with suppress(TimedOut), self.loop.within(ANSWER):
             for child in children:
-                await child.heard.until(lambda child=child: child.account or child.exited.is_set())  # type: ignore[misc]
+                await child.answered()
         return {child.pid: child.account for child in children if child.account is not None}
 
     async def dismiss(self, children: Iterable[Child], number: signal.Signals, timeout: float) -> None:
