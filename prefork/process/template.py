@@ -57,6 +57,7 @@ class Template:
         self._asked = False  # for a worker: it would be nobody's if the template were killed now
         self._turn = Bell(children.loop)
         self._dismissed = False
+        self._over = False
 
     async def fork(self, slot: int, position: int, workers: int) -> Child:
         """A worker for `slot` of the scoreboard, the one at `position` of so many. Raises BootError where there is
@@ -65,6 +66,8 @@ class Template:
         await self._turn.until(lambda: not self._busy)
         self._busy = True
         try:
+            if self._dismissed:
+                raise BootError("its generation leaves")
             if self._child is None or self._child.exited.is_set():
                 await self._boot()
             return await self._ask(b"%d %d %d" % (slot, position, workers))
@@ -73,6 +76,8 @@ class Template:
             self._turn.ring()
             if self._dismissed:
                 self.dismiss()
+            if self._over:
+                self.close()
 
     def dismiss(self) -> None:
         """End it: its generation needs no more workers."""
@@ -80,16 +85,20 @@ class Template:
         if self._child is not None and not self._asked:
             self._child.signal(signal.SIGKILL)
 
+    def hang_up(self) -> None:
+        """Close our end of the line, once nobody waits there for an answer."""
+        self._over = True
+        if not self._busy:
+            self.close()
+
     def close(self) -> None:
-        """Close our end of the line."""
+        """Close our end of the line: at once, as in a child, where nobody waits."""
         if self._line is not None:
             self._line.close()
             self._line = None
 
     async def _boot(self) -> None:
         """Fork the template, and wait until it has imported the application. Raises BootError."""
-        if self._dismissed:
-            raise BootError("its generation leaves")
         self.close()
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

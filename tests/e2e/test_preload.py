@@ -204,3 +204,21 @@ def test_asgi_beside_wsgi_in_surroundings_of_their_own_is_preloaded_too(serve: S
     assert {int(server.get().body) for _ in range(20)} <= workers(server)
     assert server.get("/w").body == str(tmp_path / "home").encode()
     server.wait_log("threads, which no worker has with preload: of-the-application")
+
+
+def test_a_reload_that_fails_while_several_workers_are_still_to_be_forked_leaves_none(serve: Serve) -> None:
+    server = serve(CONFIG.replace("count = 2", "count = 1"), {"app.py": APP})
+    before, descriptors = {child.pid for child in server.workers()}, server.master.num_fds()
+    # the copies fail, one after the other, after an import that does not
+    broken = ASGI.replace('        scope["state"]', "        raise ValueError\n        scope['state']")
+    (server.directory / "app.py").write_text(broken)
+    server.rewrite(CONFIG.replace("count = 2", "count = 6").replace("wsgi", "asgi"))
+    for _ in range(3):
+        failed = server.command("reload")
+        assert failed.returncode == 1
+        assert "ValueError" in failed.stderr
+        eventually(lambda: {child.pid for child in server.workers()} == before, what="the old ones alone")
+        eventually(lambda: server.master.num_fds() <= descriptors, what="as many descriptors as before")
+    assert "cannot supervise" not in server.stderr
+    assert "crashed" not in server.stderr
+    assert server.get("/version").body == b"one"
