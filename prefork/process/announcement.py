@@ -15,8 +15,8 @@ from prefork.settings.wording import counted
 log = logging.getLogger("prefork")
 
 
-def announce(generation: Generation, is_daemon: bool) -> None:
-    """Print it; into the log where nobody reads standard output."""
+def announce(generation: Generation, in_foreground: bool) -> None:
+    """Print it; into the log where nobody reads standard output. Ctrl-C reaches who is `in_foreground` alone."""
     settings, workers = generation.settings, counted(generation.size, "worker")
     urls = ", ".join(
         address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
@@ -26,7 +26,7 @@ def announce(generation: Generation, is_daemon: bool) -> None:
     line = (
         f"prefork {__version__} serving {urls} with {workers} "
         f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
-        f"stop with {'' if is_daemon else 'Ctrl-C or '}`prefork stop`"
+        f"stop with {'Ctrl-C or ' if in_foreground else ''}`prefork stop`"
     )
     try:
         print(line, flush=True)

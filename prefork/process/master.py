@@ -214,7 +214,7 @@ class Master:
             self._manager.ready(self._serving())
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
-        announce(self.generation, is_daemon=self._background is not None)
+        announce(self.generation, in_foreground=self._background is None and self._predecessor is None)
         if self._background is not None:
             self._background.let_go()
 
