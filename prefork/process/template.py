@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 
 from prefork.errors import BootError, TimedOut
@@ -42,6 +43,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 log = logging.getLogger("prefork")
 
 
+class Activity(Enum):
+    IDLE = auto()
+    BOOTING = auto()
+    FORKING = auto()  # a worker, which would be nobody's if the template were killed now
+
+
 class Template:
     """The template of one generation as the master sees it: made when the first worker is asked for, and again where it
     has died. `main(socket, tell)` is what it runs, with its end of the line by which it is asked for workers.
@@ -53,8 +60,7 @@ class Template:
         self._boot_timeout = boot_timeout
         self._child: Child | None = None
         self._line: socket.socket | None = None
-        self._busy = False
-        self._asked = False  # for a worker: it would be nobody's if the template were killed now
+        self._activity = Activity.IDLE
         self._turn = Bell(children.loop)
         self._dismissed = False
         self._over = False
@@ -63,16 +69,17 @@ class Template:
         """A worker for `slot` of the scoreboard, the one at `position` of so many. Raises BootError where there is
         none, or no template.
         """
-        await self._turn.until(lambda: not self._busy)
-        self._busy = True
+        await self._turn.until(lambda: self._activity is Activity.IDLE)
+        if self._dismissed:
+            raise BootError("its generation leaves")
         try:
-            if self._dismissed:
-                raise BootError("its generation leaves")
             if self._child is None or self._child.exited.is_set():
+                self._activity = Activity.BOOTING
                 await self._boot()
+            self._activity = Activity.FORKING
             return await self._ask(b"%d %d %d" % (slot, position, workers))
         finally:
-            self._busy = False
+            self._activity = Activity.IDLE
             self._turn.ring()
             if self._dismissed:
                 self.dismiss()
@@ -82,13 +89,13 @@ class Template:
     def dismiss(self) -> None:
         """End it: its generation needs no more workers."""
         self._dismissed = True
-        if self._child is not None and not self._asked:
+        if self._child is not None and self._activity is not Activity.FORKING:
             self._child.signal(signal.SIGKILL)
 
     def hang_up(self) -> None:
         """Close our end of the line, once nobody waits there for an answer."""
         self._over = True
-        if not self._busy:
+        if self._activity is Activity.IDLE:
             self.close()
 
     def close(self) -> None:
@@ -126,16 +133,16 @@ class Template:
         loop, line = self._children.loop, self._line
         ours, theirs = socket.socketpair()
         with ours, theirs, self._children.adopting():
-            self._asked = True
             try:
                 socket.send_fds(line, [which], [theirs.fileno()])
                 with loop.within(self._boot_timeout):
                     await loop.readable(line.fileno())
                 answer = line.recv(64)
             except (OSError, TimedOut) as error:
+                if self._child is not None:  # its answer, should it come, is nobody's any more
+                    self._child.signal(signal.SIGKILL)
                 raise BootError(f"the template does not answer: {error or 'in time'}") from None
             finally:
-                self._asked = False
                 loop.forget(line.fileno())
             if not answer.isdigit():
                 raise BootError(f"cannot fork a worker: {answer.decode() or 'the template is gone'}")
