@@ -112,7 +112,7 @@ class FileCache:
 
     def _renew(self, key: Hashable, entry: Entry, now: float) -> bool:
         if entry.is_true():
-            entry.valid = now + self._bounds.valid if self._bounds.valid else 0.0
+            entry.valid = self._until(now)
             return True
         self._drop(key)
         return False
@@ -132,10 +132,18 @@ class FileCache:
         self._entries[key] = entry
         self._cost += entry.cost
         self._descriptors += entry.descriptors
-        entry.valid = now + bounds.valid if bounds.valid else 0.0
+        entry.valid = self._until(now)
         entry.kept = True
         if entry.descriptors and self._sweeper is not None:
             self._sweeper.wake()
+
+    def _until(self, now: float) -> float:
+        """How long what is true now is taken to be, at most `valid` seconds.
+
+        To a multiple of them: so a file is looked at when its head needs another Date, and not at another time as well.
+        """
+        period = self._bounds.valid
+        return (now // period + 1.0) * period if period else 0.0
 
     def _evict(self) -> None:
         entries = self._entries
@@ -160,7 +168,7 @@ class FileCache:
         if self._bounds.valid and length <= LONGEST_ABSENT:
             if len(self._absent) >= MOST_ABSENT:
                 self._absent.clear()
-            self._absent[key] = now + self._bounds.valid
+            self._absent[key] = self._until(now)
 
     def is_absent(self, key: Hashable, now: float) -> bool:
         return self._absent.get(key, 0.0) > now

@@ -98,7 +98,7 @@ class Renderer:
         fields = tuple(response.headers)
         key = (response.status, response.reason, fields, size, line.method == "HEAD", line.minor, keep_alive)
         if now >= self._expires:
-            self._expires = now + 1.0
+            self._expires = now // 1 + 1.0  # a whole second, at which the file cache looks again, too
             self._heads.clear()
             self._date = formatdate(time(), usegmt=True).encode()
         if type(response) is Lasting and line.method == "GET" and keep_alive and line.minor:

@@ -11,6 +11,7 @@ import math
 import os
 import pwd
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -162,8 +163,8 @@ def _tries(texts: list[str]) -> tuple[str, ...]:
 
 
 def _symlinks(text: str) -> str:
-    if text == "owner" and not hasattr(os, "O_PATH"):
-        raise ValueError('"owner" needs the O_PATH of open(2), which this platform has not')
+    if text == "owner" and sys.platform != "linux":
+        raise ValueError('expected another than "owner", for which this platform lacks O_PATH and /proc/self/fd')
     return text
 
 

@@ -33,9 +33,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    from time import monotonic, time_ns
+    from time import time_ns
 
-    monkeypatch.setattr("prefork.handlers.files.monotonic", lambda: monotonic() + clock.ahead)
+    monkeypatch.setattr("prefork.handlers.files.monotonic", lambda: 1000.5 + clock.ahead)
     # what a test has just written has settled, unless it says otherwise
     monkeypatch.setattr(module.time, "time_ns", lambda: time_ns() + int((clock.ahead + 10) * 1e9))
     return clock
