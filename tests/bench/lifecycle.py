@@ -287,7 +287,7 @@ def measure(contender: Contender, peers: Path, scenarios: Sequence[str], count: 
             with running(contender, peers) as server:
                 figures |= SCENARIOS[name](server, count)
         except (Absent, psutil.Error, OSError) as reason:
-            print(f"{contender.name}: {reason}", file=sys.stderr)
+            figures[name] = str(reason)
     print(f"{contender.name}: {figures}", file=sys.stderr)  # as all of it takes a while
     return figures
 
