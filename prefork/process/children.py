@@ -195,7 +195,8 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it lives: its pid is its own until it has been reaped."""
         if not self.exited.is_set():
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # whoever tells all of them is to get to the last
+                os.kill(self.pid, number)
 
 
 class Children:

@@ -210,17 +210,6 @@ class Generation:
 
     def close(self) -> None:
         """Close what is this generation's alone, save its sockets: they may be the next one's too."""
-        if self._template is not None:
-            self._template.hang_up()
-        self._close()
-
-    def close_in_child(self) -> None:
-        """The same in a child of the master, where nobody waits for anything of this generation's."""
-        if self._template is not None:
-            self._template.close()
-        self._close()
-
-    def _close(self) -> None:
         self.logs.close()
         os.close(self._gate)
         os.close(self._gate_out)
@@ -290,7 +279,7 @@ class Generation:
     async def _boot(self, post: Post) -> Child:
         """Fork a worker and wait until it is ready. Raises BootError."""
         child = await self._fork(post)
-        if post.closed.is_set():
+        if post.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now: it would begin to serve
             child.signal(signal.SIGKILL)
         try:
             await child.ready(self.settings.workers.boot_timeout)
@@ -367,7 +356,7 @@ class Generation:
             listener.close()
         for other in self._living:
             if other is not self:
-                other.close_in_child()
+                other.close()
         return worker.Assignment(
             self.settings, sockets, self.logs, self._scoreboard, slot, position, self._children.lifeline, self._gate
         )

@@ -8,6 +8,9 @@ A worker is to be the master's child, which waits for it, and not the template's
 at once, and the kernel gives it to the nearest ancestor that has asked for such orphans, the master (prctl(2),
 PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would do in one step, but past the C library, which keeps the
 process's ids and locks in order for fork alone. Linux only.
+
+A worker of which the master does not know would serve unseen, and for ever. So it begins only when the master has
+said, by the line between the two, that it knows it; whatever goes wrong closes that line, which ends the worker.
 """
 
 from __future__ import annotations
@@ -19,9 +22,8 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from enum import Enum, auto
 from functools import partial
 
 from prefork.errors import BootError, TimedOut
@@ -37,16 +39,11 @@ QUIET = (  # what the whole process group is told is the master's to obey; it en
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU),
 )
+KNOWN = b"k"  # what the master says to a worker that it knows
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 
 log = logging.getLogger("prefork")
-
-
-class Activity(Enum):
-    IDLE = auto()
-    BOOTING = auto()
-    FORKING = auto()  # a worker, which would be nobody's if the template were killed now
 
 
 class Template:
@@ -59,60 +56,46 @@ class Template:
         self._main = main
         self._boot_timeout = boot_timeout
         self._child: Child | None = None
-        self._line: socket.socket | None = None
-        self._activity = Activity.IDLE
+        self._line: socket.socket  # to the child
+        self._busy = False
         self._turn = Bell(children.loop)
         self._dismissed = False
-        self._over = False
 
     async def fork(self, slot: int, position: int, workers: int) -> Child:
         """A worker for `slot` of the scoreboard, the one at `position` of so many. Raises BootError where there is
         none, or no template.
         """
-        await self._turn.until(lambda: self._activity is Activity.IDLE)
-        if self._dismissed:
-            raise BootError("its generation leaves")
+        await self._turn.until(lambda: not self._busy)
+        self._busy = True
         try:
+            if self._dismissed:
+                raise BootError("its generation leaves")
             if self._child is None or self._child.exited.is_set():
-                self._activity = Activity.BOOTING
                 await self._boot()
-            self._activity = Activity.FORKING
             return await self._ask(b"%d %d %d" % (slot, position, workers))
         finally:
-            self._activity = Activity.IDLE
+            self._busy = False
             self._turn.ring()
-            if self._dismissed:
-                self.dismiss()
-            if self._over:
-                self.close()
 
     def dismiss(self) -> None:
-        """End it: its generation needs no more workers."""
+        """End it: its generation needs no more workers. Who waits for one hears that there is none."""
         self._dismissed = True
-        if self._child is not None and self._activity is not Activity.FORKING:
+        if self._child is not None:
             self._child.signal(signal.SIGKILL)
-
-    def hang_up(self) -> None:
-        """Close our end of the line, once nobody waits there for an answer."""
-        self._over = True
-        if self._activity is Activity.IDLE:
-            self.close()
-
-    def close(self) -> None:
-        """Close our end of the line: at once, as in a child, where nobody waits."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
 
     async def _boot(self) -> None:
         """Fork the template, and wait until it has imported the application. Raises BootError."""
-        self.close()
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._line.setblocking(False)
-        with theirs:
-            child = self._child = self._children.fork(partial(self._become, theirs), "template")
-        self._children.loop.spawn(self._bury(child), f"waiting for the end of template {child.pid}")
+        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line.setblocking(False)
+        with ExitStack() as undo, theirs:
+            undo.callback(line.close)
+            self._children.private.append(line.close)
+            undo.callback(self._children.private.remove, line.close)
+            child = self._children.fork(partial(self._main, theirs), "template")
+            closing = undo.pop_all()
+        self._child, self._line = child, line
+        self._children.loop.spawn(self._bury(child, closing), f"waiting for the end of template {child.pid}")
         try:
             await child.ready(self._boot_timeout)
         except BootError:
@@ -122,14 +105,17 @@ class Template:
         child.hang_up()
         log.debug("template %d is ready", child.pid)
 
-    async def _bury(self, child: Child) -> None:
+    async def _bury(self, child: Child, line: ExitStack) -> None:
+        """When it is gone: say so, where nobody has asked it to leave, and close the line once nobody waits there."""
         await child.exited.wait()
         if not (self._dismissed or child.reports):
             log.error("template %d died: %s; the next worker gets another", child.pid, child.ending)
+        await self._turn.until(lambda: not self._busy or self._child is not child)
+        line.close()
 
     async def _ask(self, which: bytes) -> Child:
         """Have it fork a worker. Raises BootError."""
-        assert self._line is not None
+        assert self._child is not None
         loop, line = self._children.loop, self._line
         ours, theirs = socket.socketpair()
         with ours, theirs, self._children.adopting():
@@ -139,19 +125,16 @@ class Template:
                     await loop.readable(line.fileno())
                 answer = line.recv(64)
             except (OSError, TimedOut) as error:
-                if self._child is not None:  # its answer, should it come, is nobody's any more
-                    self._child.signal(signal.SIGKILL)
-                raise BootError(f"the template does not answer: {error or 'in time'}") from None
+                self._child.signal(signal.SIGKILL)  # or it would answer this when it is asked the next time
+                await self._child.exited.wait()
+                raise BootError(f"the template does not answer: {str(error) or 'in time'}") from None
             finally:
                 loop.forget(line.fileno())
             if not answer.isdigit():
                 raise BootError(f"cannot fork a worker: {answer.decode() or 'the template is gone'}")
-            return self._children.adopt(int(answer), ours.detach())
-
-    def _become(self, theirs: socket.socket, tell: Tell) -> int:
-        """In the child."""
-        self.close()
-        return self._main(theirs, tell)
+            child = self._children.adopt(int(answer), ours.detach())
+        child.ask(KNOWN)
+        return child
 
 
 def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
@@ -215,7 +198,7 @@ def _bear_and_die(assignment: worker.Assignment, ours: Sequence[socket.socket], 
             for each in ours:
                 each.close()
             os.close(writing)
-            live(lambda tell: worker.run(assignment, tell), tell)
+            live(lambda tell: worker.run(assignment, tell) if os.read(tell.fd, len(KNOWN)) else os.EX_OK, tell)
         os.write(writing, b"%d" % pid)
     except OSError as error:
         os.write(writing, (error.strerror or "no process").encode())

@@ -50,7 +50,7 @@ class Witness:
                 if fd == self._lifeline:
                     time.sleep(self.patience)
                     os._exit(os.EX_SOFTWARE)
-                elif asked := os.read(fd, 4096):
+                elif asked := _read(fd):
                     self._answer(asked)
                 else:
                     poll.unregister(fd)
@@ -63,6 +63,13 @@ class Witness:
                 self.explain()
         except Exception as error:  # the loop may be changing what is looked at, after all
             log.error("cannot tell what goes on: %r", error, exc_info=error)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 4096)
+    except ConnectionResetError:  # its end as well: the master has not read all that we said
+        return b""
 
 
 def account(connections: Iterable[Served], now: float) -> Account:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import logging
 import os
 import resource
 import socket
+import struct
 import sys
+import termios
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -134,7 +137,7 @@ class Worker:
         self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
-        self._told = 0  # SIGTERMs that were the master's
+        self._told = 0  # orders of the master that have been obeyed
         self._standing_by = False
         self._draining = False
         self._retiring = False  # it has asked to be replaced
@@ -179,11 +182,16 @@ class Worker:
         os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
 
     async def _open(self) -> None:
+        """Accept clients once the gate is open. Where it is gone instead, so is the generation: leave."""
         gate = self._assignment.gate
         await self._loop.readable(gate)
         self._loop.forget(gate)
+        (waiting,) = struct.unpack("i", fcntl.ioctl(gate, termios.FIONREAD, bytes(4)))
         os.close(gate)
-        self._accept()
+        if waiting:
+            self._accept()
+        else:
+            self._leave()
 
     def _accept(self) -> None:
         for address, listener in self._assignment.sockets.items():
@@ -256,9 +264,8 @@ class Worker:
     def _obey_order(self) -> None:
         """SIGTERM: by the master, who has left an order, or by somebody else, who means what that means everywhere."""
         count, order = self._assignment.scoreboard.orders(self._assignment.slot)
-        self._told += 1
-        if self._told > count:
-            self._told = count
+        told, self._told = self._told, count  # of two signals that are on their way, one may come in
+        if told == count:
             self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
         elif order is Order.LEAVE:
             self._leave()

@@ -222,3 +222,19 @@ def test_a_reload_that_fails_while_several_workers_are_still_to_be_forked_leaves
     assert "cannot supervise" not in server.stderr
     assert "crashed" not in server.stderr
     assert server.get("/version").body == b"one"
+
+
+def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker_that_nobody_knows(
+    serve: Serve,
+) -> None:
+    server = serve(CONFIG.replace("preload", "boot_timeout = 1.5\npreload"), {"app.py": APP})
+    before, one = workers(server), template(server)
+    victim, other = sorted(before)
+    one.suspend()
+    os.kill(victim, signal.SIGKILL)
+    server.wait_log("the template does not answer: in time")
+    eventually(lambda: len(workers(server)) == 2, what="its replacement")
+    assert not is_alive(one)
+    assert {child.pid for child in server.workers()} == {template(server).pid, *workers(server)}
+    assert {int(server.get("/").body) for _ in range(20)} <= workers(server)
+    assert other in workers(server)
