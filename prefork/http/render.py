@@ -65,9 +65,10 @@ class Head:
     """A response head: its bytes on the `wire`, and how its body is framed (RFC 9112 §6.3).
 
     `length` bytes, or `chunked`, or else to the end of the connection; `silent`: no body at all, whatever there is.
+    `date` is where in the wire the value of the server's own Date begins, 0 where the application has one of its own.
     """
 
-    __slots__ = ("chunked", "keep_alive", "length", "silent", "status", "wire")
+    __slots__ = ("chunked", "date", "keep_alive", "length", "silent", "status", "wire")
 
     def __init__(self, status: int, length: int | None, chunked: bool, keep_alive: bool, silent: bool) -> None:
         self.status = status
@@ -75,6 +76,7 @@ class Head:
         self.chunked = chunked
         self.keep_alive = keep_alive
         self.silent = silent
+        self.date = 0
         self.wire = b""
 
 
@@ -123,9 +125,9 @@ class Renderer:
         head: Head | None = again.head
         if head is None:
             head = again.head = self._render(key)
-        elif now >= again.until:
-            before, _, after = head.wire.partition(_DATE)
-            head.wire = b"%b%b%b%b" % (before, _DATE, self._date, after[len(self._date) :])
+        elif now >= again.until and head.date:
+            before, after = head.wire[: head.date], head.wire[head.date + len(self._date) :]
+            head.wire = b"%b%b%b" % (before, self._date, after)
         again.until = min(self._expires, response.valid)
         return head
 
@@ -148,6 +150,8 @@ class Renderer:
             lines.append("Connection: keep-alive\r\n")
         lines.append("\r\n")
         head.wire = "".join(lines).encode("latin-1")
+        if not block.has_date:
+            head.date = head.wire.index(_DATE) + len(_DATE)
         return head
 
     def _switch(self, upgrade: Upgrade, status: int, fields: Fields) -> Head:

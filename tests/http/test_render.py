@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import ApplicationError
-from prefork.http.message import Body, FileSegment, RequestLine, Response, plain
+from prefork.http.message import Body, FileSegment, Lasting, RequestLine, Response, plain
 from prefork.http.render import ENTRIES, Head, Renderer
 from tests.http.conftest import Pieces
 
@@ -262,6 +263,31 @@ def test_a_repeated_response_is_rendered_once_a_second() -> None:
     first = renderer.head(Response(200, (("A", "b"),), b"abc"), line, True, 5.0)
     assert renderer.head(Response(200, [("A", "b")], b"xyz"), line, True, 5.9) is first
     assert renderer.head(Response(200, (("A", "b"),), b"abc"), line, True, 6.0) is not first
+
+
+@pytest.mark.parametrize("name", ["Date", "date", "DATE"])
+@pytest.mark.parametrize("value", ["now", "", "x" * 100, "Sun, 06 Nov 1994 08:49:37 GMT"])
+def test_a_date_of_the_application_s_own_stays_as_it_is_in_what_lasts(name: str, value: str) -> None:
+    renderer = Renderer("prefork")
+    line = RequestLine("GET", "/", "/", "", "", 1)
+    response = Lasting(200, ((name, value), ("X-After", "all of it")), b"abc", inf)
+    wires = {renderer.head(response, line, True, float(second)).wire for second in range(3)}
+    first = renderer.head(Response(200, response.headers, b"abc"), line, True, 9.0).wire
+    assert wires == {first}
+    assert first.count(f"{name}: {value}\r\n".encode()) == first.lower().count(b"\r\ndate:") == 1
+
+
+@pytest.mark.parametrize("server", ["prefork", ""])
+def test_the_date_of_what_lasts_is_replaced_and_nothing_else(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = Renderer(server)
+    line = RequestLine("GET", "/", "/", "", "", 1)
+    fields = (("X", "Date: \xe9"), ("X-Date", "Date: x"), ("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT"))
+    response = Lasting(200, fields, b"abc", inf)
+    for second in range(3):
+        monkeypatch.setattr("prefork.http.render.time", lambda second=second: 1e9 + second)
+        wire = renderer.head(response, line, True, float(second)).wire
+        assert wire == Renderer(server).head(Response(200, fields, b"abc"), line, True, float(second)).wire
+    assert b"Date: Sun, 09 Sep 2001 01:46:42 GMT\r\n" in wire
 
 
 VARIANTS: dict[str, tuple[Response, str, int, bool]] = {
