@@ -130,6 +130,7 @@ class Connection:
                 request.body = Incoming(stream, request, http)
             persistent = line.minor == 1 if headers.keep_alive is None else headers.keep_alive
             self.since = started = loop.now
+            task.deadline = inf
             again = repeat.again if repeat is not None else None
             if again is not None and again.until > started and not server.draining:
                 response, outgoing = again.response, again.head
@@ -137,7 +138,6 @@ class Connection:
                     again.hold()
                 board[REPEATS] += 1
             else:
-                task.deadline = inf
                 try:
                     response = await find(request)(request)
                     try:

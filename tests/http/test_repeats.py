@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from prefork.http import head as heads
 from prefork.http.connection import HEAD_READ
 from prefork.http.counts import REPEATS, REQUESTS
 from prefork.http.message import FileSegment, Lasting, Request, Response
+from prefork.net.stream import SLICE
 from tests.http.conftest import GET, World
 
 Make = Callable[..., World]
@@ -168,6 +170,30 @@ def test_a_reader_that_takes_its_time_gets_all_of_it(here: World) -> None:
     peer.send(GET)
     here.loop.turn()
     assert peer.answer().body == body
+
+
+def test_a_repeat_has_all_the_time_that_any_answer_has(world: Make, tmp_path: Path) -> None:
+    """Not what is left of the time for which its connection could have been idle."""
+    here = world(header_timeout=5, keepalive_timeout=5, send_timeout=3600, min_send_rate=0)
+    size = 10 * SLICE
+    (tmp_path / "file").write_bytes(bytes(size))
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    here.handler = Source(Lasting(200, (), FileSegment(file, 0, size, lambda: None), inf)).handle
+    peer = here.connect()
+    deadlines = []
+
+    def sending() -> bool:
+        if peer.connection.answer:
+            deadlines.append(peer.task.deadline)
+        return len(peer.got) > size
+
+    while here.board[REPEATS] < 2:
+        peer.send(GET)
+        peer.until(sending, "the whole file")
+        assert len(peer.answer().body) == size
+    assert deadlines
+    assert min(deadlines) > here.loop.now + 3000
+    os.close(file)
 
 
 def test_a_file_is_held_anew_for_each_repeat(here: World, tmp_path: Path) -> None:
