@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 
 from prefork.handlers.coded import SLICE, flowing, whole
 from prefork.handlers.codings import PACKAGES, Coding, choose, gzip
+from prefork.handlers.file_cache import LONGEST, spelling
 from prefork.handlers.negotiate import IDENTITY, best
 from prefork.http.grammar import DIGITS
 from prefork.http.message import Body, Fields, FileSegment, Handler, Lasting, Request, Response, Upgrade
@@ -27,7 +28,7 @@ STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at 
 # page faults less, and a tenth of their time.
 HEAP = 1024 * 1024
 KEPT = 1024 * 1024  # bytes of the largest file that is kept coded
-ENTRY = 2048  # bytes that a kept response has, besides its body: its fields, twice
+ENTRY = 2048  # bytes, about, that a kept response has besides its body and its path: its fields, twice
 
 _EVENTS = "text/event-stream"
 _UNTOUCHED = frozenset((204, 205, 206, 304))
@@ -61,7 +62,13 @@ class Compression:
             response = await handler(request)
             if not keeps:
                 return self._respond(request, response, None)
-            key = (handler, request.path, self._codings.choice(request), response.status, tuple(response.headers))
+            key = (
+                handler,
+                spelling(request.path),
+                self._codings.choice(request),
+                response.status,
+                tuple(response.headers),
+            )
             kept = self.kept.get(key)
             if kept is None:
                 return self._respond(request, response, key)
@@ -156,7 +163,9 @@ class _Offer:
 
 
 class Kept:
-    """Coded responses of `limit` bytes in all; what has not been given for the longest time makes room."""
+    """Coded responses, `size` bytes, about, with what is kept to find them by, of `limit` at most; what has not been
+    given for the longest time makes room. A path longer than LONGEST is not worth it.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -173,16 +182,21 @@ class Kept:
         return response
 
     def put(self, key: Key, fields: Fields, content: bytes) -> None:
-        size = len(content) + ENTRY
-        if size > self._limit or key in self._responses:
+        size = _cost(key, content)
+        if size > self._limit or len(key[1]) > LONGEST or key in self._responses:
             return
         while self.size + size > self._limit:
-            oldest = self._responses.pop(next(iter(self._responses)))
-            assert isinstance(oldest.body, bytes)
-            self.size -= len(oldest.body) + ENTRY
-            oldest.retire()
+            oldest = next(iter(self._responses))
+            response = self._responses.pop(oldest)
+            self.size -= _cost(oldest, response.body)
+            response.retire()
         self._responses[key] = Lasting(key[3], fields, content)
         self.size += size
+
+
+def _cost(key: Key, content: Body) -> int:
+    assert isinstance(content, bytes)
+    return ENTRY + len(key[1]) + len(content)
 
 
 @dataclass

@@ -7,12 +7,15 @@ safe, as nothing is opened by it: what is given is what has been read before, of
 A time is as coarse as the kernel's tick, so that a file may change twice without its times telling. So what was read
 within SETTLED of its last change is not believed later, but read again.
 
+A path is kept in one spelling, and counts as what is kept under it does: who asks makes it up, up to `max_head` long.
+
 What is put out to make room is the oldest of what nobody has asked for since it was last passed over (second chance).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Hashable
@@ -25,12 +28,20 @@ from prefork.kernel.loop import PARKED, Loop, Task
 from prefork.settings.schema_files import FileCache as Bounds
 
 SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
-OVERHEAD = 2048  # bytes, about, of an entry besides its content
+OVERHEAD = 2048  # bytes, about, of an entry besides its content and its paths
 MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
-LONGEST_ABSENT = 1024  # characters of such a name
+LONGEST = 1024  # characters of a path that is remembered, whatever it leads to
 IDLE = 10.0  # seconds for which a large file is held open that nobody asks for, twice that at most
 
+Key = tuple[Hashable, str]  # whose path, and the path
 Signature = tuple[int, ...]
+
+_SLASHES = re.compile("//+")
+
+
+def spelling(path: str) -> str:
+    """The one spelling of a path that can be written with any number of slashes where one would do."""
+    return _SLASHES.sub("/", path) if "//" in path else path
 
 
 def sign(status: os.stat_result) -> Signature:
@@ -63,7 +74,7 @@ class Entry:
         newest = max(max(found[3:]) for found in probes.values() if found is not None)
         self._settled = time.time_ns() - newest > SETTLED * 1e9
         self.probes = probes
-        self.cost = OVERHEAD + sum(len(one.content or b"") for one in representations.values())
+        self.cost = OVERHEAD + sum(map(len, probes)) + sum(len(one.content or b"") for one in representations.values())
         self.descriptors = sum(one.file is not None for one in representations.values())
         self.used = self.kept = False
         self.valid = 0.0
@@ -90,18 +101,22 @@ class Entry:
 
 
 class FileCache:
-    """One for all routes of a worker, within `bounds`; counts on `board`, the worker's scoreboard slot."""
+    """One for all routes of a worker; counts on `board`, the worker's scoreboard slot.
+
+    `bounds` hold for the entries, by what they are taken to cost. Names that lead to nothing have bounds of their own,
+    MOST_ABSENT and LONGEST, as they are forgotten within `valid` seconds.
+    """
 
     def __init__(self, bounds: Bounds, board: memoryview) -> None:
         self._bounds = bounds
         self._board = board
-        self._entries: dict[Hashable, Entry] = {}
-        self._absent: dict[Hashable, float] = {}
+        self._entries: dict[Key, Entry] = {}
+        self._absent: dict[Key, float] = {}
         self._cost = 0
         self._descriptors = 0
         self._sweeper: Task | None = None
 
-    def find(self, key: Hashable, now: float) -> Entry | None:
+    def find(self, key: Key, now: float) -> Entry | None:
         """What is kept under `key`, and is true; None where nothing is."""
         entry = self._entries.get(key)
         if entry is not None and (now < entry.valid or self._renew(key, entry, now)):
@@ -110,18 +125,21 @@ class FileCache:
             return entry
         return None
 
-    def _renew(self, key: Hashable, entry: Entry, now: float) -> bool:
+    def _renew(self, key: Key, entry: Entry, now: float) -> bool:
         if entry.is_true():
             entry.valid = self._until(now)
             return True
         self._drop(key)
         return False
 
-    def keep(self, key: Hashable, entry: Entry, now: float) -> None:
+    def keep(self, key: Key, entry: Entry, now: float) -> None:
         """Keep `entry`, which is true now, if it has its place within the bounds."""
-        bounds = self._bounds
+        bounds, length = self._bounds, len(key[1])
         self._board[FILE_MISSES] += 1
-        if entry.torn or entry.cost > bounds.memory or entry.descriptors > bounds.open_files or not bounds.entries:
+        entry.cost += length
+        if entry.torn or length > LONGEST or not bounds.entries:
+            return
+        if entry.cost > bounds.memory or entry.descriptors > bounds.open_files:
             return
         while (
             self._cost + entry.cost > bounds.memory
@@ -157,20 +175,20 @@ class FileCache:
         self._drop(key)
         self._board[FILE_EVICTIONS] += 1
 
-    def _drop(self, key: Hashable) -> None:
+    def _drop(self, key: Key) -> None:
         entry = self._entries.pop(key)
         self._cost -= entry.cost
         self._descriptors -= entry.descriptors
         entry.retire()
 
-    def miss(self, key: Hashable, length: int, now: float) -> None:
-        """Remember for `valid` seconds that `key`, a name of so many characters, leads to nothing."""
-        if self._bounds.valid and length <= LONGEST_ABSENT:
+    def miss(self, key: Key, now: float) -> None:
+        """Remember for `valid` seconds that `key` leads to nothing."""
+        if self._bounds.valid and len(key[1]) <= LONGEST:
             if len(self._absent) >= MOST_ABSENT:
                 self._absent.clear()
             self._absent[key] = self._until(now)
 
-    def is_absent(self, key: Hashable, now: float) -> bool:
+    def is_absent(self, key: Key, now: float) -> bool:
         return self._absent.get(key, 0.0) > now
 
     def shed(self) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from fnmatch import translate
 from time import monotonic
 
-from prefork.handlers.file_cache import Entry, FileCache, Signature, sign
+from prefork.handlers.file_cache import Entry, FileCache, Signature, sign, spelling
 from prefork.handlers.listing import Listing
 from prefork.handlers.media import Types
 from prefork.handlers.negotiate import IDENTITY
@@ -82,7 +82,7 @@ class Files:
         line = request.line
         if line.method not in ("GET", "HEAD"):
             return Response(204, (_ALLOW,)) if line.method == "OPTIONS" else plain(405, _ALLOW)
-        now, below = monotonic(), line.path[self._mount :]
+        now, below = monotonic(), spelling(line.path[self._mount :])
         entry = self._cache.find((self, below), now) if self._tries[0] == "$uri" else None
         if entry is None:
             # Asked of the path alone, not of what symlinks lead to: Kubernetes has `index.html -> ..data/index.html`.
@@ -116,8 +116,9 @@ class Files:
         Raises IsADirectoryError where that is a directory to be asked for with a slash, OSError where there is none.
         """
         for number, pattern in enumerate(self._tries, 1):
-            name = pattern.replace("$uri", below)
-            own = name.rstrip("/") == below.rstrip("/")  # "$uri/" too, a directory that was asked for without its slash
+            name = spelling(pattern.replace("$uri", below))
+            # "$uri/" is, too: a directory that was asked for without its slash. A file that stands for any path is not.
+            own = "$uri" in pattern and name.rstrip("/") == below.rstrip("/")
             if own:
                 name = below
             key = (self, name)
@@ -134,7 +135,7 @@ class Files:
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise
-                self._cache.miss(key, len(name), now)
+                self._cache.miss(key, now)
             else:
                 self._cache.keep(key, entry, now)
                 return entry

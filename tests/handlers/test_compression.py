@@ -515,17 +515,27 @@ def test_two_routes_do_not_give_each_others_files(root: Path, page: Path) -> Non
     assert [plain(fetch(route, "/")) for route in routes * 2] == [TEXT, TEXT[::-1]] * 2
 
 
+def test_the_spellings_of_a_path_share_what_is_kept_and_one_that_is_too_long_is_not(root: Path, page: Path) -> None:
+    compressing, handler = files(root)
+    for number in range(1, 9):
+        assert plain(fetch(handler, "/" * number + "page.html")) == TEXT
+    assert len(compressing.kept) == 1
+    fallback = compressing.around(serve(root, try_=("/page.html",)), keeps=True)
+    assert plain(fetch(fallback, "/" + "x" * 1024)) == TEXT
+    assert len(compressing.kept) == 1
+
+
 def test_what_is_kept_has_a_bound_and_what_was_not_asked_for_goes_first() -> None:
     def key(number: int) -> Key:
         return handler, "/", "gzip", 200, (("ETag", f'"{number}"'),)
 
-    handler, kept = giving(Response(200)), Kept(3 * (100 + ENTRY))
+    handler, kept = giving(Response(200)), Kept(3 * (100 + ENTRY + len("/")))
     for number in range(3):
         kept.put(key(number), (), b"x" * 100)
     assert kept.get(key(0)) is not None
     kept.put(key(3), (), b"x" * 100)
     kept.put(key(3), (), b"x" * 100)
     there = [kept.get(key(number)) is not None for number in range(4)]
-    assert (there, kept.size) == ([True, False, True, True], 3 * (100 + ENTRY))
+    assert (there, kept.size) == ([True, False, True, True], 3 * (100 + ENTRY + len("/")))
     kept.put(key(4), (), b"x" * (3 * (100 + ENTRY)))
     assert len(kept) == 3

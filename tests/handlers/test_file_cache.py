@@ -140,7 +140,7 @@ def test_names_that_lead_to_nothing_fill_no_memory(root: Path, board: memoryview
         assert got(files, f"/missing{number}")[0] == 404
     assert len(cache._absent) <= module.MOST_ABSENT
     assert got(files, "/" + "x" * 5000)[0] == 404
-    assert all(len(path) <= module.LONGEST_ABSENT for _, path in cache._absent)  # type: ignore[misc]
+    assert all(len(path) <= module.LONGEST for _, path in cache._absent)  # type: ignore[misc]
 
 
 def test_all_paths_that_fall_back_share_what_they_fall_back_to(root: Path, board: memoryview, clock: Clock) -> None:
@@ -163,11 +163,43 @@ def test_all_paths_that_fall_back_share_what_they_fall_back_to(root: Path, board
 def test_the_bytes_are_bounded_and_who_is_asked_for_stays(root: Path, board: memoryview, clock: Clock) -> None:
     for number in range(5):
         (root / f"{number}").write_bytes(b"%d" % number * 1000)
-    files, cache = keeping(root, board, memory=3 * (OVERHEAD + 1000))
+    files, cache = keeping(root, board, memory=3 * (OVERHEAD + 1000 + len(f"{root}/0") + len("/0")))
     for path in ("/0", "/0", "/1", "/2", "/3", "/4", "/0"):
         assert got(files, path) == (200, path[1:].encode() * 1000)
     assert [path for _, path in cache._entries] == ["/0", "/3", "/4"]  # type: ignore[misc]
     assert counted(board) == (2, 5, 2)
+
+
+def test_the_spellings_of_a_path_share_an_entry(root: Path, board: memoryview, clock: Clock) -> None:
+    (root / "dir").mkdir()
+    (root / "dir/file").write_bytes(b"x")
+    files, cache = keeping(root, board)
+    for number in range(1, 20):
+        assert got(files, "/" * number + "dir" + "/" * (20 - number) + "file") == (200, b"x")
+    assert [path for _, path in cache._entries] == ["/dir/file"]
+    assert counted(board) == (18, 1, 0)
+
+
+def test_the_paths_count_as_the_content_does(root: Path, board: memoryview, clock: Clock) -> None:
+    """Circular symlinks give a file any number of names."""
+    (root / "here").symlink_to(".")
+    (root / "file").write_bytes(b"x")
+    files, cache = keeping(root, board, memory=50 * 1024)
+    for number in range(40):
+        assert got(files, "/here" * number + "/file") == (200, b"x")
+    held = sum(len(path) + sum(map(len, entry.probes)) + OVERHEAD for (_, path), entry in cache._entries.items())
+    assert 45 * 1024 < held <= cache._cost <= 50 * 1024
+
+
+def test_a_path_that_is_too_long_is_served_and_not_kept(root: Path, board: memoryview, clock: Clock) -> None:
+    deep = root
+    for _ in range(5):
+        deep /= "d" * 250
+        deep.mkdir()
+    (deep / "file").write_bytes(b"x")
+    files, cache = keeping(root, board)
+    assert got(files, "/" + "/".join(["d" * 250] * 5) + "/file") == (200, b"x")
+    assert not cache._entries
 
 
 def test_the_entries_are_bounded(root: Path, board: memoryview, clock: Clock) -> None:

@@ -65,6 +65,13 @@ def test_the_fallback_is_below_the_root_whatever_the_mount(root: Path) -> None:
     assert got(files, "/app/deep/link") == (200, b"app")
 
 
+def test_the_path_of_the_fallback_with_a_slash_falls_back_as_any_does(root: Path) -> None:
+    write(root, one_txt="app")
+    files = serve(root, "/app", try_=("$uri", "/one.txt"))
+    for path in ("/app/x/", "/app/one.txt/", "/app/one.txt"):
+        assert got(files, path) == (200, b"app")
+
+
 def test_a_file_that_appears_takes_the_place_of_the_fallback(root: Path) -> None:
     write(root, index_html="app")
     os.utime(root / "index.html", (1, 1))
