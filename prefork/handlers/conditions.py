@@ -13,6 +13,18 @@ CONDITIONS = frozenset(("if-match", "if-unmodified-since", "if-none-match", "if-
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')  # RFC 9110 §8.8.3
 
 
+def names(known: str, etag: str, *, strongly: bool) -> bool:
+    """Whether the list of tags `known`, which may be "*", names `etag`, by the one or the other comparison of RFC 9110
+    §8.8.3.2. Weakly, `W/"x"` and `"x"` are the same.
+    """
+    if known == "*":
+        return True
+    if strongly:
+        return any(tag == etag and not weak for weak, tag in _TAG.findall(known))
+    opaque = etag.removeprefix("W/")
+    return any(tag == opaque for _, tag in _TAG.findall(known))
+
+
 def precondition(fields: Mapping[str, str], etag: str, modified: str) -> int:
     """200, 304 or 412: the answer to GET or HEAD of a file with a strong `etag`, `modified` at that HTTP-date.
 
@@ -20,23 +32,23 @@ def precondition(fields: Mapping[str, str], etag: str, modified: str) -> int:
     nothing (§13.1.3, §13.1.4).
     """
     if "if-match" in fields:
-        known = fields["if-match"]
-        if known != "*" and not any(tag == etag and not weak for weak, tag in _TAG.findall(known)):
+        if not names(fields["if-match"], etag, strongly=True):
             return 412
     elif "if-unmodified-since" in fields and _later(modified, fields["if-unmodified-since"]) is True:
         return 412
     if "if-none-match" in fields:
-        known = fields["if-none-match"]
-        # Opaque tags hold no quotes, so the quoted tag is in a list only as a member; a `W/` before it is a weak match.
-        return 304 if known == "*" or etag in known else 200
+        return 304 if names(fields["if-none-match"], etag, strongly=False) else 200
     since = fields.get("if-modified-since")
     return 304 if since and (since == modified or _later(modified, since) is False) else 200
 
 
-def range_holds(fields: Mapping[str, str], etag: str, modified: str) -> bool:
-    """Whether Range is to be honoured: If-Range, if there is one, names this very version (RFC 9110 §13.1.5)."""
-    known = fields.get("if-range")
-    return known is None or known in (etag, modified)
+def range_holds(fields: Mapping[str, str], etag: str) -> bool:
+    """Whether Range is to be honoured: If-Range, if there is one, names this very version (RFC 9110 §13.1.5).
+
+    By its strong tag, which whoever has a part of it has, and is to use. A date names no version unless it was sent at
+    least a second later than it says (§8.8.2.2), which only who got it could tell.
+    """
+    return fields.get("if-range", etag) == etag
 
 
 def _later(modified: str, date: str) -> bool | None:

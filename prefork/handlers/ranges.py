@@ -21,10 +21,11 @@ def parse(value: str, size: int, most: int) -> list[Range] | None:
     """The ranges that the Range field `value` asks for of `size` bytes, in its order, none of them empty.
 
     [] where there is nothing at any of these places: 416. None where the field is to be ignored: it is not valid, has
-    more than `most` ranges, or asks for more than the whole, which is then the better answer (§14.2, §17.15).
+    more than `most` ranges, or asks for more than the whole, which is then the better answer (§14.2, §17.15), as it is
+    where that is empty.
     """
     match = _RANGES.fullmatch(value)
-    if match is None:
+    if match is None or not size:
         return None
     members = [member for part in match[1].split(",") if (member := part.strip(" \t"))]
     if not members or len(members) > most:

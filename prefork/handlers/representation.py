@@ -83,7 +83,7 @@ class Representation:
             return self._unchanged
         if status == 412:
             return plain(412)
-        if "range" in fields and request.method == "GET" and range_holds(fields, self.etag, self.modified):
+        if "range" in fields and request.method == "GET" and range_holds(fields, self.etag):
             wanted = ranges.parse(fields["range"], self.size, most)
             if wanted is not None:
                 return self._some(wanted)
@@ -139,11 +139,13 @@ def _read(file: int, size: int) -> bytes:
 def _validators(status: os.stat_result) -> tuple[str, str]:
     """ETag and Last-Modified.
 
-    A strong ETag changes whenever the content does (RFC 9110 §8.8.3), so the inode is in it: image builders set every
-    mtime alike, and a new file of the same size would pass for the old one. The price is that hosts which share a name
-    do not share tags; a 304 missed costs bytes, a wrong one a stale page.
+    A strong ETag has to change whenever the content does (RFC 9110 §8.8.1). What is in it does, as far as a kernel
+    tells: the inode, as image builders set every mtime alike, and a new file of the same size would pass for the old
+    one; the ctime, as `cp -p` sets the mtime of what it writes into a file that is there. Two writes within one tick of
+    the kernel's clock may still be one. The price is that hosts which share a name do not share tags; a 304 missed
+    costs bytes, a wrong one a stale page.
     """
-    etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"'
+    etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}-{status.st_ctime_ns:x}"'
     # Never later than the Date of this answer (RFC 9110 §8.8.2.1), nor so early that no HTTP-date could tell it.
     return etag, _http_date(max(0, int(min(status.st_mtime, time.time()))))
 
