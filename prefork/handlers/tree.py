@@ -55,7 +55,7 @@ class Tree:
         `names` are path components without a slash. Raises IsADirectoryError for a directory, FileNotFoundError for a
         special file (it is not opened) and for whatever is out of bounds, else the OSError of the call that failed.
         """
-        file, status = self._reach(self.root, names, False)
+        file, status = self._find(names, False)
         if not stat.S_ISREG(status.st_mode):  # swapped since it was looked at; O_NONBLOCK kept a FIFO from blocking us
             os.close(file)
             raise _nothing()
@@ -66,12 +66,15 @@ class Tree:
 
         Raises NotADirectoryError for what is none, else as `open_file`.
         """
-        return self._reach(self.root, names, True)[0]
+        return self._find(names, True)[0]
+
+    def _find(self, names: list[bytes], directory: bool) -> _Opened:
+        if b".." in names:
+            raise _nothing()
+        return self._reach(self.root, names, directory)
 
 
 def _strictly(root: bytes, names: list[bytes], directory: bool) -> _Opened:
-    if b".." in names:
-        raise _nothing()
     return _walk_to_directory(root, names) if directory else _walk_to_file(root, names)
 
 
@@ -87,8 +90,6 @@ def _inside(root: bytes, names: list[bytes], directory: bool) -> _Opened:
 
 
 def _anywhere(root: bytes, names: list[bytes], directory: bool) -> _Opened:
-    if b".." in names:
-        raise _nothing()
     path = os.path.join(root, *names)
     if not directory:
         _check(os.stat(path))
@@ -96,8 +97,6 @@ def _anywhere(root: bytes, names: list[bytes], directory: bool) -> _Opened:
 
 
 def _owned(root: bytes, names: list[bytes], directory: bool) -> _Opened:
-    if b".." in names:
-        raise _nothing()
     place = _descend(os.open(root, _DIRECTORY), names, count())
     try:
         if directory:
