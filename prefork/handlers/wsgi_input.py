@@ -68,7 +68,7 @@ class Inbox(io.RawIOBase):
         self._crew = crew
         self._task = crew.loop.current
         self._piece = memoryview(b"")
-        self._reading: Task | None = None
+        self._reading: tuple[Task, Call] | None = None
         self._stopped = False
         self._answered = threading.Event()
 
@@ -113,7 +113,7 @@ class Inbox(io.RawIOBase):
             self._answered.set()
         else:
             call.since = inf  # it is the client that takes its time, and has its own time-out
-            self._reading = self._crew.loop.spawn(self._read(call), "reading a request body")
+            self._reading = self._crew.loop.spawn(self._read(call), "reading a request body"), call
 
     async def _read(self, call: Call) -> None:
         try:
@@ -121,15 +121,21 @@ class Inbox(io.RawIOBase):
         except (ProtocolError, Disconnected) as error:
             self.error = error
         finally:
-            self._reading = None
-            call.since = monotonic()
-            self._answered.set()
+            self._settle(call)
+
+    def _settle(self, call: Call) -> None:
+        """Let the thread go on: from now on it is the application that takes its time."""
+        self._reading = None
+        call.since = monotonic()
+        self._answered.set()
 
     def stop(self) -> None:
         """Read no more: from here on the body is the connection's."""
         self._stopped = True
         if self._reading is not None:
-            self._reading.cancel()
+            task, call = self._reading
+            task.cancel()  # before its first step there is no `finally` to do the rest
+            self._settle(call)
 
 
 class _Answering:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
+from queue import SimpleQueue
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from prefork.errors import BodyLost
+from prefork.handlers.wsgi_input import Inbox
 from prefork.http.message import Handler
+from prefork.kernel.calls import Call
+from prefork.kernel.loop import PARKED, Loop, Wait
+from prefork.kernel.poller import make_poller
 from prefork.settings.schema import Http
 from tests.handlers.exchange import exchange, meet, parse, request, wsgi
 
@@ -189,3 +197,32 @@ def test_an_answer_that_is_under_way_is_cut_short_where_the_body_ends_too_early(
     assert told.endswith(b"\r\n4\r\nhalf\r\n")
     assert closed
     assert not caplog.records
+
+
+def test_a_thread_that_asks_as_the_reading_is_stopped_goes_on() -> None:
+    """Who was to read for it has not taken a step yet."""
+    loop = Loop(make_poller())
+    call, posted, lost = Call("POST /", 1.0), SimpleQueue[Callable[[], None]](), SimpleQueue[BodyLost]()
+    call.task = loop.current = loop.spawn(wait(PARKED), "a request")
+    calls = SimpleNamespace(under_way={1: call})
+    crew: Any = SimpleNamespace(loop=loop, calls=calls, step_down=lambda: None, post=posted.put)
+    body: Any = SimpleNamespace(ended=False, piece=lambda: wait(PARKED))
+    inbox = Inbox(body, crew)
+
+    def ask() -> None:
+        try:
+            inbox.readinto(memoryview(bytearray(1)))
+        except BodyLost as error:
+            lost.put(error)
+
+    Thread(target=ask, daemon=True).start()
+    posted.get(timeout=10)()
+    assert call.since == inf
+    inbox.stop()
+    assert call.since < inf
+    assert "has been answered" in str(lost.get(timeout=10))
+    loop.close()
+
+
+async def wait(wait: Wait) -> None:
+    await wait
