@@ -259,7 +259,7 @@ def _control_path(options: argparse.Namespace) -> str:
         text = Path(path).read_text()
         told = tomllib.loads(text)["master"]["control"]
     except FileNotFoundError:
-        if options.config:
+        if options.config and _runs_by(MasterSettings().control) != options.config:
             raise ConfigError(f"{path}: no such file") from None
         told = None
     except tomllib.TOMLDecodeError:

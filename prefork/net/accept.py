@@ -11,6 +11,7 @@ from typing import Any
 from prefork.kernel.loop import Loop
 
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
+LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; where more come, others take them
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
@@ -39,7 +40,7 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet) 
 
 def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
     """Hand over whoever is in the queue now: nobody who has connected is to meet a closed door."""
-    while True:
+    for _ in range(LONGEST_QUEUE):
         try:
             client, address = listener.accept()
         except OSError:

@@ -50,7 +50,7 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Soc
                 _adopt_group(listener.address, current, leaving, sockets, workers)
             else:
                 address = listener.address
-                known = current.get(address) or current.get(address.numbered(1))
+                known = current.get(address) or current.get(address.numbered(1)) or _by_path(address, current)
                 sockets[address] = known or _open(listener, leaving)
     except StartError:
         release(sockets, keep=current)
@@ -59,6 +59,16 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Soc
         if not listener.reuse_port:
             sockets[listener.address].listen(listener.backlog)
     return sockets
+
+
+def _by_path(address: Address, current: Sockets) -> socket.socket | None:
+    """The one of a unix socket that was called by another path to the same place."""
+    if address.kind == "unix":
+        path = os.path.abspath(address.path)
+        for other, listener in current.items():
+            if other.kind == "unix" and os.path.abspath(other.path) == path:
+                return listener
+    return None
 
 
 def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: Sockets, workers: int) -> None:

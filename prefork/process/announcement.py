@@ -32,7 +32,8 @@ def announce(generation: Generation, in_foreground: bool) -> None:
         print(line, flush=True)
     except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
         log.info("%s", line)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def regret(error: BootError, is_logged_elsewhere: bool) -> None:

@@ -84,6 +84,8 @@ class Child:
             if report.problem:
                 raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
             ready = True
+        except msgspec.MsgspecError as error:
+            raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
         except TimedOut:
             raise BootError(f"{self.name} {self.pid} was not ready within {timeout:g} s") from None
         finally:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ Message = dict[str, Any]
 Answer = Callable[[Message], Awaitable[Message]]
 
 PATIENCE = 10.0  # seconds that a client has to say what it wants, and to read the answer
+AT_ONCE = {"status": 5.0, "reopen": 5.0}  # seconds that the answer to these commands may take
 LONGEST = 65536  # bytes of a request
 
 
@@ -31,6 +33,7 @@ class ControlSocket:
         self.path = os.path.abspath(path)
         self.lent = borrowed is not None
         self._listener = borrowed or _bind(self.path, path)
+        self._file = _identity(self.path)
         self._clients: set[Stream] = set()
 
     def fileno(self) -> int:
@@ -52,7 +55,7 @@ class ControlSocket:
 
     def remove(self) -> None:
         self._listener.close()
-        if not self.lent:
+        if not self.lent and self._file == _identity(self.path):  # else it is another master's by now
             listen.unlink(self.path)
 
     def close_in_child(self) -> None:
@@ -83,6 +86,13 @@ class ControlSocket:
             stream.close()
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
+
+
 def _bind(path: str, told: str) -> socket.socket:
     """A listener at `path`, which the operator knows as `told`. Raises StartError."""
     mask = os.umask(0o177)
@@ -109,6 +119,7 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
     Raises StartError where nobody answers.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(AT_ONCE.get(request["command"]))
     try:
         connection.connect(path)
         connection.sendall(msgspec.json.encode(request) + b"\n")
@@ -121,6 +132,9 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
     except PermissionError:
         connection.close()
         raise StartError(f"{path}: no permission; the control socket is its owner's alone") from None
+    except TimeoutError:
+        connection.close()
+        raise StartError(f"the master at {path} does not answer: is it stopped, or stuck?") from None
     except OSError:
         connection.close()
         raise StartError(

@@ -158,7 +158,11 @@ class Master:
             Command.NOTHING: lambda: None,
         }
         while True:
-            obey[await self._signals.next()]()
+            command = await self._signals.next()
+            try:
+                obey[command]()
+            except Exception as error:  # the next ones are to be heard all the same
+                log.error("%s went wrong: %r", command.name, error, exc_info=error)
 
     async def _answer(self, request: Message) -> Message:
         """Obey a command that came through the control socket."""
@@ -191,6 +195,10 @@ class Master:
     # ---- boot, reload, stop
 
     @property
+    def _is_stopping(self) -> bool:
+        return self._state is State.STOPPING
+
+    @property
     def generation(self) -> Generation:
         """The one that serves, or is to."""
         return self._succession.current
@@ -200,15 +208,18 @@ class Master:
         try:
             await self.generation.start()
         except BootError as error:
-            if self._state is not State.STOPPING:
+            if not self._is_stopping:
                 self._give_up(error)
             return
-        if self._state is State.STOPPING:
+        if self._is_stopping:
             return
         if self._predecessor is None:
             self.generation.open()
         else:
-            await self._take_over(self._predecessor)
+            await self._predecessor.gives_way(self._loop)
+            if self._is_stopping:  # by now: it learns from our end that it is to serve on
+                return
+            self._take_over(self._predecessor)
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
         if self._predecessor is None:  # else that has announced us
             self._manager.ready(self._serving())
@@ -221,9 +232,8 @@ class Master:
     def _serving(self) -> str:
         return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
 
-    async def _take_over(self, predecessor: Predecessor) -> None:
-        """All is ready: serve in its place, as soon as it lets us."""
-        await predecessor.gives_way(self._loop)
+    def _take_over(self, predecessor: Predecessor) -> None:
+        """Serve in its place: it has let us."""
         self.generation.open()
         self._claim()
         self._lent = {address: self.generation.sockets[address] for address in self._passed.names}
@@ -372,13 +382,17 @@ class Master:
         self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
 
     async def _stop_gracefully(self) -> None:
-        # the workers have them still: they empty the queues
-        listen.release(self.generation.sockets, keep=self._lent)
-        await self.generation.drain()
-        for child in self._children.living:  # of earlier generations: each has its own end set
-            await child.exited.wait()
-        self._loop.stop()
+        try:
+            # the workers have them still: they empty the queues
+            listen.release(self.generation.sockets, keep=self._lent)
+            await self.generation.drain()
+            for child in self._children.living:  # of earlier generations: each has its own end set
+                await child.exited.wait()
+        finally:
+            self._loop.stop()
 
     async def _stop_now(self) -> None:
-        await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
-        self._loop.stop()
+        try:
+            await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
+        finally:
+            self._loop.stop()

@@ -49,7 +49,7 @@ def describe(error: BaseException) -> Report:
         if one := behind.pop():
             _shorten(one)
             behind += one.__cause__, one.__context__
-    return Report(_encodable(problem), _encodable("".join(told.format())))
+    return Report(encodable(problem), encodable("".join(told.format())))
 
 
 def _shorten(told: traceback.TracebackException) -> None:
@@ -61,6 +61,6 @@ def _shorten(told: traceback.TracebackException) -> None:
         told.stack.clear()
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """`text` with lone surrogates, which stand for the bytes of a file name that is not UTF-8, escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import termios
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum, auto
 
 from prefork.kernel.loop import Loop
@@ -64,6 +66,8 @@ class Signals:
         for number in table:
             signal.signal(number, _noted)
             signal.siginterrupt(number, False)
+        if _is_held_up_by_terminal():
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         os.register_at_fork(after_in_child=self._let_go)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
 
@@ -96,6 +100,17 @@ class Signals:
         os.close(self._reading)
         os.close(self._writing)
         self._reading = self._writing = -1
+
+
+def _is_held_up_by_terminal() -> bool:
+    """Whether our output goes to a terminal that lets nobody write from the background (`stty tostop`): a SIGTTOU that
+    is caught would come again and again with the same write, while one that is ignored lets it pass (termios(3)).
+    """
+    for stream in (1, 2):
+        with suppress(termios.error, OSError):
+            if termios.tcgetattr(stream)[3] & termios.TOSTOP:
+                return True
+    return False
 
 
 def _noted(number: int, frame: object) -> None:

@@ -14,7 +14,7 @@ from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process.children import Children
 from prefork.process.generation import Generation
-from prefork.process.report import Account
+from prefork.process.report import Account, encodable
 
 Figures = dict[str, Any]
 
@@ -44,9 +44,9 @@ async def describe(
         "master": {
             "pid": os.getpid(),
             "started": started,
-            "config": generation.settings.source,
+            "config": encodable(generation.settings.source),
             "loaded": generation.loaded,
-            "listen": [str(listener.address) for listener in generation.settings.listen],
+            "listen": [encodable(str(listener.address)) for listener in generation.settings.listen],
             "generation": generation.number,
             "workers": generation.size,
         },

@@ -123,6 +123,8 @@ class Successor:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
         except OSError as error:
             _send(talk, Word(problem=f"cannot execute {sys.executable}: {error.strerror}"))
+        except UnicodeEncodeError as error:
+            _send(talk, Word(problem=f"cannot hand over what has a name that is not UTF-8: {error.object!a}"))
         return os.EX_OSERR
 
     async def ready(self) -> str:

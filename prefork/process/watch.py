@@ -93,10 +93,10 @@ class Watch:
             await self._children.loop.sleep(PAUSE)
 
     def stop(self) -> None:
-        """End the watcher."""
+        """End the watcher, which has nothing to finish, even if it is stopped."""
         self._stopped = True
         if self._child is not None:
-            self._child.signal(signal.SIGTERM)
+            self._child.signal(signal.SIGKILL)
 
     def forget_bytecode(self) -> None:
         """Remove the .pyc files of what has changed: Python holds one for good when its source has the same size and

@@ -104,34 +104,10 @@ class Worker:
         assignment.logs.apply()
         assignment.logs.catch_crashes()
         self._witness = Witness(assignment.lifeline, tell.fd)
-        home = assignment.home or enter(settings)
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up
         self._asgi: AsgiHost | None = None
-        cache = FileCache(settings.file_cache, self._board)
-        self._loop.spawn(cache.sweep(self._loop), "closing idle files")
-        host = Host(
-            self._crew,
-            settings.workers,
-            lambda: snapshot(assignment.scoreboard),
-            home.roots,
-            cache,
-            pages=home.pages,
-            compression=settings.compression,
-            asgi=self._host_asgi,
-            load=home.load,
-        )
-        router = build(settings.routes, host)
-        if self._asgi is not None:
-            self._crew.pinned = True  # asyncio stays with its thread
-        if self._crew.wanted:
-            self._crew.start()
-        assignment.logs.apply()
-        access = assignment.logs.access
-        if access is not None:
-            self._loop.after_turn.append(access.flush)
-        record = None if access is None else access.record
-        self._server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
+        self._server = self._assemble(assignment.home or enter(settings))
         reserve = RESERVE + settings.file_cache.open_files
         self._connections = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
         self._opening = self._loop.spawn(self._open(), "opening")
@@ -144,6 +120,33 @@ class Worker:
         if self._asgi is not None:
             self._asgi.start_up()
         recycle(self._loop, settings.workers, self._board, partial(self._retire, logging.INFO))
+
+    def _assemble(self, home: Home) -> Server:
+        """The server with all its routes. Raises what importing an application raises."""
+        settings, logs = self._assignment.settings, self._assignment.logs
+        cache = FileCache(settings.file_cache, self._board)
+        self._loop.spawn(cache.sweep(self._loop), "closing idle files")
+        host = Host(
+            self._crew,
+            settings.workers,
+            lambda: snapshot(self._assignment.scoreboard),
+            home.roots,
+            cache,
+            pages=home.pages,
+            compression=settings.compression,
+            asgi=self._host_asgi,
+            load=home.load,
+        )
+        router = build(settings.routes, host)
+        if self._asgi is not None:
+            self._crew.pinned = True  # asyncio stays with its thread
+        if self._crew.wanted:
+            self._crew.start()
+        logs.apply()
+        if logs.access is not None:
+            self._loop.after_turn.append(logs.access.flush)
+        record = None if logs.access is None else logs.access.record
+        return Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
 
     def _host_asgi(self) -> AsgiHost:
         """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""

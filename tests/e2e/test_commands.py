@@ -21,7 +21,7 @@ from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, answer, begin, open_gate, p
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, Server, is_alive
 
-FIGURES = {"accepted", "connections", "requests", "responses", "sent", "takeovers", "queued"}
+FIGURES = {"accepted", "connections", "requests", "responses", "sent", "takeovers", "queued", "repeats", "file_cache"}
 OF_WORKER = {"slot", "pid", "generation", "state", "started", "age", "cpu", "memory", "answers", "longest"}
 
 
@@ -125,6 +125,9 @@ def test_commands_find_the_server_while_its_config_is_broken(server: Server) -> 
     assert "config/server.toml: line 1" in failed.stderr
     server.config.write_text(ROUTE.replace("wsgi", "wgsi"))
     assert "wgsi" in server.command("reload").stderr
+    server.config.unlink()
+    assert server.command("status").returncode == 0
+    assert "config/server.toml: no such file" in server.command("reload").stderr
     server.rewrite(PAIR)
 
 

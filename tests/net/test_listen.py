@@ -224,6 +224,12 @@ def test_removing_a_socket_file_that_is_not_there_is_no_error(directory: Path) -
 # ---- adopting
 
 
+def test_a_unix_socket_is_known_by_another_path_to_it(directory: Path, current: Sockets) -> None:
+    current |= adopt({}, [Listener(address=Address("unix", path="here.sock"))])
+    renamed = Address("unix", path=str(directory / "here.sock"))
+    assert adopt(current, [Listener(address=renamed)]) == {renamed: next(iter(current.values()))}
+
+
 def test_known_sockets_are_kept_and_new_ones_bound(current: Sockets, directory: Path) -> None:
     current.update(adopt({}, listeners(ANY)))
     sockets = adopt(current, listeners(ANY, "unix:app.sock"))
