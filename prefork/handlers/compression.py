@@ -1,8 +1,8 @@
 """Compression: responses coded on the fly, whoever made them. A function Handler -> Handler; owns what may be coded.
 
-A coded response is another representation: its ETag, if strong, becomes a weak one (RFC 9110 §8.8.1), it has no ranges,
-and Vary tells caches that there are several, whichever of them a client gets. Left as it is what says that it is coded
-already, what is a part (206) or has no body, what names a digest of its content, and what says `no-transform`.
+A coded response is another representation: it has an ETag of its own, by which it is known again, and no ranges. Vary
+tells caches that there are several, whichever of them a client gets. Left as it is what says that it is coded already,
+what is a part (206) or has no body, what names a digest of its content, and what says `no-transform`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from functools import lru_cache, partial
 
 from prefork.handlers.coded import SLICE, flowing, whole
 from prefork.handlers.codings import PACKAGES, Coding, choose, gzip
+from prefork.handlers.conditions import coded_tag, names, uncoded_tags
 from prefork.handlers.file_cache import LONGEST, spelling
 from prefork.handlers.negotiate import IDENTITY, best
 from prefork.http.grammar import DIGITS
-from prefork.http.message import Body, Fields, FileSegment, Handler, Lasting, Request, Response, Upgrade
+from prefork.http.message import Body, Fields, FileSegment, Handler, Headers, Lasting, Request, Response, Upgrade
+from prefork.http.send import release
 from prefork.settings import schema
 
 STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
@@ -31,7 +33,8 @@ KEPT = 1024 * 1024  # bytes of the largest file that is kept coded
 ENTRY = 2048  # bytes, about, that a kept response has besides its body and its path: its fields, twice
 
 _EVENTS = "text/event-stream"
-_UNTOUCHED = frozenset((204, 205, 206, 304))
+_PARTS = "multipart/byteranges"  # of anything
+_UNTOUCHED = frozenset((204, 205))
 _TELLING = frozenset(("content-encoding", "content-range", "content-digest", "repr-digest", "digest", "content-md5"))
 _DROPPED = frozenset(("content-length", "accept-ranges"))
 _ACCEPTED = re.compile(r"(?:^|,)\s*(?:\*|accept-encoding)\s*(?:,|$)", re.IGNORECASE)
@@ -59,29 +62,29 @@ class Compression:
         """
 
         async def handle(request: Request) -> Response:
+            coding, asked = self._codings.choice(request), request.headers
+            if "if-none-match" in asked.fields:
+                request.headers = _of_uncoded(asked, coding)
             response = await handler(request)
+            request.headers = asked
+            if response.status == 304:
+                return _unchanged(asked.get("if-none-match"), response, coding)
             if not keeps:
                 return self._respond(request, response, None)
-            key = (
-                handler,
-                spelling(request.path),
-                self._codings.choice(request),
-                response.status,
-                tuple(response.headers),
-            )
+            key = (handler, spelling(request.path), coding, response.status, tuple(response.headers))
             kept = self.kept.get(key)
             if kept is None:
                 return self._respond(request, response, key)
             kept.valid = response.valid if isinstance(response, Lasting) else 0.0
-            _close(response.body)
+            await release(response.body)
             return kept
 
         return handle
 
     def _respond(self, request: Request, response: Response, key: Key | None) -> Response:
         """`response`, or what it becomes; kept under `key`, if there is one, where it may be."""
-        if response.status == 304:
-            return _revalidated(request, response)
+        if response.status == 206:
+            return self._part(response)
         facts = self._judge(request, response)
         if facts is None:
             return response
@@ -94,21 +97,27 @@ class Compression:
         status, reason, varied = response.status, response.reason, _varied(response.headers)
         if coding is None:
             return Response(status, varied, response.body, reason)
-        fields = _coded(varied, coding.name)
-        if request.method == "HEAD":
-            if facts.size is None and isinstance(response.body, bytes):  # nobody knows how much GET would get
-                return Response(status, varied, response.body, reason)
-            return Response(status, fields, _silent(response.body), reason)
+        fields, body = _coded(varied, coding.name), _taken(response.body)
+        if request.method == "HEAD" and not (isinstance(body, bytes) and 0 < len(body) <= SLICE):  # else as to GET
+            if facts.size is None and isinstance(body, bytes):  # nobody knows how much GET would get
+                return Response(status, varied, body, reason)
+            return Response(status, fields, _silent(body), reason)
         keep = None
         if key and offer is self._codings and status == 200 and facts.strong and facts.size and facts.size <= KEPT:
             keep = partial(self.kept.put, key, fields)
-        body = _taken(response.body)
         coded = offer.code(body, coding, facts.length, keep)
         if coded is not body:
             return Response(status, fields, coded, reason)
         if key and keep is not None and isinstance(body, bytes):
             self.kept.put(key, varied, body)  # or it would be tried again each time
         return Response(status, varied, body, reason)
+
+    def _part(self, response: Response) -> Response:
+        """A part of what would be coded if it were the whole varies as that does (RFC 9110 §15.3.7)."""
+        kind = _kind(response.headers)
+        if kind != _PARTS and not self._is_wanted(kind):
+            return response
+        return Response(206, _varied(response.headers), response.body, response.reason)
 
     def _judge(self, request: Request, response: Response) -> _Facts | None:
         """None where the response stays as it is."""
@@ -214,21 +223,27 @@ class _Facts:
 
 def _read(fields: Fields) -> _Facts | None:
     """What the fields tell; None where the response is not to be touched. What is wrong with them, render will say."""
-    kind, length, strong = "", None, False
+    length, strong = None, False
     try:
         for name, value in fields:
             name = name.lower()
             if name in _TELLING or (name == "cache-control" and "no-transform" in value.lower()):
                 return None
-            if name == "content-type":
-                kind = value.partition(";")[0].strip().lower()
-            elif name == "content-length":
+            if name == "content-length":
                 length = int(value) if DIGITS.fullmatch(value) else None
             elif name == "etag":
                 strong = value.startswith('"')
+        kind = _kind(fields)
     except (TypeError, ValueError, AttributeError):
         return None
     return _Facts(kind, length, length, strong) if kind else None
+
+
+def _kind(fields: Fields) -> str:
+    """The media type that Content-Type says, in lower case, "" where it is not there."""
+    return next(
+        (value.partition(";")[0].strip().lower() for name, value in fields if name.lower() == "content-type"), ""
+    )
 
 
 def _varied(fields: Fields) -> Fields:
@@ -243,25 +258,35 @@ def _varied(fields: Fields) -> Fields:
 
 
 def _coded(fields: Fields, coding: str) -> Fields:
-    kept = [field for field in _weakened(fields) if field[0].lower() not in _DROPPED]
+    kept = [field for field in _tagged(fields, coding) if field[0].lower() not in _DROPPED]
     return (*kept, ("Content-Encoding", coding))
 
 
-def _weakened(fields: Fields) -> Fields:
-    """With a weak ETag in the place of a strong one."""
-    return tuple((name, f"W/{value}" if _is_strong(name, value) else value) for name, value in fields)
+def _tagged(fields: Fields, coding: str) -> Fields:
+    """With the ETag of what is coded in the place of that which is not."""
+    return tuple((name, coded_tag(value, coding) if name.lower() == "etag" else value) for name, value in fields)
 
 
-def _is_strong(name: str, value: str) -> bool:
-    return name.lower() == "etag" and value.startswith('"')
+def _of_uncoded(asked: Headers, coding: str) -> Headers:
+    """`asked`, with If-None-Match naming what was coded by `coding` as its maker knows it, too. What was coded by
+    another is not what this client is to get: its tags say nothing to the maker.
+    """
+    known = asked.get("if-none-match")
+    tags = uncoded_tags(known, coding)
+    return asked.saying("if-none-match", f"{known}, {tags}") if tags else asked
 
 
-def _revalidated(request: Request, response: Response) -> Response:
-    """A 304 says of the coded response, where that is what the client has, what a 200 would (RFC 9110 §15.4.5)."""
-    known = request.headers.get("if-none-match")
-    if known and any(_is_strong(name, value) and f"W/{value}" in known for name, value in response.headers):
-        return Response(response.status, _varied(_weakened(response.headers)), response.body, response.reason)
-    return response
+def _unchanged(known: str, response: Response, coding: str) -> Response:
+    """A 304 says what a 200 would (RFC 9110 §15.4.5): of the coded response, where that is what the client has. What
+    would be coded at all it does not tell, and so it varies always.
+    """
+    fields = _varied(response.headers)
+    tags = [value for name, value in fields if name.lower() == "etag"]
+    if known != "*" and any(names(known, coded_tag(tag, coding), strongly=False) for tag in tags):
+        fields = _tagged(fields, coding)
+    if isinstance(response, Lasting):
+        return Lasting(304, fields, b"", response.valid)
+    return Response(304, fields, response.body, response.reason)
 
 
 def _taken(body: Body) -> Body:
@@ -279,10 +304,6 @@ def _taken(body: Body) -> Body:
 
 def _silent(body: Body) -> Body:
     """The body to HEAD: nothing that would tell a length, which is not that of the coded body."""
-    _close(body)
-    return b"" if isinstance(body, bytes | FileSegment) else body
-
-
-def _close(body: Body) -> None:
     if isinstance(body, FileSegment):
         body.close()
+    return b"" if isinstance(body, bytes | FileSegment) else body

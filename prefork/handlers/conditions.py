@@ -1,4 +1,6 @@
-"""Conditional requests: whether what the client knows still holds (RFC 9110 §13). Owns the comparison of validators."""
+"""Conditional requests: whether what the client knows still holds (RFC 9110 §13). Owns the tags,
+and the comparison of validators.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,20 @@ def names(known: str, etag: str, *, strongly: bool) -> bool:
         return any(tag == etag and not weak for weak, tag in _TAG.findall(known))
     opaque = etag.removeprefix("W/")
     return any(tag == opaque for _, tag in _TAG.findall(known))
+
+
+def coded_tag(etag: str, coding: str) -> str:
+    """The tag of what has `etag`, once it is coded: a weak one, as who codes it anew may get other bytes (RFC 9110
+    §8.8.1), and another for each coding, or a cache would give what is coded to who cannot read it (§8.8.3.3).
+    """
+    match = _TAG.fullmatch(etag)
+    return f'W/{match[2][:-1]}-{coding}"' if match else etag
+
+
+def uncoded_tags(known: str, coding: str) -> str:
+    """The tags of which those in the list `known` are the coded ones, "" where none is."""
+    end = f'-{coding}"'
+    return ", ".join(f'W/{tag.removesuffix(end)}"' for _, tag in _TAG.findall(known) if tag.endswith(end))
 
 
 def precondition(fields: Mapping[str, str], etag: str, modified: str) -> int:

@@ -60,7 +60,16 @@ class Headers:
 
     def without(self, names: Container[str]) -> Headers:
         """A copy without the fields of these names, which say nothing of the connection."""
-        copy = Headers(tuple([pair for pair in self.pairs if pair[0] not in names]))
+        return self._copy([pair for pair in self.pairs if pair[0] not in names])
+
+    def saying(self, name: str, value: str) -> Headers:
+        """A copy in which the field `name` (lower case), which says nothing of the connection, is this."""
+        copy = self._copy([*(pair for pair in self.pairs if pair[0] != name), (name, value)])
+        copy.shared = False
+        return copy
+
+    def _copy(self, pairs: Fields) -> Headers:
+        copy = Headers(tuple(pairs))
         copy.host, copy.shared = self.host, self.shared
         copy.length, copy.chunked, copy.has_body = self.length, self.chunked, self.has_body
         copy.keep_alive, copy.expects_continue = self.keep_alive, self.expects_continue

@@ -172,21 +172,73 @@ def test_vary_is_added_to_what_it_says(said: str | None, becomes: str) -> None:
         assert get(coded(Response(200, fields, TEXT)), accept).headers.get_all("Vary") == [becomes]
 
 
-def test_a_strong_etag_becomes_weak_and_ranges_are_no_longer_offered() -> None:
+def test_an_etag_becomes_a_weak_one_of_its_coding_and_ranges_are_no_longer_offered() -> None:
     fields = (HTML, ("ETag", '"v1"'), ("Accept-Ranges", "bytes"), ("Content-Length", str(len(TEXT))), ("X", "y"))
     answer = get(coded(Response(200, fields, TEXT)))
-    assert (answer.headers["ETag"], answer.headers["Accept-Ranges"], answer.headers["X"]) == ('W/"v1"', None, "y")
+    assert (answer.headers["ETag"], answer.headers["Accept-Ranges"], answer.headers["X"]) == ('W/"v1-gzip"', None, "y")
     uncoded = get(coded(Response(200, fields, TEXT)), "X: y")
     assert (uncoded.headers["ETag"], uncoded.headers["Accept-Ranges"]) == ('"v1"', "bytes")
-    assert get(coded(Response(200, (HTML, ("ETag", 'W/"v1"')), TEXT))).headers["ETag"] == 'W/"v1"'
+    assert get(coded(Response(200, (HTML, ("ETag", 'W/"v1"')), TEXT))).headers["ETag"] == 'W/"v1-gzip"'
+    assert get(coded(Response(200, (HTML, ("ETag", "none")), TEXT))).headers["ETag"] == "none"
 
 
-def test_a_304_has_the_etag_that_its_client_knows() -> None:
-    response = Response(304, (("ETag", '"v1"'),))
-    weak = get(coded(response), GZIP, 'If-None-Match: W/"v1"')
-    assert (weak.headers["ETag"], weak.headers["Vary"]) == ('W/"v1"', "Accept-Encoding")
-    strong = get(coded(response), GZIP, 'If-None-Match: "v1"')
-    assert (strong.headers["ETag"], strong.headers["Vary"]) == ('"v1"', None)
+def revalidating(etag: str) -> tuple[Handler, list[str]]:
+    """An application's way with If-None-Match, compressed, and what it has seen of that."""
+    seen = []
+
+    async def handler(asked: Request) -> Response:
+        known = asked.headers.get("if-none-match")
+        seen.append(known)
+        tags = (("ETag", etag),)
+        if known == "*" or etag.removeprefix("W/") in known:
+            return Response(304, tags)
+        return Response(200, (HTML, *tags), TEXT)
+
+    return Compression(Settings(codings=("gzip",))).around(handler, keeps=False), seen
+
+
+@pytest.mark.parametrize("etag", ['"v1"', 'W/"v1"'])
+def test_a_coded_response_is_known_again_by_its_own_tag_and_only_to_who_accepts_its_coding(etag: str) -> None:
+    handler, seen = revalidating(etag)
+    answers = {
+        (GZIP, 'W/"v1-gzip"'): (304, 'W/"v1-gzip"'),
+        (GZIP, '"a", W/"v1-gzip", "b"'): (304, 'W/"v1-gzip"'),
+        (GZIP, etag): (304, etag),
+        (GZIP, "*"): (304, etag),
+        (GZIP, 'W/"v1-br"'): (200, 'W/"v1-gzip"'),
+        (GZIP, 'W/"v2-gzip"'): (200, 'W/"v1-gzip"'),
+        ("Accept-Encoding: identity", 'W/"v1-gzip"'): (200, etag),
+        ("Accept-Encoding: identity", etag): (304, etag),
+    }
+    for (accept, known), expected in answers.items():
+        answer = get(handler, accept, f"If-None-Match: {known}")
+        assert (answer.status, answer.headers["ETag"]) == expected, (accept, known)
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert answer.status == 304 or plain(answer) == TEXT
+    assert seen[1] == '"a", W/"v1-gzip", "b", W/"v1"'
+
+
+def test_a_handler_that_fails_at_a_known_tag_is_told_as_ever(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(asked: Request) -> Response:
+        raise ValueError("oh")
+
+    failing = Compression(Settings(codings=("gzip",))).around(handler, keeps=False)
+    assert get(failing, GZIP, 'If-None-Match: W/"v1-gzip"').status == 500
+    assert "ValueError('oh')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "varies"),
+    [("text/html", True), ("multipart/byteranges; boundary=x", True), ("image/png", False), ("", False)],
+)
+def test_a_part_varies_as_the_whole_does(kind: str, varies: bool) -> None:
+    fields = (("Content-Type", kind), ("Content-Range", "bytes 0-4499/9000"))
+    answer = get(coded(Response(206, fields, TEXT)))
+    assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (
+        False,
+        TEXT,
+        "Accept-Encoding" if varies else None,
+    )
 
 
 def test_a_handler_may_give_the_same_response_again() -> None:
@@ -200,11 +252,19 @@ def test_head_says_of_the_coding_what_get_says() -> None:
         get_, head = get(coded(Response(200, sized, TEXT))), get(coded(Response(200, sized, body)), method="HEAD")
         for name in ("Content-Encoding", "ETag", "Vary", "Content-Type"):
             assert head.headers[name] == get_.headers[name], name
-        assert head.headers["Content-Length"] is None
+        assert head.headers["Content-Length"] == (get_.headers["Content-Length"] if body else None)
     small = (HTML, ("Content-Length", "10"))
     assert get(coded(Response(200, small, b"")), method="HEAD").headers["Content-Length"] == "10"
     unknown = get(coded(Response(200, (HTML,), b"")), method="HEAD")
     assert (is_coded(unknown), unknown.headers["Vary"]) == (False, "Accept-Encoding")
+
+
+def test_head_says_what_get_says_of_what_does_not_get_smaller() -> None:
+    noise = (HTML, ("ETag", '"v1"'))
+    get_, head = (get(coded(Response(200, noise, NOISE)), method=method) for method in ("GET", "HEAD"))
+    for name in ("Content-Encoding", "Content-Length", "ETag", "Vary"):
+        assert head.headers[name] == get_.headers[name], name
+    assert (is_coded(head), head.body) == (False, b"")
 
 
 def test_http_1_0_gets_a_coded_stream_to_the_end_of_the_connection() -> None:
@@ -272,7 +332,7 @@ def test_a_stream_is_sent_chunked_and_comes_to_its_end() -> None:
     answer = get(coded(Response(200, (HTML, ("ETag", '"v1"')), Pieces(TEXT, TEXT))))
     assert (answer.headers["Transfer-Encoding"], answer.headers["ETag"], plain(answer)) == (
         "chunked",
-        'W/"v1"',
+        'W/"v1-gzip"',
         TEXT * 2,
     )
 
@@ -448,6 +508,23 @@ def test_what_does_not_get_smaller_is_not_tried_again(root: Path, monkeypatch: p
         assert answer.headers["ETag"].startswith('"')
 
 
+@pytest.mark.usefixtures("no_descriptor_is_left")
+@pytest.mark.parametrize("size", [2000, SLICE])
+def test_head_of_a_file_says_what_get_says_and_keeps_it_for_that(
+    root: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    (root / "page.html").write_bytes((TEXT * (size // len(TEXT) + 1))[:size])
+    (root / "noise.html").write_bytes(os.urandom(size))
+    _, handler = files(root)
+    heads = {name: fetch(handler, name, method="HEAD") for name in ("/page.html", "/noise.html")}
+    monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("coded again"))
+    for name, head in heads.items():
+        get_ = fetch(handler, name)
+        assert head.body == b""
+        for field_ in ("Content-Encoding", "Content-Length", "ETag", "Vary", "Accept-Ranges"):
+            assert head.headers[field_] == get_.headers[field_], field_
+
+
 def test_a_file_that_has_changed_is_coded_anew(root: Path, page: Path) -> None:
     _, handler = files(root)
     fetch(handler, "/page.html")
@@ -468,6 +545,11 @@ def test_a_coded_file_is_revalidated(root: Path, page: Path) -> None:
     etag = fetch(handler, "/page.html").headers["ETag"]
     again = fetch(handler, "/page.html", GZIP, f"If-None-Match: {etag}")
     assert (again.status, again.headers["ETag"], again.headers["Vary"]) == (304, etag, "Accept-Encoding")
+    other = fetch(handler, "/page.html", "Accept-Encoding: identity", f"If-None-Match: {etag}")
+    assert (other.status, other.body) == (200, TEXT)
+    assert (
+        fetch(handler, "/page.html", "Range: bytes=0-9", "Accept-Encoding: gzip").headers["Vary"] == "Accept-Encoding"
+    )
 
 
 @pytest.mark.parametrize(("times", "left"), [(20, 1), (100, SLICE + 1)])
