@@ -14,6 +14,7 @@ from prefork.handlers.compression import Compression
 from prefork.handlers.file_cache import FileCache
 from prefork.handlers.files import Files
 from prefork.handlers.interface import Interface, load_application
+from prefork.handlers.listing import Queue
 from prefork.handlers.pages import Pages
 from prefork.handlers.respond import redirect, respond
 from prefork.handlers.router import Router, mount, not_found
@@ -76,10 +77,10 @@ class Host:
 def build(routes: Sequence[Route], host: Host) -> Router:
     """The router for `routes`. Raises TargetError, and whatever importing an application raises."""
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
-    built = []
+    built, queue = [], Queue(host.crew.loop)
     for route in routes:
         path = route.path.encode().decode("latin-1")  # as a request's path is: a character a byte
-        handler = host.pages.around(_handler(route, mount(path), host))
+        handler = host.pages.around(_handler(route, mount(path), host, queue))
         if host.compression.enabled if route.compression is None else route.compression:
             handler = compression().around(handler, keeps=route.files is not None)
         built.append((route.host, path, handler))
@@ -105,9 +106,9 @@ def _target(route: Route) -> tuple[str, str]:
     return next((getattr(route, key), key) for key in ("app", "wsgi", "asgi") if getattr(route, key) is not None)
 
 
-def _handler(route: Route, mounted: str, host: Host) -> Handler:
+def _handler(route: Route, mounted: str, host: Host, queue: Queue) -> Handler:
     if route.files is not None:
-        return Files(route.files, os.path.join(host.roots, route.files.root), mounted, host.cache)
+        return Files(route.files, os.path.join(host.roots, route.files.root), mounted, host.cache, queue)
     if route.respond is not None:
         return respond(route.respond)
     if route.redirect is not None:

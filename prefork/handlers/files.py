@@ -16,7 +16,7 @@ from fnmatch import translate
 from time import monotonic
 
 from prefork.handlers.file_cache import Entry, FileCache, Signature, sign, spelling
-from prefork.handlers.listing import Listing
+from prefork.handlers.listing import Listing, Queue
 from prefork.handlers.media import Types
 from prefork.handlers.negotiate import IDENTITY
 from prefork.handlers.representation import Representation
@@ -60,10 +60,10 @@ class Files:
     """The handler of a `files` route: GET and HEAD of what lies below the directory `root`.
 
     `mount` is the route's path without its final slash, "" for "/". A root that is missing later on is 404 until it is
-    back. `cache` is the worker's.
+    back. `cache` and `queue` are the worker's.
     """
 
-    def __init__(self, settings: schema_files.Files, root: str, mount: str, cache: FileCache) -> None:
+    def __init__(self, settings: schema_files.Files, root: str, mount: str, cache: FileCache, queue: Queue) -> None:
         # Absolute, as an application may chdir; not by abspath, which resolves `current/..` without asking the symlink.
         self._tree = Tree(os.fsencode(os.path.join(os.getcwd(), root)), settings.symlinks)
         self._cache = cache
@@ -71,7 +71,7 @@ class Files:
         self._tries = [pattern.encode().decode("latin-1") for pattern in settings.try_]
         self._indexes = [os.fsencode(name).split(b"/") for name in settings.index]
         self._is_hidden = (_NUL if settings.hidden else _HIDDEN).search
-        self._listing = Listing(self._tree, mount, self._is_hidden) if settings.listing else None
+        self._listing = Listing(self._tree, mount, self._is_hidden, queue) if settings.listing else None
         self._types = Types(settings.types)
         self._precompressed = settings.precompressed
         self._most_ranges = settings.max_ranges

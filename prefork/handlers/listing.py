@@ -2,6 +2,9 @@
 
 Shows what a request for it would be given, and nothing else: hidden names, special files and symlinks that lead out are
 left out. Owns the reading and the order; the page itself is `listing_page`.
+
+One listing of a worker is made at a time, and the others wait: a hundred large ones at once would leave a fraction of
+each turn of the loop to everybody else, and hold a hundred times the memory. Who hangs up while waiting is forgotten.
 """
 
 from __future__ import annotations
@@ -10,31 +13,76 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from typing import TypeVar
+from time import monotonic
+from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote
 
 import msgspec
 
+from prefork.errors import Disconnected
 from prefork.handlers.listing_page import CONTENT_POLICY, PAGE, Entry, Order, View, page, row, text, utc
 from prefork.handlers.negotiate import preference
 from prefork.handlers.tree import Tree
-from prefork.http.message import Request, Response
-from prefork.kernel.loop import PAUSE
+from prefork.http.message import Request, RequestBody, Response
+from prefork.kernel.event import Turns
+from prefork.kernel.loop import PAUSE, Loop, Task
 
 MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; to sort them takes 15 ms at a stretch
 SLICE = 100  # entries looked at before others have a turn: 1 ms, and 4 where each is a symlink
+SHARED = 1.0  # seconds, from its beginning, for which a reading serves those who wait for the same directory
 T = TypeVar("T")
 
 _DIGITS = re.compile(r"([0-9]+)")
 _HTML, _JSON = "text/html", "application/json"
 
 
+class Reading(NamedTuple):
+    """What there is to show of a directory, in any order, and whether that is all. `names` lead to it in `tree`."""
+
+    tree: Tree
+    names: list[bytes]
+    until: float
+    entries: list[Entry]
+    complete: bool
+
+
+class Queue:
+    """The requests for listings of one worker, one of which is answered; `last` is what was read for the one before."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._turns = Turns(loop)
+        self.last: Reading | None = None
+
+    async def enter(self, request: Request) -> None:
+        """Wait for the turn, which is to be left. Raises Disconnected where the client hangs up before that."""
+        if not self._turns.taken or not request.body.ended:
+            await self._turns.take()
+            return
+        watcher = self._loop.spawn(_watch(request.body, self._loop.current), "watching for the end of a waiting client")
+        try:
+            await self._turns.take()
+        finally:
+            watcher.cancel()
+
+    def leave(self) -> None:
+        self._turns.give_back()
+        if not self._turns.taken:
+            self.last = None
+
+
+async def _watch(body: RequestBody, task: Task) -> None:
+    await body.hangup()
+    task.throw(Disconnected("the client has hung up"))
+
+
 class Listing:
     """The answers for the directories of `tree`. `is_hidden` tells of a path below it whether it is never served;
-    `mount` is the route's path without its final slash.
+    `mount` is the route's path without its final slash, `queue` the worker's.
     """
 
-    def __init__(self, tree: Tree, mount: str, is_hidden: Callable[[str], object]) -> None:
+    def __init__(self, tree: Tree, mount: str, is_hidden: Callable[[str], object], queue: Queue) -> None:
+        self._queue = queue
         self._tree = tree
         self._mount = mount
         self._name = mount.strip("/").encode("latin-1") or b"Home"
@@ -43,9 +91,22 @@ class Listing:
     async def answer(self, request: Request, names: list[bytes]) -> Response:
         """The listing of the directory that `names` lead to; the request's path ends with a slash.
 
-        Raises OSError as Tree.open_directory does.
+        Raises OSError as Tree.open_directory does, Disconnected where the client did not wait for its turn.
         """
-        entries, complete = await self._read(names)
+        await self._queue.enter(request)
+        try:
+            return await self._answer(request, await self._reading(names))
+        finally:
+            self._queue.leave()
+
+    async def _reading(self, names: list[bytes]) -> Reading:
+        last, now = self._queue.last, monotonic()
+        if last is None or last.tree is not self._tree or last.names != names or last.until <= now:
+            last = self._queue.last = Reading(self._tree, names, now + SHARED, *await self._read(names))
+        return last
+
+    async def _answer(self, request: Request, reading: Reading) -> Response:
+        entries, complete = reading.entries, reading.complete
         order, number = _asked(request.query)
         _sort(entries, order)
         if _wants_json(request.headers.get("accept")):

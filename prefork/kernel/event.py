@@ -1,7 +1,8 @@
-"""Bells and events: waiting in a task for what other tasks bring about. Owns the list of those who wait."""
+"""Bells, events and turns: waiting in a task for what other tasks bring about. Owns the list of those who wait."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from prefork.kernel.loop import PARKED, Loop, Task
@@ -50,3 +51,37 @@ class Event:
 
     async def wait(self) -> None:
         await self._bell.until(self.is_set)
+
+
+class Turns:
+    """One task after the other, in the order in which they came. The turn is `taken` until it is given back."""
+
+    __slots__ = ("_loop", "_waiting", "taken")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._waiting: deque[Task] = deque()
+        self.taken = False
+
+    async def take(self) -> None:
+        """Wait for the turn."""
+        if self.taken:
+            task = self._loop.current
+            self._waiting.append(task)
+            try:
+                while task in self._waiting:
+                    await PARKED
+            except BaseException:
+                if task in self._waiting:
+                    self._waiting.remove(task)
+                else:
+                    self.give_back()
+                raise
+        self.taken = True
+
+    def give_back(self) -> None:
+        """Let the one have the turn that has waited for it the longest."""
+        if self._waiting:
+            self._waiting.popleft().wake()
+        else:
+            self.taken = False

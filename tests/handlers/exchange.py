@@ -54,12 +54,14 @@ def exchange(handler: Handler, sent: bytes, **how: Any) -> bytes:
 class Manner:
     """How a client behaves: it half-closes after what it sends, unless it is to `hang_up_after` that many bytes read.
 
-    `then` it sends only after the first answer; where `resets`, the connection is to end in a reset.
+    `then` it sends only after the first answer; where `resets`, the connection is to end in a reset. Where it is not to
+    be `half_closed`, the client has to have said that nothing follows.
     """
 
     hang_up_after: int | None = None
     then: bytes = b""
     resets: bool = False
+    half_closed: bool = True
 
 
 def meet(
@@ -118,7 +120,7 @@ class _Talk:
             if manner.then:
                 self.received.extend(await stream.read(PATIENCE))
                 await stream.write(manner.then, PATIENCE)
-            if manner.hang_up_after is None:
+            if manner.hang_up_after is None and manner.half_closed:
                 self.theirs.shutdown(socket.SHUT_WR)
             while manner.hang_up_after is None or len(self.received) < manner.hang_up_after:
                 piece = await stream.read(PATIENCE)

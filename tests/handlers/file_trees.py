@@ -13,8 +13,11 @@ import pytest
 
 from prefork.handlers.file_cache import FileCache
 from prefork.handlers.files import Files
+from prefork.handlers.listing import Queue
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client, FileSegment, Headers, Request, RequestLine, Response
+from prefork.kernel.loop import Loop
+from prefork.kernel.poller import make_poller
 from prefork.settings.schema import FileCache as Bounds
 from prefork.settings.schema import Files as FileSettings
 
@@ -77,7 +80,10 @@ def descriptors() -> int:
 
 def serve(root: Path, mount: str = "", cache: FileCache | None = None, **how: Any) -> Files:
     """The handler of a route with the settings `how`; what it keeps is looked at with each request."""
-    return Files(FileSettings(root=str(root), **how), str(root), mount, cache or file_cache(valid=0.0, open_files=0))
+    queue = Queue(Loop(make_poller("select")))
+    return Files(
+        FileSettings(root=str(root), **how), str(root), mount, cache or file_cache(valid=0.0, open_files=0), queue
+    )
 
 
 def file_cache(board: memoryview | None = None, **bounds: Any) -> FileCache:

@@ -16,7 +16,9 @@ import pytest
 from prefork.handlers import listing
 from prefork.handlers.files import Files
 from prefork.http.message import Response
-from tests.handlers.exchange import exchange, parse, request
+from prefork.settings.schema import Files as FileSettings
+from prefork.settings.schema import Route
+from tests.handlers.exchange import exchange, meet, parse, request, routed
 from tests.handlers.file_trees import ask, content, field, serve, unprivileged
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -349,3 +351,74 @@ def test_the_path_of_the_json_is_as_it_was_asked_for(root: Path, listed: Files) 
     (root / "ü b").mkdir()
     found = msgspec.json.decode(content(ask(listed, "/ü b/", accept="application/json")))
     assert found == {"path": "/ü b/", "complete": True, "entries": []}
+
+
+# ---- many at once
+
+
+def crowd(root: Path, count: int, *targets: str, **how: Any) -> tuple[list[bytes], list[int]]:
+    """What so many clients get who ask for each of the targets at once, and how many readings there were at a time."""
+    (root / "huge").mkdir(exist_ok=True)
+    for number in range(3 * listing.SLICE):
+        (root / "huge" / f"{number}").touch()
+    at_once: list[int] = []
+    under_way = 0
+    real = listing.Listing._read
+
+    async def read(self: listing.Listing, names: list[bytes]) -> tuple[list[listing.Entry], bool]:
+        nonlocal under_way
+        under_way += 1
+        at_once.append(under_way)
+        try:
+            return await real(self, names)
+        finally:
+            under_way -= 1
+
+    handler = routed([Route(files=FileSettings(root=str(root), listing=True))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing.Listing, "_read", read)
+        return meet(handler, *[request(target, "Connection: close") for target in targets] * count, **how), at_once
+
+
+def test_one_listing_is_made_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "SHARED", 0.0)
+    answers, at_once = crowd(root, 8, "/huge/", half_closed=False)
+    assert [parse(answer).status for answer in answers] == [200] * 8
+    assert at_once == [1] * 8
+
+
+def test_who_waits_for_the_same_directory_shares_its_reading(root: Path) -> None:
+    (root / "other").mkdir()
+    answers, at_once = crowd(root, 8, "/huge/", half_closed=False)
+    assert len({parse(answer).body for answer in answers}) == 1
+    assert len(at_once) == 1
+    orders = ("/huge/?sort=name&order=desc", "/huge/?sort=name&order=asc")
+    answers, at_once = crowd(root, 4, *orders, half_closed=False)
+    assert [rows_of(answer)[0] for answer in answers] == ["299", "0"] * 4
+    assert len(at_once) == 1
+    answers, at_once = crowd(root, 1, "/huge/", "/other/", half_closed=False)
+    assert [rows_of(answer)[:1] for answer in answers] == [["0"], []]
+    assert len(at_once) == 2
+
+
+def rows_of(answer: bytes) -> list[str]:
+    return re.findall(r"<span><bdi>(\d+)</bdi></span>", parse(answer).body.decode())
+
+
+def test_what_was_read_is_not_kept_for_who_comes_later(root: Path, listed: Files) -> None:
+    (root / "one").touch()
+    assert names(listed) == ["one"]
+    (root / "two").touch()
+    assert names(listed) == ["one", "two"]
+
+
+def test_who_hangs_up_while_waiting_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "SHARED", 0.0)
+    answers, at_once = crowd(root, 8, "/huge/", hang_up_after=0)
+    assert answers == [b""] * 8
+    assert at_once == [1]
+
+
+def test_a_request_that_fails_gives_its_turn_back(root: Path) -> None:
+    answers, _ = crowd(root, 2, "/missing/", "/huge/", half_closed=False)
+    assert [parse(answer).status for answer in answers] == [404, 200] * 2

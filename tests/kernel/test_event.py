@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from prefork.kernel.event import Bell, Event
+from prefork.kernel.event import Bell, Event, Turns
 from prefork.kernel.loop import PARKED, PAUSE, Loop
 
 
@@ -107,3 +109,47 @@ def test_who_gave_up_an_event_is_not_woken_by_it(loop: Loop) -> None:
     task.wake()
     loop.run()
     assert order == ["wake", "woken"]
+
+
+def test_turns_are_taken_one_at_a_time_in_the_order_in_which_they_were_asked_for(loop: Loop) -> None:
+    turns, order = Turns(loop), []
+
+    async def take(number: int) -> None:
+        await turns.take()
+        order.append(number)
+        await loop.sleep(0)
+        order.append(number)
+        turns.give_back()
+
+    for number in range(5):
+        loop.spawn(take(number), "taking a turn")
+    loop.run()
+    assert order == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert not turns.taken
+
+
+def test_who_gives_up_waiting_for_a_turn_holds_nobody_up(loop: Loop) -> None:
+    turns, took = Turns(loop), []
+
+    async def take(number: int) -> None:
+        await turns.take()
+        took.append(number)
+        if number == 0:
+            for task in tasks[1:4]:
+                task.wake()  # which is not a turn
+            await loop.sleep(0)
+            tasks[1].cancel()
+            tasks[2].throw(Jolt())
+            await loop.sleep(0)
+        turns.give_back()
+        if number == 0:
+            tasks[3].cancel()  # it has been given the turn, and has not gone on yet
+
+    async def endure(number: int) -> None:
+        with suppress(Jolt):
+            await take(number)
+
+    tasks = [loop.spawn(endure(number), "taking a turn") for number in range(5)]
+    loop.run()
+    assert took == [0, 4]
+    assert not turns.taken
