@@ -27,10 +27,20 @@ Parsed = TypeVar("Parsed")
 HEAD_END = b"\r\n\r\n"
 LINE_SHOWN = 2048  # bytes: of a request line that is refused, what the access log gets
 ENTRIES = 512  # of each cache
-ENTRY_BYTES = 4096  # what is longer is parsed each time: so a cache is never above 2 MiB of keys
-WHOLE_BYTES = 16 << 20  # of heads that are known as a whole, with all that they are taken apart into
-WHOLE_OVERHEAD = 1024  # bytes, about, of what belongs to one of them: its request line, that line's views
+ENTRY_BYTES = 4096  # what is longer is parsed each time
+CACHE_BYTES = 8 << 20  # of each cache, as `weight` has it
+WHOLE_BYTES = 16 << 20  # of heads that are known as a whole
 WHOLE_MET = 16384  # hashes of what came once: 1 MiB
+
+# What is kept with a head that is known, the views that its line and block get in time included: at most, in bytes.
+OVERHEAD = 2048
+FIELD = 384  # each: its pair, and its places in a dict, a WSGI environ and an ASGI scope
+COPIES = 6  # of each byte: as it came, as text, as bytes in a scope, escaped for the access log
+
+
+def weight(length: int, fields: int = 0) -> int:
+    """How much is kept with so many bytes of a head, and so many fields in them."""
+    return OVERHEAD + COPIES * length + FIELD * fields
 
 
 class _Cache(dict[bytes, Parsed], Generic[Parsed]):
@@ -41,6 +51,10 @@ class _Cache(dict[bytes, Parsed], Generic[Parsed]):
 
     def __init__(self) -> None:
         self._met: set[int] = set()  # hashes of what came once
+        self._weight = 0
+
+    def weigh(self, raw: bytes, parsed: Parsed) -> int:
+        return weight(len(raw))
 
     def keep(self, raw: bytes, parsed: Parsed) -> Parsed:
         met = self._met
@@ -50,8 +64,10 @@ class _Cache(dict[bytes, Parsed], Generic[Parsed]):
                 met.clear()
             met.add(mark)
         elif len(raw) <= ENTRY_BYTES:
-            if len(self) >= ENTRIES:
+            if len(self) >= ENTRIES or self._weight >= CACHE_BYTES:
                 self.clear()
+                self._weight = 0
+            self._weight += self.weigh(raw, parsed)
             self[raw] = parsed
         return parsed
 
@@ -71,6 +87,9 @@ class _Blocks(_Cache[Headers]):
 
     __missing__ = parse
 
+    def weigh(self, raw: bytes, parsed: Headers) -> int:
+        return weight(len(raw), len(parsed.pairs))
+
     def __setitem__(self, raw: bytes, headers: Headers) -> None:
         headers.shared = True
         super().__setitem__(raw, headers)
@@ -89,11 +108,15 @@ Whole = tuple[RequestLine, Headers, Repeat | None]
 
 
 class _Wholes(dict[bytes, Whole]):
-    """Whole heads that came more than once, within WHOLE_BYTES; emptied when they are more."""
+    """Whole heads that came more than once, within WHOLE_BYTES; emptied when they are more.
+
+    Each keeps its block, which others may share, though that is known by itself no more.
+    """
 
     def __init__(self) -> None:
         self._met: set[int] = set()
-        self._bytes = 0
+        self._blocks: set[Headers] = set()
+        self._weight = 0
 
     def keep(self, data: bytes, line: RequestLine, headers: Headers) -> Whole:
         mark = hash(data)
@@ -102,10 +125,14 @@ class _Wholes(dict[bytes, Whole]):
                 self._met.clear()
             self._met.add(mark)
             return line, headers, None
-        self._bytes += len(data) + WHOLE_OVERHEAD
-        if self._bytes > WHOLE_BYTES:
+        if self._weight >= WHOLE_BYTES:
             self.clear()
-            self._bytes = len(data) + WHOLE_OVERHEAD
+            self._blocks.clear()
+            self._weight = 0
+        self._weight += len(data) + weight(len(line.target))
+        if headers not in self._blocks:
+            self._blocks.add(headers)
+            self._weight += weight(len(data) - len(line.target), len(headers.pairs))
         whole = self[data] = line, headers, Repeat()
         return whole
 

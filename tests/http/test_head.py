@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import BadRequest, HeadTooLarge, ProtocolError, TargetTooLong
+from prefork.handlers import asgi, wsgi
 from prefork.http.head import ENTRIES, ENTRY_BYTES, Heads
 from prefork.http.message import Headers, RequestLine
-from tests.http.conftest import GET, parse
+from prefork.observe.access_log import compile_format
+from tests.http.conftest import GET, WHO, parse
 
 LONG = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 1000 + b"\r\n\r\n"
 
@@ -227,6 +229,41 @@ def test_the_caches_are_bounded_in_size() -> None:
     kept = [*heads._lines, *heads._blocks]
     assert len(kept) == 2
     assert sum(map(sys.getsizeof, kept)) < 2 * ENTRY_BYTES
+
+
+MANY = b"".join(b"X%d-%%(n)d: %%(n)d\r\n" % place for place in range(96))
+JOINED = b"".join(b"X%d: %%(n)d\r\n" % (place % 3) for place in range(96))
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [(b"", MANY), (b"", JOINED), (b"", b"Referer: " + b'"' * 3000 + b"%(n)d\r\n"), (b'"' * 3600 + b"%(n)d", b"")],
+    ids=["many fields", "fields joined", "a field escaped", "a target escaped"],
+)
+def test_what_is_kept_of_heads_is_within_its_bounds_with_all_that_depends_on_it(
+    target: bytes, fields: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("CACHE_BYTES", 500_000), ("WHOLE_BYTES", 1_000_000)):
+        monkeypatch.setattr(f"prefork.http.head.{name}", size)
+    heads, record = Heads(32768, 100), compile_format("combined")
+    known = 0
+    tracemalloc.start()
+    for number in range(150):
+        data = (b"GET /" + target + b" HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n") % {b"n": number}
+        for _ in range(4):
+            found = heads.whole(data)
+            assert found is not None
+            line, headers, repeat = found
+            known += repeat is not None
+            record(WHO, line, headers, 200, 100, 200, 0.1)
+            headers.views.setdefault("wsgi", wsgi._fields(headers, {}).copy())
+            headers.views.setdefault("asgi", asgi._fields(headers))
+            line.views.setdefault("wsgi", [line.path.encode(), line.query.encode(), line.origin.encode()])
+            line.views.setdefault("asgi", [line.path.encode(), line.query.encode(), line.origin.encode()])
+        if not number % 20:
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000 + 3 * 500_000
+    tracemalloc.stop()
+    assert known
 
 
 @pytest.mark.parametrize("field", [b"Connection", b"Host", b"X"])
