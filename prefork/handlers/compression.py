@@ -25,6 +25,9 @@ from prefork.http.send import release
 from prefork.settings import schema
 
 STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
+LEAN = (
+    1024  # further ones, by gzip with 48 KiB each: what is beyond, for as many slow clients as there are, is not coded
+)
 # glibc gives back what is free at the end of its heap, from 128 KiB on; once it has seen a larger block freed, from
 # twice its size on (mallopt(3), M_MMAP_THRESHOLD). So 100 KiB of HTML, with an encoder made and freed for it, are 62
 # page faults less, and a tenth of their time.
@@ -49,7 +52,7 @@ class Compression:
         bytes(HEAP)  # made, and freed at once
         names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
         self._codings = _Offer({coding.name: coding for coding in choose(names, settings.level)})
-        # For a stream of events, which may last for hours, and for whoever comes once there are STREAMS: 48 KiB each.
+        # For a stream of events, which may last for hours, and for whoever comes once there are STREAMS.
         self._lean = _Offer({"gzip": gzip(settings.level, window=12, memory=6)} if "gzip" in names else {})
         self._min_size = settings.min_size
         self.kept = Kept(settings.cache)
@@ -88,11 +91,7 @@ class Compression:
         facts = self._judge(request, response)
         if facts is None:
             return response
-        offer = (
-            self._lean
-            if facts.kind == _EVENTS or (facts.is_large and self._codings.streams >= STREAMS)
-            else self._codings
-        )
+        offer = self._offer(facts)
         coding = offer.chosen(request)
         status, reason, varied = response.status, response.reason, _varied(response.headers)
         if coding is None:
@@ -111,6 +110,11 @@ class Compression:
         if key and keep is not None and isinstance(body, bytes):
             self.kept.put(key, varied, body)  # or it would be tried again each time
         return Response(status, varied, body, reason)
+
+    def _offer(self, facts: _Facts) -> _Offer:
+        if facts.kind != _EVENTS and not (facts.is_large and self._codings.streams >= STREAMS):
+            return self._codings
+        return self._lean if self._lean.streams < LEAN else _NOTHING
 
     def _part(self, response: Response) -> Response:
         """A part of what would be coded if it were the whole varies as that does (RFC 9110 §15.3.7)."""
@@ -169,6 +173,9 @@ class _Offer:
 
     def _end(self) -> None:
         self.streams -= 1
+
+
+_NOTHING = _Offer({})
 
 
 class Kept:

@@ -116,10 +116,15 @@ class FileCache:
         self._descriptors = 0
         self._sweeper: Task | None = None
 
-    def find(self, key: Key, now: float) -> Entry | None:
-        """What is kept under `key`, and is true; None where nothing is."""
+    def find(self, key: Key, now: float, certain: bool) -> Entry | None:
+        """What is kept under `key`, and is true; None where nothing is. To be `certain`, a file that is held open is
+        looked at now: its content is read later, and may be another's than its tag says.
+        """
         entry = self._entries.get(key)
-        if entry is not None and (now < entry.valid or self._renew(key, entry, now)):
+        if entry is None:
+            return None
+        believed = now < entry.valid and not (certain and entry.descriptors)
+        if believed or self._renew(key, entry, now):
             entry.used = True
             self._board[FILE_HITS] += 1
             return entry

@@ -450,6 +450,9 @@ def test_beyond_a_number_of_streams_at_once_there_is_gzip_with_little_memory(mon
     assert began()[0] == "zstd"
     small = compressing.around(giving(Response(200, (HTML,), TEXT)), keeps=False)
     assert began("zstd", small)[0] == "zstd"  # takes no time
+    monkeypatch.setattr(compression, "LEAN", 2)
+    assert [began()[0] for _ in range(2)] == ["gzip", None]  # beside the events, which go on
+    assert began("zstd", small)[0] == "zstd"
 
 
 # Files, and what is kept of them

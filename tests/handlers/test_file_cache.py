@@ -17,7 +17,7 @@ from prefork.http.counts import FILE_EVICTIONS, FILE_HITS, FILE_MISSES, WIDTH
 from prefork.http.message import FileSegment, Lasting, Response
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
-from tests.handlers.file_trees import ask, content, descriptors, got, serve
+from tests.handlers.file_trees import ask, content, descriptors, field, got, serve
 from tests.handlers.file_trees import file_cache as make_cache
 
 LONG_AGO = (10**9, 10**9)
@@ -276,6 +276,25 @@ def test_a_large_file_is_opened_once_and_each_response_has_all_of_it(
     clock.ahead = 1.1
     assert got(files, "/large")[0] == 404
     assert descriptors() == before
+
+
+def test_a_part_of_a_large_file_that_has_changed_in_place_does_not_pass_for_the_old_one(
+    root: Path, board: memoryview, clock: Clock
+) -> None:
+    (root / "large").write_bytes(b"l" * (SMALL + 1))
+    files, _ = keeping(root, board)
+    first = ask(files, "/large")
+    drop(first)
+    known = field(first, "ETag") or ""
+    part = ask(files, "/large", range="bytes=0-9", if_range=known)
+    assert (part.status, content(part)) == (206, b"l" * 10)
+    while field(part, "ETag") == known:  # the kernel's clock ticks every few milliseconds
+        with open(root / "large", "r+b") as file:
+            file.write(b"n" * (SMALL + 1))
+        part = ask(files, "/large", range="bytes=0-9")
+        assert (part.status, content(part)) == (206, b"n" * 10)
+    whole = ask(files, "/large", range="bytes=0-9", if_range=known)
+    assert (whole.status, content(whole)) == (200, b"n" * (SMALL + 1))
 
 
 def test_the_files_held_open_are_bounded(root: Path, board: memoryview, clock: Clock) -> None:
