@@ -133,7 +133,6 @@ class Deposed(BaseException):
     """
 
     def __init__(self, task: Task | None, work: Callable[[], None] | None = None) -> None:
-        super().__init__()
         self.task = task
         self.work = work
 
@@ -195,9 +194,8 @@ class Loop:
     (monotonic seconds, which all processes count alike), 0 while the loop waits.
     """
 
-    current: Task
-
     def __init__(self, poller: Poller) -> None:
+        self.current: Task
         self.poller = poller
         self.now = monotonic()
         self.tasks: set[Task] = set()
@@ -233,8 +231,7 @@ class Loop:
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
         """A deadline for the current task over a block: TimedOut in it. The earlier of nested ones counts."""
-        task = self.current
-        outer = task.deadline
+        task, outer = self.current, self.current.deadline
         task.deadline = min(outer, monotonic() + seconds)  # this turn may have begun long ago
         try:
             yield
