@@ -75,7 +75,11 @@ class Host:
 
 
 def build(routes: Sequence[Route], host: Host) -> Router:
-    """The router for `routes`. Raises TargetError, and whatever importing an application raises."""
+    """The router for `routes`. Raises TargetError, and whatever importing an application raises.
+
+    What a wrapper gives by its outcome alone may be Lasting, and so be given again without that wrapper being asked.
+    One that has to see each request (who may come, how often) hands out a plain Response in the place of a Lasting.
+    """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
     built, queue = [], Queue(host.crew.loop)
     for route in routes:
