@@ -28,7 +28,7 @@ from prefork.kernel.loop import PARKED, Loop, Task
 from prefork.settings.schema_files import FileCache as Bounds
 
 SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
-OVERHEAD = 2048  # bytes, about, of an entry besides its content and its paths
+OVERHEAD = 2560  # bytes, about, of an entry besides its content and its paths: its heads, above all
 MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
 LONGEST = 1024  # characters of a path that is remembered, whatever it leads to
 IDLE = 10.0  # seconds for which a large file is held open that nobody asks for, twice that at most

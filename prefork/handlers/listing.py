@@ -28,7 +28,8 @@ from prefork.kernel.event import Turns
 from prefork.kernel.loop import PAUSE, Loop, Task
 
 MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; to sort them takes 15 ms at a stretch
-SLICE = 100  # entries looked at before others have a turn: 1 ms, and 4 where each is a symlink
+SLICE = 100  # entries looked at before others have a turn: 1 ms
+LINK = 10  # entries that are looked at as fast as one symlink: 0.03 ms, and 0.1 where it is to stay inside
 SHARED = 1.0  # seconds, from its beginning, for which a reading serves those who wait for the same directory
 T = TypeVar("T")
 
@@ -124,7 +125,7 @@ class Listing:
     async def _read(self, names: list[bytes]) -> tuple[list[Entry], bool]:
         """What there is to show, in no order, and whether that is all."""
         entries: list[Entry] = []
-        directory = self._tree.open_directory(names)
+        directory, work = self._tree.open_directory(names), 0
         try:
             with os.scandir(directory) as found:
                 for count, item in enumerate(found, 1):
@@ -133,8 +134,10 @@ class Listing:
                     entry = self._entry(names, item)
                     if entry is not None:
                         entries.append(entry)
-                    if count % SLICE == 0:
+                    work += LINK if item.is_symlink() else 1
+                    if work >= SLICE:
                         await PAUSE
+                        work = 0
         finally:
             os.close(directory)
         return entries, True
