@@ -68,8 +68,10 @@ class Compression:
             coding, asked = self._codings.choice(request), request.headers
             if "if-none-match" in asked.fields:
                 request.headers = _of_uncoded(asked, coding)
-            response = await handler(request)
-            request.headers = asked
+            try:
+                response = await handler(request)
+            finally:
+                request.headers = asked
             if response.status == 304:
                 return _unchanged(asked.get("if-none-match"), response, coding)
             if not keeps:

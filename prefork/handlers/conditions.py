@@ -1,5 +1,6 @@
-"""Conditional requests: whether what the client knows still holds (RFC 9110 §13). Owns the tags,
-and the comparison of validators.
+"""Conditional requests: whether what the client knows still holds (RFC 9110 §13).
+
+Owns the comparison of validators, and the tags of what is coded.
 """
 
 from __future__ import annotations

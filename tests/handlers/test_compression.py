@@ -14,9 +14,11 @@ import pytest
 from prefork.handlers import compression
 from prefork.handlers.coded import SLICE, Coded
 from prefork.handlers.compression import ENTRY, KEPT, Compression, Kept, Key
+from prefork.handlers.interface import Interface
 from prefork.http.message import Handler, Request, Response
 from prefork.settings.schema import Compression as Settings
-from tests.handlers.exchange import Answer, exchange, meet, parse, request
+from prefork.settings.schema import Route
+from tests.handlers.exchange import Answer, exchange, meet, parse, request, routed
 from tests.handlers.file_trees import ask, serve
 
 TEXT = b"".join(b"<p>line %d of a text that repeats itself</p>\n" % number for number in range(100))
@@ -216,6 +218,26 @@ def test_a_coded_response_is_known_again_by_its_own_tag_and_only_to_who_accepts_
         assert answer.headers["Vary"] == "Accept-Encoding"
         assert answer.status == 304 or plain(answer) == TEXT
     assert seen[1] == '"a", W/"v1-gzip", "b", W/"v1"'
+
+
+def test_an_application_gets_to_see_the_tag_that_it_knows() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        known = environ.get("HTTP_IF_NONE_MATCH", "")
+        start_response("304 Not Modified" if 'W/"v1"' in known else "200 OK", [HTML, ("ETag", 'W/"v1"')])
+        return [] if 'W/"v1"' in known else [TEXT]
+
+    route = Route(wsgi="its:application", compression=True)
+    codings = Settings(codings=("gzip",))
+
+    def got(*fields: str) -> tuple[int, str]:
+        handler = routed([route], load=lambda target, key: (Interface.WSGI, application), compression=codings)
+        answer = get(handler, *fields)
+        return answer.status, answer.headers["ETag"]
+
+    for _ in range(2):
+        assert got(GZIP) == (200, 'W/"v1-gzip"')
+        assert got(GZIP, 'If-None-Match: W/"v1-gzip"') == (304, 'W/"v1-gzip"')
+        assert got("Accept-Encoding: identity", 'If-None-Match: W/"v1-gzip"') == (200, 'W/"v1"')
 
 
 def test_a_handler_that_fails_at_a_known_tag_is_told_as_ever(caplog: pytest.LogCaptureFixture) -> None:

@@ -427,3 +427,20 @@ def test_who_hangs_up_while_waiting_is_given_up(root: Path, monkeypatch: pytest.
 def test_a_request_that_fails_gives_its_turn_back(root: Path) -> None:
     answers, _ = crowd(root, 2, "/missing/", "/huge/", half_closed=False)
     assert [parse(answer).status for answer in answers] == [404, 200] * 2
+
+
+def test_what_a_client_sends_while_it_waits_is_answered_as_well(root: Path) -> None:
+    """More than is received at once, so that some of it comes while its connection waits for a turn."""
+    (root / "huge").mkdir()
+    for number in range(3 * listing.SLICE):
+        (root / "huge" / f"{number}").touch()
+    padding = "X: " + "x" * 8000
+    talk = request("/huge/") + request("/a", padding) + request("/b", padding) + request("/c", "Connection: close")
+    handler = routed([Route(files=FileSettings(root=str(root), listing=True))])
+    for answers in meet(handler, talk, talk, talk, half_closed=False):
+        statuses, rest = [], answers
+        while rest:
+            answer = parse(rest)
+            statuses.append(answer.status)
+            rest = answer.rest
+        assert statuses == [200, 404, 404, 404]
