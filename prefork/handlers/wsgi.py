@@ -223,7 +223,9 @@ def _fields(headers: Headers, constant: Environ) -> Environ:
     return environ
 
 
-_VARIABLES: dict[str, str] = {}  # by field name, at most 512: what _variable has told
+VARIABLES = 512
+LONGEST = 64  # characters of a field name that is remembered: clients make up any, and longer ones
+_VARIABLES: dict[str, str] = {}  # by field name, at most VARIABLES: what _variable has told
 
 
 def _variable(name: str) -> str:
@@ -235,7 +237,8 @@ def _variable(name: str) -> str:
         variable = ""
     elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         variable = "HTTP_" + variable
-    if len(_VARIABLES) >= 512:
-        _VARIABLES.clear()
-    _VARIABLES[name] = variable
+    if len(name) <= LONGEST:
+        if len(_VARIABLES) >= VARIABLES:
+            _VARIABLES.clear()
+        _VARIABLES[name] = variable
     return variable

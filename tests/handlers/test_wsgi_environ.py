@@ -10,7 +10,8 @@ from wsgiref.validate import validator
 import pytest
 
 from prefork import __version__
-from prefork.http.message import Client
+from prefork.handlers.wsgi import _VARIABLES, LONGEST, VARIABLES, _fields
+from prefork.http.message import Client, Headers
 from tests.handlers.exchange import call, environ, exchange, parse, request, wsgi
 
 UNIX = Client("", 0, "http", "localhost", "0")
@@ -263,3 +264,11 @@ def test_the_validator_finds_nothing_with_head(application: Any) -> None:
 def test_the_validator_finds_nothing_on_a_unix_socket(application: Any) -> None:
     answer = parse(exchange(wsgi(validator(application)), request("/"), client=UNIX))
     assert answer.status == 200
+
+
+def test_what_is_remembered_of_field_names_is_bounded_in_size() -> None:
+    for number in range(2 * VARIABLES):
+        name = f"x{number}-{'y' * (number % 2 * 10_000)}"
+        assert _fields(Headers([(name, "z")]), {}) == {f"HTTP_{name.upper().replace('-', '_')}": "z"}
+        assert len(_VARIABLES) <= VARIABLES
+        assert max(map(len, _VARIABLES)) <= LONGEST
