@@ -142,7 +142,7 @@ class Connection:
                     response = await find(request)(request)
                     try:
                         keep_alive = persistent and not server.draining and request.body.reusable
-                        outgoing = render(response, line, keep_alive, started)
+                        outgoing = render(response, line, keep_alive, loop.now)
                     except BaseException:
                         await release(response.body)
                         raise
@@ -151,7 +151,7 @@ class Connection:
                 except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
                     response = server.dress(failed(request, error))
                     keep_alive = persistent and not server.draining and request.body.reusable
-                    outgoing = render(response, line, keep_alive, started)
+                    outgoing = render(response, line, keep_alive, loop.now)
                 if repeat is not None and type(response) is Lasting and outgoing is response.again.head:
                     repeat.again = response.again
             body = response.body

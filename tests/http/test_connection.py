@@ -240,3 +240,25 @@ def test_a_server_without_an_access_log_records_nothing(world: Make) -> None:
     here.talk(GET)
     here.talk(b"nonsense\r\n\r\n")
     assert here.log == []
+
+
+def test_an_answer_has_the_date_of_its_end(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it took (RFC 9110 §6.6.1); what was answered when it began has an earlier one."""
+    monkeypatch.setattr("prefork.http.render.formatdate", lambda time, usegmt: f"{time:.3f}")
+    monkeypatch.setattr("prefork.http.render.time", lambda: here.loop.now)
+
+    began = 0.0
+
+    async def handle(request: Request) -> Response:
+        nonlocal began
+        began = here.loop.now
+        while request.path == "/slow" and here.loop.now // 1 == began // 1:
+            await here.loop.sleep(0.01)
+        return Response(200)
+
+    here = world(handle)
+    peer = here.connect()
+    for path in (b"/", b"/slow"):
+        peer.send(GET.replace(b"/", path, 1))
+        date = float(peer.answer().headers["date"])
+    assert date // 1 > began // 1
