@@ -60,7 +60,8 @@ ROUTE = '[[route]]\npath = "/"\nwsgi = "app:app"\n'
 ALONE = '[workers]\ncount = 1\nprobation = 0.1\n[log]\naccess = ""\n'  # and no route yet
 CONFIG = ALONE + ROUTE
 PAIR = CONFIG.replace("count = 1", "count = 2")
-SITE = CONFIG + '[[route]]\npath = "/files"\nfiles = "public"\n'
+# of whose large files none is held open, so that descriptors can be counted
+SITE = CONFIG + '[[route]]\npath = "/files"\nfiles = "public"\n[file_cache]\nopen_files = 0\n'
 
 # Answers with what it was asked, as JSON; /words, /pieces (8 of 64 KiB) and /big (10 MB) with bodies of their own.
 ECHO = """
