@@ -181,8 +181,8 @@ _NOTHING = _Offer({})
 
 
 class Kept:
-    """Coded responses, `size` bytes, about, with what is kept to find them by, of `limit` at most; what has not been
-    given for the longest time makes room. A path longer than LONGEST is not worth it.
+    """Coded responses. `size` is how many bytes they take, about, their keys included, and at most `limit`: what has
+    not been given for the longest time makes room. Nothing is kept for a path longer than LONGEST.
     """
 
     def __init__(self, limit: int) -> None:

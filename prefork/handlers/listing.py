@@ -4,7 +4,8 @@ Shows what a request for it would be given, and nothing else: hidden names, spec
 left out. Owns the reading and the order; the page itself is `listing_page`.
 
 One listing of a worker is made at a time, and the others wait: a hundred large ones at once would leave a fraction of
-each turn of the loop to everybody else, and hold a hundred times the memory. Who hangs up while waiting is forgotten.
+each turn of the loop to everybody else, and hold a hundred times the memory. Those who wait for the same one share it;
+who hangs up while waiting is forgotten.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from prefork.kernel.loop import PAUSE, Loop, Task
 MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; to sort them takes 15 ms at a stretch
 SLICE = 100  # entries looked at before others have a turn: 1 ms
 LINK = 10  # entries that are looked at as fast as one symlink: 0.03 ms, and 0.1 where it is to stay inside
-SHARED = 1.0  # seconds, from its beginning, for which a reading serves those who wait for the same directory
+SHARED = 1.0  # seconds, from its beginning, for which a reading serves those who wait for that directory
 T = TypeVar("T")
 
 _DIGITS = re.compile(r"([0-9]+)")
@@ -38,13 +39,16 @@ _HTML, _JSON = "text/html", "application/json"
 
 
 class Reading(NamedTuple):
-    """What there is to show of a directory, in any order, and whether that is all. `names` lead to it in `tree`."""
+    """What there is to show of a directory, in any order, and whether that is all. `names` lead to it in `tree`;
+    `answers` are what has been made of it, by path, query, and whether as JSON.
+    """
 
     tree: Tree
     names: list[bytes]
     until: float
     entries: list[Entry]
     complete: bool
+    answers: dict[tuple[str, str, bool], Response]
 
 
 class Queue:
@@ -96,21 +100,25 @@ class Listing:
         """
         await self._queue.enter(request)
         try:
-            return await self._answer(request, await self._reading(names))
+            reading, as_json = await self._reading(names), _wants_json(request.headers.get("accept"))
+            key = (request.path, request.query, as_json)
+            if key not in reading.answers:
+                reading.answers[key] = await self._answer(request, reading, as_json)
+            return reading.answers[key]
         finally:
             self._queue.leave()
 
     async def _reading(self, names: list[bytes]) -> Reading:
         last, now = self._queue.last, monotonic()
         if last is None or last.tree is not self._tree or last.names != names or last.until <= now:
-            last = self._queue.last = Reading(self._tree, names, now + SHARED, *await self._read(names))
+            last = self._queue.last = Reading(self._tree, names, now + SHARED, *await self._read(names), {})
         return last
 
-    async def _answer(self, request: Request, reading: Reading) -> Response:
+    async def _answer(self, request: Request, reading: Reading, as_json: bool) -> Response:
         entries, complete = reading.entries, reading.complete
         order, number = _asked(request.query)
         _sort(entries, order)
-        if _wants_json(request.headers.get("accept")):
+        if as_json:
             kind, body = _JSON, _json(request.path, await _each(_item, entries), complete)
         else:
             view = self._view(request, entries, order, number, complete)
