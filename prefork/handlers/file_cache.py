@@ -103,8 +103,8 @@ class Entry:
 class FileCache:
     """One for all routes of a worker; counts on `board`, the worker's scoreboard slot.
 
-    `bounds` hold for the entries, by what they are taken to cost. Names that lead to nothing have bounds of their own,
-    MOST_ABSENT and LONGEST, as they are forgotten within `valid` seconds.
+    The entries are within `bounds`, by what they are taken to cost; names that lead to nothing within MOST_ABSENT and
+    LONGEST.
     """
 
     def __init__(self, bounds: Bounds, board: memoryview) -> None:
