@@ -14,7 +14,8 @@ from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, Lasting, RequestLine, Response, Upgrade
 
 ENTRIES = 512  # of each cache
-ENTRY_BYTES = 4096  # what is larger is made anew each time: so a cache is never above 2 MiB
+ENTRY_BYTES = 8192  # what is larger is made anew each time: so a cache, which has it twice, is never above 8 MiB
+FIELD = 80  # bytes of each field of an entry, besides what it says
 
 _DATE = b"\r\nDate: "
 _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
@@ -115,7 +116,7 @@ class Renderer:
             if len(self._heads) >= ENTRIES:
                 self._heads.clear()
             head = self._render(key)
-            if len(head.wire) <= ENTRY_BYTES:
+            if len(head.wire) + FIELD * len(fields) <= ENTRY_BYTES:
                 self._heads[key] = head
         return head
 
@@ -180,7 +181,7 @@ class Renderer:
             if len(self._blocks) >= ENTRIES:
                 del self._blocks[next(iter(self._blocks))]
             block = Block(fields)
-            if len(block.wire) <= ENTRY_BYTES:
+            if len(block.wire) + FIELD * len(fields) <= ENTRY_BYTES:
                 self._blocks[fields] = block
         return block
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from math import inf
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefork.errors import ApplicationError
 from prefork.http.message import Body, FileSegment, Lasting, RequestLine, Response, plain
-from prefork.http.render import ENTRIES, Head, Renderer
+from prefork.http.render import ENTRIES, ENTRY_BYTES, Head, Renderer
 from tests.http.conftest import Pieces
 
 FILE = FileSegment(-1, 0, 7, lambda: None)
@@ -337,6 +338,25 @@ def test_the_caches_are_bounded() -> None:
         render(Response(200, (("X", str(number)),)), renderer=renderer)
         assert len(renderer._blocks) <= ENTRIES
         assert len(renderer._heads) <= ENTRIES
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        lambda number: [("X", f"{number:04}" * 2000)],
+        lambda number: [("X", f"{number:04}" * 250), *((f"x{number}", f"{place}-{number}") for place in range(50))],
+        lambda number: [("a", f"{number}") for _ in range(500)],
+    ],
+    ids=["a long one", "many", "no end of them"],
+)
+def test_the_caches_are_bounded_in_size(fields: Callable[[int], list[tuple[str, str]]]) -> None:
+    renderer = Renderer("prefork")
+    tracemalloc.start()
+    for number in range(40):
+        render(Response(200, tuple(fields(number))), renderer=renderer)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 2 * 2 * 40 * ENTRY_BYTES
 
 
 def test_a_refusal_leaves_nothing_in_the_caches() -> None:
