@@ -28,7 +28,7 @@ from prefork.kernel.loop import PARKED, Loop, Task
 from prefork.settings.schema_files import FileCache as Bounds
 
 SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
-OVERHEAD = 2560  # bytes, about, of an entry besides its content and its paths: its heads, above all
+OVERHEAD = 2560  # bytes, about, of a representation besides its content, and its entry's paths: its heads, above all
 MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
 LONGEST = 1024  # characters of a path that is remembered, whatever it leads to
 IDLE = 10.0  # seconds for which a large file is held open that nobody asks for, twice that at most
@@ -74,7 +74,8 @@ class Entry:
         newest = max(max(found[3:]) for found in probes.values() if found is not None)
         self._settled = time.time_ns() - newest > SETTLED * 1e9
         self.probes = probes
-        self.cost = OVERHEAD + sum(map(len, probes)) + sum(len(one.content or b"") for one in representations.values())
+        contents = [one.content or b"" for one in representations.values()]
+        self.cost = sum(map(len, probes)) + sum(OVERHEAD + len(content) for content in contents)
         self.descriptors = sum(one.file is not None for one in representations.values())
         self.used = self.kept = False
         self.valid = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from prefork.handlers.file_cache import OVERHEAD, FileCache
 from prefork.handlers.files import Files
 from prefork.handlers.representation import SMALL
 from prefork.http.counts import FILE_EVICTIONS, FILE_HITS, FILE_MISSES, WIDTH
-from prefork.http.message import FileSegment, Lasting, Response
+from prefork.http.message import FileSegment, Lasting, RequestLine, Response
+from prefork.http.render import Renderer
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from tests.handlers.file_trees import ask, content, descriptors, field, got, serve
@@ -189,6 +191,23 @@ def test_the_paths_count_as_the_content_does(root: Path, board: memoryview, cloc
         assert got(files, "/here" * number + "/file") == (200, b"x")
     held = sum(len(path) + sum(map(len, entry.probes)) + OVERHEAD for (_, path), entry in cache._entries.items())
     assert 45 * 1024 < held <= cache._cost <= 50 * 1024
+
+
+def test_what_there_is_in_several_codings_costs_what_it_takes(root: Path, board: memoryview, clock: Clock) -> None:
+    for number in range(50):
+        for ending in ("", ".gz", ".br", ".zst"):
+            (root / f"{number}.txt{ending}").write_bytes(b"x")
+    cache = make_cache(board)
+    files, renderer = serve(root, cache=cache, precompressed=True), Renderer("prefork")
+    tracemalloc.start()
+    for number in range(50):
+        for coding in ("identity", "gzip", "br", "zstd"):
+            response = ask(files, f"/{number}.txt", accept_encoding=coding)
+            renderer.head(response, RequestLine("GET", "/", "/", "", "", 1), True, 5.0)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(cache._entries) == 50
+    assert 50_000 < size < cache._cost
 
 
 def test_a_path_that_is_too_long_is_served_and_not_kept(root: Path, board: memoryview, clock: Clock) -> None:
