@@ -15,7 +15,7 @@ from tests.handlers.file_trees import SECRET, descriptors, serve
 def no_descriptor_is_left() -> Iterator[None]:
     before = descriptors()
     yield
-    assert descriptors() == before
+    assert descriptors() <= before  # garbage of earlier tests may have held some, and be gone by now
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -76,6 +77,12 @@ def got(files: Files, path: str | bytes) -> tuple[int, bytes]:
 
 def descriptors() -> int:
     return len(os.listdir("/dev/fd"))
+
+
+def descriptors_at_rest() -> int:
+    """How many, once those are closed that garbage of earlier tests has held: none of them is to close meanwhile."""
+    gc.collect()
+    return descriptors()
 
 
 def serve(root: Path, mount: str = "", cache: FileCache | None = None, **how: Any) -> Files:

@@ -19,7 +19,7 @@ from prefork.http.message import FileSegment, Lasting, RequestLine, Response
 from prefork.http.render import Renderer
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
-from tests.handlers.file_trees import ask, content, descriptors, field, got, serve
+from tests.handlers.file_trees import ask, content, descriptors, descriptors_at_rest, field, got, serve
 from tests.handlers.file_trees import file_cache as make_cache
 
 LONG_AGO = (10**9, 10**9)
@@ -237,7 +237,7 @@ def test_without_room_nothing_is_kept_and_all_is_served(
 ) -> None:
     (root / "small").write_bytes(b"s")
     (root / "large").write_bytes(b"l" * (SMALL + 1))
-    before = descriptors()
+    before = descriptors_at_rest()
     files, cache = keeping(root, board, **bounds, open_files=0)
     for _ in range(2):
         assert got(files, "/small") == (200, b"s")
@@ -251,7 +251,7 @@ def test_a_response_in_somebodys_hand_outlives_its_eviction(root: Path, board: m
         (root / name).write_bytes(name.encode() * 10)
         (root / f"large-{name}").write_bytes(name.encode() * (SMALL + 1))
     files, _ = keeping(root, board, entries=1)
-    before = descriptors()
+    before = descriptors_at_rest()
     small, large = ask(files, "/a"), ask(files, "/large-a")
     assert got(files, "/large-b") == (200, b"b" * (SMALL + 1))
     assert got(files, "/b") == (200, b"b" * 10)
@@ -284,7 +284,7 @@ def test_a_large_file_is_opened_once_and_each_response_has_all_of_it(
     root: Path, board: memoryview, clock: Clock
 ) -> None:
     (root / "large").write_bytes(b"l" * (SMALL + 1))
-    before = descriptors()
+    before = descriptors_at_rest()
     files, _ = keeping(root, board)
     responses = [ask(files, "/large") for _ in range(3)]
     assert descriptors() == before + 1
@@ -317,7 +317,7 @@ def test_a_part_of_a_large_file_that_has_changed_in_place_does_not_pass_for_the_
 
 
 def test_the_files_held_open_are_bounded(root: Path, board: memoryview, clock: Clock) -> None:
-    before = descriptors()
+    before = descriptors_at_rest()
     files, cache = keeping(root, board, open_files=2)
     for number in range(5):
         (root / f"{number}").write_bytes(b"l" * (SMALL + 1))
@@ -332,7 +332,7 @@ def test_what_nobody_asks_for_is_closed(
     root: Path, board: memoryview, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "IDLE", 0.01)
-    before = descriptors()
+    before = descriptors_at_rest()
     files, cache = keeping(root, board)
     (root / "large").write_bytes(b"l" * (SMALL + 1))
     loop = Loop(make_poller())

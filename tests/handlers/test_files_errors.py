@@ -171,7 +171,7 @@ def test_no_path_reaches_what_is_outside(maze: Path, segments: list[str], method
     before = descriptors()
     response = ask(serve(maze), "/" + "/".join(segments), "GET" if method else "HEAD")
     assert content(response) == b"inside" if response.status == 200 else response.status in (301, 404)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("without_o_path", [False, True])

@@ -123,4 +123,4 @@ def test_what_was_written_on_disk_is_left_nowhere(
     assert answer.status == status
     assert (answer.body == b"sorry") == (application is replacing and method == "GET")
     assert not [warning for warning in caught if warning.category is ResourceWarning]
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
