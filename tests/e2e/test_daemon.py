@@ -74,7 +74,7 @@ def test_the_caller_returns_when_the_server_is_ready_and_leaves_it_nothing(direc
         assert process.terminal() is None
         streams = [os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)]
         assert streams == [os.devnull] * 3
-    assert "/version" in (directory / "access.log").read_text()
+    eventually(lambda: "/version" in (directory / "access.log").read_text(), what="the line of the request")
     assert "Traceback" not in (directory / "error.log").read_text()
 
 
