@@ -166,22 +166,23 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
-def _reload(options: argparse.Namespace) -> int:
-    reply = _ask(options, {"command": "reload"})
+def _change(options: argparse.Namespace, done: str, request: Message) -> int:
+    """Have the master change something, which it does wholly or not at all."""
+    reply = _ask(options, request)
     if not reply["ok"]:
-        _complain(f"{reply.get('report', '')}reload failed, so all stays as it was: {reply['message']}")
+        command = request["command"]
+        _complain(f"{reply.get('report', '')}{command} failed, so all stays as it was: {reply['message']}")
         return FAILED
-    print(f"reloaded: {reply['message']}")
+    print(f"{done}: {reply['message']}")
     return 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    return _change(options, "reloaded", {"command": "reload"})
 
 
 def _upgrade(options: argparse.Namespace) -> int:
-    reply = _ask(options, {"command": "upgrade"})
-    if not reply["ok"]:
-        _complain(f"{reply.get('report', '')}upgrade failed, so all stays as it was: {reply['message']}")
-        return FAILED
-    print(f"upgraded: {reply['message']}")
-    return 0
+    return _change(options, "upgraded", {"command": "upgrade"})
 
 
 def _stop(options: argparse.Namespace) -> int:
@@ -203,12 +204,7 @@ def _reopen(options: argparse.Namespace) -> int:
 
 
 def _scale(options: argparse.Namespace) -> int:
-    reply = _ask(options, {"command": "scale", "count": options.count})
-    if not reply["ok"]:
-        _complain(f"{reply.get('report', '')}scale failed, so all stays as it was: {reply['message']}")
-        return FAILED
-    print(f"scaled: {reply['message']}")
-    return 0
+    return _change(options, "scaled", {"command": "scale", "count": options.count})
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -216,6 +216,17 @@ def environ(*fields: str, mount: str = "", client: Client = CLIENT, **how: Any) 
     return seen
 
 
+def reading(read: Callable[[Any], Any]) -> Callable[..., Any]:
+    """An application that answers with the repr of what `read` makes of wsgi.input."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        result = read(environ["wsgi.input"])
+        start_response("200 OK", [])
+        return [repr(result).encode()]
+
+    return application
+
+
 def assert_500(application: Callable[..., Any], caplog: pytest.LogCaptureFixture, *words: str) -> None:
     """The client gets a 500 and can go on; the log has one record with the words, the request and the stack."""
     caplog.clear()

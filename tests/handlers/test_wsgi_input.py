@@ -12,24 +12,13 @@ import pytest
 from prefork.observe.error_log import configure
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Http
-from tests.handlers.exchange import call, exchange, parse, request, wsgi
+from tests.handlers.exchange import call, exchange, parse, reading, request, wsgi
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
 LINES = b"first\n\nthird is longer\nlast, without an end"
 HTTP = Http(max_body=1 << 20, body_buffer=1024)
 SIZES = {"in memory": 1, "spooled": 100}
-
-
-def reading(read: Callable[[Any], Any]) -> Callable[..., Any]:
-    """An application that answers with the repr of what `read` makes of wsgi.input."""
-
-    def application(environ: Environ, start_response: Start) -> list[bytes]:
-        result = read(environ["wsgi.input"])
-        start_response("200 OK", [])
-        return [repr(result).encode()]
-
-    return application
 
 
 def result(read: Callable[[Any], Any], body: bytes = LINES, chunked: bool = False) -> Any:

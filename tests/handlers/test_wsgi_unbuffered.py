@@ -18,7 +18,7 @@ from prefork.kernel.calls import Call
 from prefork.kernel.loop import PARKED, Loop, Wait
 from prefork.kernel.poller import make_poller
 from prefork.settings.schema import Http
-from tests.handlers.exchange import exchange, meet, parse, request, wsgi
+from tests.handlers.exchange import exchange, meet, parse, reading, request, wsgi
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -39,17 +39,6 @@ def post(body: bytes, sent: bytes | None = None, chunked: bool = False) -> bytes
         return request("/", "Transfer-Encoding: chunked", method="POST", body=wire)
     head = request("/", f"Content-Length: {len(body)}", method="POST")
     return head + (body if sent is None else sent)
-
-
-def reading(read: Callable[[Any], Any]) -> Callable[..., Any]:
-    """An application that answers with the repr of what `read` makes of wsgi.input."""
-
-    def application(environ: Environ, start_response: Start) -> list[bytes]:
-        result = read(environ["wsgi.input"])
-        start_response("200 OK", [])
-        return [repr(result).encode()]
-
-    return application
 
 
 @pytest.mark.parametrize("chunked", [False, True])
