@@ -137,6 +137,11 @@ def states(server: Server) -> list[str]:
     return [worker["state"] for worker in status(server)["workers"]]
 
 
+def serving(server: Server) -> set[int]:
+    """The pids of the workers that serve by now: a start and a reload end a moment before all of them know of it."""
+    return {worker["pid"] for worker in status(server)["workers"] if worker["state"] == "serving"}
+
+
 def pids(server: Server) -> set[int]:
     """The pids of the master's living children."""
     return {worker.pid for worker in server.workers()}

@@ -54,14 +54,15 @@ class Chromium:
 
     def _visit(self, url: str, *args: str) -> str:
         """Run it to its end, and see that nothing of it is left; what it wrote to stdout."""
-        command = ["chromium", *ALONE, f"--user-data-dir={self.directory}", *args, url]
+        home = str(self.directory)
+        command = ["chromium", *ALONE, f"--user-data-dir={home}", *args, url]
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "HOME": str(self.directory)},  # what it writes besides the profile goes there too
+            env={**os.environ, "HOME": home, "PULSE_RUNTIME_PATH": home},  # what it writes besides the profile is there
             start_new_session=True,
         ) as process:
             try:

@@ -9,7 +9,7 @@ import time
 from http.client import HTTPException
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, PAIR, connect, pids, states, status
+from tests.e2e.apps import APP, PAIR, connect, pids, serving, states
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -52,10 +52,6 @@ class Sufferers:
         connection.close()
 
 
-def serving(server: Server) -> set[int]:
-    return {worker["pid"] for worker in status(server)["workers"] if worker["state"] == "serving"}
-
-
 def test_ten_workers_killed_under_load_cost_what_they_had_in_hand_and_are_back_at_once(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     with Sufferers(server) as clients:
@@ -84,4 +80,4 @@ def test_a_killed_master_leaves_no_worker_and_its_port_to_the_next_start(serve: 
     next_one = serve(again, {"app.py": APP})
     next_one.port = server.port
     assert next_one.get("/version").body == b"one"
-    assert states(next_one) == ["serving"] * 2
+    eventually(lambda: states(next_one) == ["serving"] * 2)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, NEW, PAIR, Clients, links, status, wait_generation
+from tests.e2e.apps import APP, NEW, PAIR, Clients, links, serving, status, wait_generation
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server, is_alive
 
@@ -27,11 +27,6 @@ with open("imports", "a") as imports:
 time.sleep(0.3)
 {APP}
 """
-
-
-def workers(server: Server) -> set[int]:
-    """The pids of those that serve."""
-    return {worker["pid"] for worker in status(server)["workers"] if worker["state"] == "serving"}
 
 
 def template(server: Server) -> psutil.Process:
@@ -54,7 +49,7 @@ def server(shared: Server) -> Iterator[Server]:
     (shared.directory / "app.py").write_text(SLOW)
     (shared.directory / "imports").unlink(missing_ok=True)
     yield shared
-    eventually(lambda: len(workers(shared)) == 2)
+    eventually(lambda: len(serving(shared)) == 2)
 
 
 def imports(server: Server) -> list[int]:
@@ -65,18 +60,18 @@ def imports(server: Server) -> list[int]:
 
 def test_the_application_is_imported_once_and_all_are_the_masters_children(server: Server) -> None:
     one = template(server)
-    assert {child.pid for child in server.master.children()} == {one.pid, *workers(server)}
+    assert {child.pid for child in server.master.children()} == {one.pid, *serving(server)}
     assert one.children() == []
     assert one.num_threads() == 1
     assert {server.get("/version").body for _ in range(5)} == {b"one"}
 
 
 def test_a_killed_worker_is_back_before_the_application_could_have_been_imported(server: Server) -> None:
-    before = workers(server)
+    before = serving(server)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
-    eventually(lambda: len(workers(server) - {victim}) == 2)
+    eventually(lambda: len(serving(server) - {victim}) == 2)
     assert time.monotonic() - began < 0.3
     server.wait_log(f"worker {victim} died: SIGKILL")
     assert imports(server) == []
@@ -108,8 +103,8 @@ def test_a_reload_that_fails_tells_why_and_leaves_template_and_workers(server: S
         assert said in failed.stderr
         assert "template" in failed.stderr
     eventually(lambda: {child.pid for child in server.workers()} == before)
-    os.kill(min(workers(server)), signal.SIGKILL)
-    eventually(lambda: len(workers(server) - before) == 1, what="a copy of the old code")
+    os.kill(min(serving(server)), signal.SIGKILL)
+    eventually(lambda: len(serving(server) - before) == 1, what="a copy of the old code")
     assert {server.get("/version").body for _ in range(10)} == {b"one"}
 
 
@@ -117,9 +112,9 @@ def test_a_template_that_dies_is_told_of_and_replaced_with_the_next_worker(serve
     one = template(server)
     one.kill()
     server.wait_log(f"error: template {one.pid} died: SIGKILL; the next worker gets another")
-    victim = min(workers(server))
+    victim = min(serving(server))
     os.kill(victim, signal.SIGKILL)
-    eventually(lambda: len(workers(server) - {victim}) == 2)
+    eventually(lambda: len(serving(server) - {victim}) == 2)
     assert imports(server) == [template(server).pid]
 
 
@@ -174,7 +169,7 @@ def test_who_is_orphaned_below_a_worker_is_the_masters_to_bury(serve: Serve) -> 
     eventually(lambda: len(set(server.master.children()) - before) == 1, what="an orphan")
     (server.directory / "gate").touch()
     eventually(lambda: set(server.master.children()) == before, what="its burial")
-    assert len(workers(server)) == 2
+    eventually(lambda: len(serving(server)) == 2)
 
 
 ASGI = """
@@ -201,7 +196,7 @@ def wsgi(environ, start_response):
 def test_asgi_beside_wsgi_in_surroundings_of_their_own_is_preloaded_too(serve: Serve, tmp_path: Path) -> None:
     config = CONFIG.replace("[log]", 'chdir = "home"\n[log]').replace("wsgi", "asgi")
     server = serve(config + '[[route]]\npath = "/w"\nwsgi = "app:wsgi"\n', {"home/app.py": ASGI})
-    assert {int(server.get().body) for _ in range(20)} <= workers(server)
+    assert {int(server.get().body) for _ in range(20)} <= serving(server)
     assert server.get("/w").body == str(tmp_path / "home").encode()
     server.wait_log("threads, which no worker has with preload: of-the-application")
 
@@ -228,13 +223,14 @@ def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker
     serve: Serve,
 ) -> None:
     server = serve(CONFIG.replace("preload", "boot_timeout = 1.5\npreload"), {"app.py": APP})
-    before, one = workers(server), template(server)
-    victim, other = sorted(before)
+    eventually(lambda: len(serving(server)) == 2, what="both workers")
+    victim, other = sorted(serving(server))
+    one = template(server)
     one.suspend()
     os.kill(victim, signal.SIGKILL)
     server.wait_log("the template does not answer: in time")
-    eventually(lambda: len(workers(server)) == 2, what="its replacement")
+    eventually(lambda: len(serving(server)) == 2, what="its replacement")
     assert not is_alive(one)
-    assert {child.pid for child in server.workers()} == {template(server).pid, *workers(server)}
-    assert {int(server.get("/").body) for _ in range(20)} <= workers(server)
-    assert other in workers(server)
+    assert {child.pid for child in server.workers()} == {template(server).pid, *serving(server)}
+    assert {int(server.get("/").body) for _ in range(20)} <= serving(server)
+    assert other in serving(server)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, PAIR, Clients, answer, begin, command, open_gate, pids, states, status
+from tests.e2e.apps import APP, CONFIG, PAIR, Clients, answer, begin, command, open_gate, pids, serving, states, status
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -169,7 +169,3 @@ def test_with_affinity_each_worker_stays_on_a_core_and_its_successor_on_the_same
     eventually(lambda: len(serving(server) - before) == 3, what="three new workers")
     assert sorted(psutil.Process(pid).cpu_affinity() for pid in serving(server)) == expected
     assert sorted(server.master.cpu_affinity()) == allowed
-
-
-def serving(server: Server) -> set[int]:
-    return {worker["pid"] for worker in status(server)["workers"] if worker["state"] == "serving"}

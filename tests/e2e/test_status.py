@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import ALONE, APP, CONFIG, PAIR, answer, begin, command, open_gate, status
+from tests.e2e.apps import ALONE, APP, CONFIG, PAIR, answer, begin, command, open_gate, serving, status
 from tests.e2e.conftest import Serve
 
 BLOCKING = '''
@@ -57,6 +57,7 @@ def test_what_a_leaving_worker_is_still_at_is_told(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     with_call = begin(server, "/wait")
     assert command(server, "reload")["ok"]
+    eventually(lambda: len(serving(server)) == 1)
     told = {worker["state"]: worker["longest"] for worker in status(server)["workers"]}
     assert told["draining"]["request"] == "GET /wait"
     assert told["serving"] is None
