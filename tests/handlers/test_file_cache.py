@@ -166,10 +166,24 @@ def test_the_bytes_are_bounded_and_who_is_asked_for_stays(root: Path, board: mem
     for number in range(5):
         (root / f"{number}").write_bytes(b"%d" % number * 1000)
     files, cache = keeping(root, board, memory=3 * (OVERHEAD + 1000 + len(f"{root}/0") + len("/0")))
-    for path in ("/0", "/0", "/1", "/2", "/3", "/4", "/0"):
-        assert got(files, path) == (200, path[1:].encode() * 1000)
-    assert [path for _, path in cache._entries] == ["/0", "/3", "/4"]  # type: ignore[misc]
-    assert counted(board) == (2, 5, 2)
+    for when, number in (0, 0), (0, 1), (0, 2), (8, 0), (9, 3), (12, 3), (12, 4), (12, 0):
+        clock.ahead = when
+        assert got(files, f"/{number}") == (200, b"%d" % number * 1000)
+    assert sorted(path for _, path in cache._entries) == ["/0", "/3", "/4"]  # type: ignore[misc]
+    assert counted(board) == (2, 6, 2)
+
+
+def test_of_files_that_are_asked_for_in_turn_as_many_are_kept_as_there_is_room_for(
+    root: Path, board: memoryview, clock: Clock
+) -> None:
+    for number in range(20):
+        (root / f"{number}").touch()
+    files, _ = keeping(root, board, entries=15)
+    for turn in range(4):
+        clock.ahead = turn * 5.0
+        for number in range(20):
+            assert got(files, f"/{number}") == (200, b"")
+    assert counted(board) == (15 * 3, 20 + 5 * 3, 0)
 
 
 def test_the_spellings_of_a_path_share_an_entry(root: Path, board: memoryview, clock: Clock) -> None:
@@ -252,8 +266,12 @@ def test_a_response_in_somebodys_hand_outlives_its_eviction(root: Path, board: m
         (root / f"large-{name}").write_bytes(name.encode() * (SMALL + 1))
     files, _ = keeping(root, board, entries=1)
     before = descriptors_at_rest()
-    small, large = ask(files, "/a"), ask(files, "/large-a")
+    small = ask(files, "/a")
+    clock.ahead = 20.0
+    large = ask(files, "/large-a")
+    clock.ahead = 40.0
     assert got(files, "/large-b") == (200, b"b" * (SMALL + 1))
+    clock.ahead = 60.0
     assert got(files, "/b") == (200, b"b" * 10)
     assert content(small) == b"a" * 10
     assert content(large) == b"a" * (SMALL + 1)
@@ -267,6 +285,7 @@ def test_what_is_put_out_is_not_repeated(root: Path, board: memoryview, clock: C
     response = ask(files, "/a")
     assert isinstance(response, Lasting)
     response.again.until = response.valid
+    clock.ahead = 20.0
     ask(files, "/b")
     assert response.again.until == response.valid == 0.0
     assert response.again.response is not response
@@ -328,12 +347,10 @@ def test_the_files_held_open_are_bounded(root: Path, board: memoryview, clock: C
     assert not cache.shed()
 
 
-def test_what_nobody_asks_for_is_closed(
-    root: Path, board: memoryview, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_asks_for_is_closed(root: Path, board: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE", 0.01)
     before = descriptors_at_rest()
-    files, cache = keeping(root, board)
+    files, cache = keeping(root, board, valid=0)
     (root / "large").write_bytes(b"l" * (SMALL + 1))
     loop = Loop(make_poller())
     loop.spawn(cache.sweep(loop), "closing")
