@@ -212,11 +212,13 @@ async def _body(request: Request, environ: Environ) -> IO[bytes]:
 def _fields(headers: Headers, constant: Environ) -> Environ:
     """`constant`, and the request fields as CGI variables (RFC 3875 §4.1.18)."""
     environ = constant.copy()
+    # 0.2 us less than by the items of the dict, which are pairs made anew; but only there are repeated fields joined
+    fields = headers.pairs if len(headers.pairs) == len(headers.fields) else headers.fields.items()
     try:
-        for name, value in headers.fields.items():
+        for name, value in fields:
             environ[_VARIABLES[name]] = value
     except KeyError:
-        for name, value in headers.fields.items():
+        for name, value in fields:
             environ[_variable(name)] = value
     if "" in environ:
         del environ[""]
