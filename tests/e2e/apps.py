@@ -17,7 +17,7 @@ import psutil
 
 from prefork.process import control
 from tests.conftest import eventually
-from tests.e2e.harness import Server
+from tests.e2e.harness import CONTROL, Server
 
 APP = '''
 import os
@@ -123,7 +123,7 @@ def answer(connection: HTTPConnection) -> bytes:
 def command(server: Server, name: str, **more: Any) -> dict[str, Any]:
     """What the master answers to a command through its control socket."""
     request = {"command": name, **more}
-    reply, connection = control.ask(os.path.relpath(server.directory / "run/prefork.sock"), request)
+    reply, connection = control.ask(os.path.relpath(server.directory / CONTROL), request)
     connection.close()
     return reply
 
@@ -138,7 +138,7 @@ def states(server: Server) -> list[str]:
 
 
 def serving(server: Server) -> set[int]:
-    """The pids of the workers that serve by now: a start and a reload end a moment before all of them know of it."""
+    """The pids of the workers that serve by now."""
     return {worker["pid"] for worker in status(server)["workers"] if worker["state"] == "serving"}
 
 

@@ -22,10 +22,12 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from prefork.process import control
 from tests.conftest import describe, eventually
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "config/server.toml"
+CONTROL = "run/prefork.sock"
 READY = re.compile(r"^prefork .*\bpid (\d+)", re.MULTILINE)
 PORTS = random.SystemRandom()  # hypothesis seeds the common one, so two runs at once would want the same ports
 MARK = "PREFORK_TEST_SERVER"  # in the environment of all that descends from one Server
@@ -95,10 +97,11 @@ class Server:
         self.config.write_text(re.sub(r"\bPORT\b", str(self.port), text))
 
     def wait_ready(self, within: float = 10.0, tries: int = 3) -> None:
-        """Until the server says that it serves; fails with its stderr if it exits instead."""
+        """Until the server says that it serves, and all its workers do; fails with its stderr if it exits instead."""
         eventually(self.is_ready_or_gone, within, what=lambda: f"a server that is ready\n{self.stderr}")
         if ready := READY.search(self.stdout):
             self.master = psutil.Process(int(ready[1]))
+            eventually(self.is_open, within, what=lambda: f"workers that all serve\n{self.stderr}")
         elif tries > 1 and "cannot listen on" in self.stderr:  # someone took the port after we had looked
             self.launch()
             self.wait_ready(within, tries - 1)
@@ -107,6 +110,15 @@ class Server:
 
     def is_ready_or_gone(self) -> bool:
         return READY.search(self.stdout) is not None or self.process.poll() is not None
+
+    def is_open(self) -> bool:
+        """Whether each worker accepts clients by now: a start ends a moment before the last one hears that it is to."""
+        path = os.path.relpath(self.directory / CONTROL)
+        if not os.path.exists(path):  # but at a place of the test's own
+            return True
+        told, connection = control.ask(path, {"command": "status"})
+        connection.close()
+        return "booting" not in [worker["state"] for worker in told["workers"]]
 
     @property
     def stdout(self) -> str:

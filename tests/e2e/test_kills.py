@@ -80,4 +80,4 @@ def test_a_killed_master_leaves_no_worker_and_its_port_to_the_next_start(serve: 
     next_one = serve(again, {"app.py": APP})
     next_one.port = server.port
     assert next_one.get("/version").body == b"one"
-    eventually(lambda: states(next_one) == ["serving"] * 2)
+    assert states(next_one) == ["serving"] * 2

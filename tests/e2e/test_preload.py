@@ -223,9 +223,7 @@ def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker
     serve: Serve,
 ) -> None:
     server = serve(CONFIG.replace("preload", "boot_timeout = 1.5\npreload"), {"app.py": APP})
-    eventually(lambda: len(serving(server)) == 2, what="both workers")
-    victim, other = sorted(serving(server))
-    one = template(server)
+    (victim, other), one = sorted(serving(server)), template(server)
     one.suspend()
     os.kill(victim, signal.SIGKILL)
     server.wait_log("the template does not answer: in time")
