@@ -15,9 +15,8 @@ from typing import Any
 
 import psutil
 
-from prefork.process import control
 from tests.conftest import eventually
-from tests.e2e.harness import CONTROL, Server
+from tests.e2e.harness import Server
 
 APP = '''
 import os
@@ -122,10 +121,7 @@ def answer(connection: HTTPConnection) -> bytes:
 
 def command(server: Server, name: str, **more: Any) -> dict[str, Any]:
     """What the master answers to a command through its control socket."""
-    request = {"command": name, **more}
-    reply, connection = control.ask(os.path.relpath(server.directory / CONTROL), request)
-    connection.close()
-    return reply
+    return server.ask(name, **more)
 
 
 def status(server: Server) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -113,12 +113,17 @@ class Server:
 
     def is_open(self) -> bool:
         """Whether each worker accepts clients by now: a start ends a moment before the last one hears that it is to."""
-        path = os.path.relpath(self.directory / CONTROL)
-        if not os.path.exists(path):  # but at a place of the test's own
+        if not (self.directory / CONTROL).exists():  # but at a place of the test's own
             return True
-        told, connection = control.ask(path, {"command": "status"})
-        connection.close()
-        return "booting" not in [worker["state"] for worker in told["workers"]]
+        return "booting" not in [worker["state"] for worker in self.ask("status")["workers"]]
+
+    def ask(self, name: str, **more: Any) -> dict[str, Any]:
+        """What the master answers to a command through its control socket; it has closed its end by then."""
+        reply, connection = control.ask(os.path.relpath(self.directory / CONTROL), {"command": name, **more})
+        with connection, suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)  # its end, so that the master's descriptors can be counted at once
+        return reply
 
     @property
     def stdout(self) -> str:
@@ -238,6 +243,12 @@ class Server:
 def read_all(connection: socket.socket) -> bytes:
     """What there is to read until the other end closes."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def suspend(process: psutil.Process) -> None:
+    """Stop it, and wait until it is: before, a thread of it that is asked something may still answer."""
+    process.suspend()
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED, what=f"process {process.pid} to stop")
 
 
 def is_alive(process: psutil.Process) -> bool:

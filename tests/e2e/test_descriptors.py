@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, PAIR, links, pids, wait_generation
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, suspend
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="only Linux shows descriptors in /proc")
 
@@ -106,7 +106,7 @@ def test_only_the_master_holds_the_lock_of_the_pid_file(serve: Serve) -> None:
         with pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for worker in server.workers():
-            worker.suspend()
+            suspend(worker)
         server.process.kill()
         server.process.wait()
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # though the workers are still there

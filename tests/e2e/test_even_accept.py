@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, status
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, suspend
 
 COUNT = 400
 REQUEST = b"GET /version HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -61,7 +61,7 @@ def test_clients_are_served_where_all_the_others_are_stopped_and_nothing_spins(
 ) -> None:
     first, *others = server.workers()
     for worker in others:
-        worker.suspend()
+        suspend(worker)
     try:
         began = monotonic()
         clients = [stack.enter_context(server.connect()) for _ in range(200)]

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, NEW, PAIR, Clients, links, serving, status, wait_generation
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server, is_alive
+from tests.e2e.harness import Server, is_alive, suspend
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
 
@@ -224,7 +224,7 @@ def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker
 ) -> None:
     server = serve(CONFIG.replace("preload", "boot_timeout = 1.5\npreload"), {"app.py": APP})
     (victim, other), one = sorted(serving(server)), template(server)
-    one.suspend()
+    suspend(one)
     os.kill(victim, signal.SIGKILL)
     server.wait_log("the template does not answer: in time")
     eventually(lambda: len(serving(server)) == 2, what="its replacement")

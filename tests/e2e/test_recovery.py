@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, PAIR, answer, begin, open_gate, pids
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server, is_alive, read_all
+from tests.e2e.harness import Server, is_alive, read_all, suspend
 
 DOOMED = f"""
 import threading
@@ -77,7 +77,7 @@ def test_all_workers_killed_at_once_are_all_replaced_and_no_zombie_is_left(serve
 def test_a_client_that_waits_in_the_accept_queue_of_a_killed_worker_is_answered_by_the_next(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     (worker,) = server.workers()
-    worker.suspend()
+    suspend(worker)
     with server.connect() as connection:
         connection.sendall(b"GET /version HTTP/1.0\r\n\r\n")
         worker.kill()

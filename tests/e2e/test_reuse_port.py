@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, PAIR, Clients, command, listeners, pids, states, status, wait_generation
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, suspend
 
 OWN = 'listen = [{ address = "127.0.0.1:PORT", reuse_port = true }]\n' + PAIR
 SHARED = 'listen = ["127.0.0.1:PORT"]\n' + PAIR
@@ -54,7 +54,7 @@ def test_the_number_of_workers_is_changed_by_a_reload_alone(server: Server) -> N
 
 def test_who_waits_for_a_worker_that_dies_is_answered_by_its_successor(server: Server) -> None:
     for worker in server.workers():
-        worker.suspend()
+        suspend(worker)
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(20)]
         for client in clients:

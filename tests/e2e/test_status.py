@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import ALONE, APP, CONFIG, PAIR, answer, begin, command, open_gate, serving, status
 from tests.e2e.conftest import Serve
+from tests.e2e.harness import suspend
 
 BLOCKING = '''
 import os, time
@@ -69,7 +70,7 @@ def test_what_a_leaving_worker_is_still_at_is_told(serve: Serve) -> None:
 def test_a_worker_that_is_stopped_does_not_answer_and_the_others_are_told_all_the_same(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     victim = server.workers()[0]
-    victim.suspend()
+    suspend(victim)
     try:
         told = {worker["pid"]: worker for worker in status(server)["workers"]}
         assert "(it does not answer)" in server.command("status").stdout

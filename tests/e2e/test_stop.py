@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, NEW, PAIR, answer, begin, connect, open_gate, pids, states
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server, read_all
+from tests.e2e.harness import Server, read_all, suspend
 
 UPLOAD = b"POST /body HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n"
 ATEXIT = f"""
@@ -101,7 +101,7 @@ def test_a_request_sent_in_the_very_moment_of_the_stop_is_answered(serve: Serve)
     connection = connect(server)
     request(connection)
     (worker,) = server.workers()
-    worker.suspend()
+    suspend(worker)
     try:
         connection.request("GET", "/version")
         server.signal(signal.SIGTERM)
@@ -254,7 +254,7 @@ def test_a_stop_while_an_old_generation_still_drains_waits_for_it_too(serve: Ser
 def test_a_signal_sent_while_the_workers_are_suspended_is_not_forgotten(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     for worker in server.workers():
-        worker.suspend()
+        suspend(worker)
     server.signal(signal.SIGTERM)
     server.wait_log("stopping")
     for worker in server.workers():

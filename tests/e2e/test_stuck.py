@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, Clients, answer, begin, connect, open_gate, pids, states
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server, is_alive
+from tests.e2e.harness import Server, is_alive, suspend
 
 HASTY = "timeout = 0.4\ngraceful_timeout = 20\n[log]"
 
@@ -122,7 +122,7 @@ def test_a_crash_and_usr2_leave_the_stacks_in_the_log(greedy: Server) -> None:
 def test_a_stopped_worker_harms_nobody_and_is_replaced_if_it_stays_so(serve: Serve) -> None:
     server = serve(PAIR.replace("[log]", "timeout = 0.4\ngraceful_timeout = 0.1\n[log]"), {"app.py": APP})
     stopped, other = server.workers()
-    stopped.suspend()
+    suspend(stopped)
     server.wait_log(rf"warning: worker {stopped.pid} is stopped: SIGSTOP")
     assert {server.get().body for _ in range(10)} == {str(other.pid).encode()}
     with Clients(server):
@@ -135,7 +135,7 @@ def test_a_stopped_worker_harms_nobody_and_is_replaced_if_it_stays_so(serve: Ser
 def test_a_worker_that_is_stopped_for_a_moment_goes_on(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     (worker,) = server.workers()
-    worker.suspend()
+    suspend(worker)
     server.wait_log(rf"worker {worker.pid} is stopped")
     connection = connect(server)
     connection.request("GET", "/")

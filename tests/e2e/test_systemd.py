@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.e2e.apps import CONFIG
-from tests.e2e.harness import ROOT, is_alive, read_all
+from tests.e2e.harness import ROOT, is_alive, read_all, suspend
 
 APP = """
 import os
@@ -238,7 +238,7 @@ def test_the_watchdog_is_fed_while_a_worker_serves_by_the_new_master_too(manage:
         for _ in range(3):
             manager.hear(is_food)
         (worker,) = manager.main.children()
-        worker.suspend()
+        suspend(worker)
         eventually(lambda: starves(manager), 10, what="the end of the feeding")
         worker.resume()
         manager.hear(is_food)

@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import eventually, needs
 from tests.e2e.apps import CONFIG
 from tests.e2e.conftest import Serve
-from tests.e2e.harness import Server
+from tests.e2e.harness import Server, suspend
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"hello" * 20
@@ -100,7 +100,7 @@ def test_a_server_recovers_when_its_workers_are_killed_under_load(serve: Serve) 
 def test_clients_in_the_queue_of_a_leaving_worker_are_served(serve: Serve) -> None:
     server = start(serve, count=1)
     (worker,) = server.workers()
-    worker.suspend()
+    suspend(worker)
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(20)]
         for client in clients:
@@ -122,7 +122,7 @@ def test_clients_who_wait_for_room_in_a_leaving_worker_are_served(serve: Serve) 
         clients = [stack.enter_context(server.connect()) for _ in range(5)]
         for client in clients:
             client.sendall(REQUEST)
-        worker.suspend()
+        suspend(worker)
         worker.terminate()
         inside.close()
         worker.resume()
