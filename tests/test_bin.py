@@ -167,18 +167,16 @@ def test_a_start_with_an_empty_environment_works(made: Checkout, tmp_path: Path)
 
 
 def test_the_second_start_runs_neither_pip_nor_a_search_and_adds_no_time(made: Checkout, tmp_path: Path) -> None:
-    def best_of_three(command: list[Path | str], path: str) -> float:
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            subprocess.run(command, cwd=tmp_path, env={"PATH": path}, capture_output=True, check=True)
-            times.append(time.perf_counter() - begun)
-        return min(times)
+    def seconds(command: list[Path | str]) -> float:
+        begun = time.perf_counter()
+        subprocess.run(command, cwd=tmp_path, env={"PATH": path}, capture_output=True, check=True)
+        return time.perf_counter() - begun
 
     path = path_with_python(tmp_path / "path", "raise SystemExit(1)")
     builds = made.builds
-    direct = best_of_three([made.root / ".venv/bin/python", "-m", "prefork"], path)
-    assert best_of_three([made.root / "bin/prefork"], path) < direct + 0.1
+    direct, ours = [made.root / ".venv/bin/python", "-m", "prefork"], [made.root / "bin/prefork"]
+    pairs = [(seconds(direct), seconds(ours)) for _ in range(6)]  # in turn, as the machine has better and worse moments
+    assert min(ours - direct for direct, ours in pairs) < 0.1
     assert made.builds == builds
 
 
