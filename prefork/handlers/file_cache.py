@@ -36,7 +36,7 @@ SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
 OVERHEAD = 2560  # bytes, about, of a representation besides its content, and its entry's paths: its heads, above all
 MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
 LONGEST = 1024  # characters of a path that is remembered, whatever it leads to
-IDLE = 10.0  # seconds for which is kept, or held open, what nobody asks for; the latter twice that at most
+IDLE = 10.0  # seconds without a request, and `valid` more: then an entry may be put out, and is not held open
 LOOKS = 4  # at entries, for one that may be put out
 
 Key = tuple[Hashable, str]  # whose path, and the path

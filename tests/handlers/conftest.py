@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from prefork.handlers.files import Files
-from tests.handlers.file_trees import SECRET, descriptors, serve
+from tests.handlers.file_trees import SECRET, descriptors, descriptors_at_rest, serve
 
 
 @pytest.fixture
 def no_descriptor_is_left() -> Iterator[None]:
-    before = descriptors()
+    before = descriptors_at_rest()
     yield
-    assert descriptors() <= before  # garbage of earlier tests may have held some, and be gone by now
+    assert descriptors() == before
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from prefork.handlers.wsgi import FileWrapper
 from tests.handlers.exchange import assert_500, call, exchange, parse, request, wsgi
+from tests.handlers.file_trees import descriptors, descriptors_at_rest
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -25,9 +26,9 @@ CONTENT = bytes(range(256)) * 1000
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left() -> Iterator[None]:
-    before = len(os.listdir("/dev/fd"))
+    before = descriptors_at_rest()
     yield
-    assert len(os.listdir("/dev/fd")) <= before
+    assert descriptors() == before
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tracemalloc
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.handlers.exchange import assert_500, call, exchange, parse, request, wsgi
+from tests.handlers.file_trees import descriptors, descriptors_at_rest
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -116,11 +116,11 @@ def lying(environ: Environ, start_response: Start) -> Any:
 def test_what_was_written_on_disk_is_left_nowhere(
     application: Callable[..., Any], status: int, method: str, pinned: bool
 ) -> None:
-    before = len(os.listdir("/dev/fd"))
+    before = descriptors_at_rest()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answer = parse(exchange(wsgi(application, pinned=pinned), request("/", method=method)), method)
     assert answer.status == status
     assert (answer.body == b"sorry") == (application is replacing and method == "GET")
     assert not [warning for warning in caught if warning.category is ResourceWarning]
-    assert len(os.listdir("/dev/fd")) <= before
+    assert descriptors() == before
