@@ -97,12 +97,17 @@ def load_applications(routes: Sequence[Route]) -> Load:
     """
     loaded = [load_application(*_target(route)) for route in routes if route.app or route.wsgi or route.asgi]
     if any(interface is Interface.ASGI for interface, _ in loaded):
-        import_module("prefork.handlers.asgi")  # here, so that no copy has to
+        prepare_asgi()
         from prefork.kernel.guest import forget_policy
 
         forget_policy()
     applications = iter(loaded)
     return lambda target, key: next(applications)
+
+
+def prepare_asgi() -> None:
+    """Import what hosts ASGI applications, and asyncio with it: where a process does that, no copy of it has to."""
+    import_module("prefork.handlers.asgi")
 
 
 def _target(route: Route) -> tuple[str, str]:

@@ -4,8 +4,8 @@ Owns the way between the two, on one thread and without locks. asyncio waits by 
 GuestSelector: our tasks take their steps inside asyncio's `select`, so that what is not asyncio's costs what it costs
 without it. asyncio's own descriptors stand in a selector of their own, whose one descriptor our loop watches.
 
-Nothing but a worker with an ASGI application imports this module. uvloop cannot ride: it waits in C, by libuv, and has
-no selector to put in its place.
+Imported only where there is an ASGI application, or is to be one in a copy of the process. uvloop cannot ride: it waits
+in C, by libuv, and has no selector to put in its place.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class Child:
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
         self.out_of_memory = False  # is what the kernel seems to have killed it for
         self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
+        self.asgi = False  # it is ready, and hosts an ASGI application
         self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
         self._loop = loop
         self._report = report
@@ -84,6 +85,7 @@ class Child:
             if report.problem:
                 raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
             ready = True
+            self.asgi = report.asgi
         except msgspec.MsgspecError as error:
             raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
         except TimedOut:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from functools import partial
 
 from prefork.errors import BootError, TimedOut
+from prefork.handlers.build import prepare_asgi
 from prefork.http.counts import REQUESTS
 from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop, Task
@@ -101,6 +102,8 @@ class Generation:
 
     async def start(self) -> None:
         """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then `kill` is due."""
+        if any(route.asgi for route in self.settings.routes):
+            prepare_asgi()
         await self._fill(self.size)
 
     async def resize(self, size: int) -> None:
@@ -148,6 +151,8 @@ class Generation:
         self.phase = Phase.SERVING
         listen.begin(self.sockets, self.settings.listen)
         os.write(self._gate_out, b"!")  # which nobody reads: so every worker hears of it, the later ones too
+        if any(child.asgi for child in self.ready):
+            prepare_asgi()  # for the later ones, where their routes do not tell
         timeout = self.settings.workers.timeout
         if timeout:
             keeping = vigil.keep(self._children.loop, self._in_charge, timeout)

@@ -26,12 +26,13 @@ class Account(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """What a child says of its boot; `problem` is "" when it is ready. Later on: its `account`, where it was asked for
-    that, or without one that it is to be replaced.
+    """What a child says of its boot; `problem` is "" when it is ready, and `asgi` tells whether it hosts an ASGI
+    application. Later on: its `account`, where it was asked for that, or without one that it is to be replaced.
     """
 
     problem: str = ""
     traceback: str = ""
+    asgi: bool = False
     account: Account | None = None
 
 

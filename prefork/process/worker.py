@@ -78,7 +78,7 @@ def run(assignment: Assignment, tell: Tell) -> int:
     if assignment.settings.workers.affinity:
         pin(assignment.position)
     worker = Worker(assignment, tell)
-    tell(Report())
+    tell(Report(asgi=worker.hosts_asgi))
     if not tell.heard:  # nobody would ever ask it to leave
         return os.EX_UNAVAILABLE
     worker.serve()
@@ -147,6 +147,10 @@ class Worker:
             self._loop.after_turn.append(logs.access.flush)
         record = None if logs.access is None else logs.access.record
         return Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
+
+    @property
+    def hosts_asgi(self) -> bool:
+        return self._asgi is not None
 
     def _host_asgi(self) -> AsgiHost:
         """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""

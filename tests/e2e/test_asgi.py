@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 
+import pytest
+
 from tests.e2e.conftest import Serve
 
 CONFIG = """
@@ -105,6 +107,25 @@ def app(environ, start_response):
 """
     server = serve('[[route]]\npath = "/"\nwsgi = "app:app"\n', {"app.py": app})
     assert server.get("/").body == b"none"
+
+
+@pytest.mark.parametrize("key", ["asgi", "app"])
+def test_worker_finds_asyncio_imported_by_the_master_once_that_knows_of_an_asgi_application(
+    serve: Serve, key: str
+) -> None:
+    app = """
+import sys
+before = repr("asyncio" in sys.modules).encode()
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": before})
+"""
+    route = f'[[route]]\npath = "/"\n{key} = "app:app"\nlifespan = "off"\n'
+    server = serve("workers.count = 1\n" + route, {"app.py": app})
+    assert server.get("/").body == (b"True" if key == "asgi" else b"False")
+    assert server.command("reload").returncode == 0
+    assert server.get("/").body == b"True"
 
 
 def test_wsgi_beside_asgi(serve: Serve) -> None:
