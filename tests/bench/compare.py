@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -154,13 +155,27 @@ def measure(peer: Peer, peers: Path, core: int, load: Load) -> Sample:
 
 def cost(server: Running, url: str, load: Load, options: Sequence[str]) -> tuple[float, float]:
     """CPU microseconds per request and requests per second, once warm, of what wrk asks for with these options."""
-    wrk(url, load, WARM_UP, options)
-    before = server.cpu()
-    done, rate = wrk(url, load, load.seconds, options)
-    after = server.cpu()
-    if after.keys() != before.keys():
+    return costs([(server, url, options)], load)[0]
+
+
+def costs(asked: Sequence[tuple[Running, str, Sequence[str]]], load: Load) -> list[tuple[float, float]]:
+    """What `cost` says of each, all loaded at the same time: on one core whatever slows the machine slows all of them,
+    so that their ratios are steady where the figures are not.
+    """
+    with ThreadPoolExecutor(len(asked)) as pool:
+        started = [pool.submit(wrk, url, load, WARM_UP, options) for _, url, options in asked]
+        for warm in started:
+            warm.result()
+        before = [server.cpu() for server, _, _ in asked]
+        started = [pool.submit(wrk, url, load, load.seconds, options) for _, url, options in asked]
+        counted = [measured.result() for measured in started]
+        after = [server.cpu() for server, _, _ in asked]
+    if any(one.keys() != other.keys() for one, other in zip(before, after, strict=True)):
         raise Absent("under load: a process of it came or went")
-    return (sum(after.values()) - sum(before.values())) / done * 1e6, rate
+    return [
+        ((sum(one.values()) - sum(other.values())) / done * 1e6, rate)
+        for one, other, (done, rate) in zip(after, before, counted, strict=True)
+    ]
 
 
 def compare(

@@ -2,10 +2,10 @@
 
     python tests/bench/idle.py [--idle 10000] [--rounds 3] [--seconds 2]
 
-One prefork worker with epoll serves a WSGI application. A round starts it, measures requests on 16 connections (CPU
-time as compare.py does it), opens the idle ones, each with one request behind it, and measures again. Memory is the
-growth of the worker's resident set over the number of connections; what the kernel holds for them is not in it.
-Medians of the rounds are reported.
+Two prefork servers of one worker with epoll serve a WSGI application on one core. To one of them the idle connections
+are opened, each with one request behind it; then requests are made of both at the same time, on 16 connections each,
+and their CPU time is measured as compare.py does it. Memory is the growth of the worker's resident set over the number
+of connections; what the kernel holds for them is not in it. Medians of the rounds are reported.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from apps import BODY
-from compare import FIELDS, SAME, Load, ask, cost, two_cores
+from compare import FIELDS, SAME, Load, costs, two_cores
 from servers import HELLO, Absent, Peer, Running, prefork, running
 
 ACTIVE = 16
@@ -52,15 +51,14 @@ def resident(server: Running) -> int:
 
 def measure(peer: Peer, core: int, load: Load, idle: int) -> tuple[float, float, float]:
     """KiB an idle connection, CPU microseconds per request without them and with them. Raises Absent."""
-    with running(peer, Path(), core) as server, ExitStack() as clients:
-        ask(server.port, "/", BODY)
-        url = f"http://127.0.0.1:{server.port}/"
-        without, _ = cost(server, url, load, SAME)
+    with running(peer, Path(), core) as free, running(peer, Path(), core) as server, ExitStack() as clients:
+        asked = [(each, f"http://127.0.0.1:{each.port}/", SAME) for each in (free, server)]
+        costs(asked, load)  # so that all the memory is there that requests take by themselves
         before = resident(server)
         for number in range(idle):
             clients.enter_context(connect(server.port, number))
         memory = (resident(server) - before) / idle / 1024
-        among, _ = cost(server, url, load, SAME)
+        (without, _), (among, _) = costs(asked, load)
         return memory, without, among
 
 
@@ -84,12 +82,13 @@ def main() -> None:
         print(f"round {number}/{options.rounds} ...", file=sys.stderr)
         rounds.append(measure(peer, server_core, load, options.idle))
     memory, without, among = (median(figures) for figures in zip(*rounds, strict=True))
+    ratio = median(with_them / alone for _, alone, with_them in rounds)
     print(
         f"{options.idle} idle connections, {options.rounds} rounds of {options.seconds} s, {ACTIVE} active connections"
     )
     print(f"memory per idle connection: {memory:.2f} KiB, at most {MOST_MEMORY} is the target")
     print(
-        f"CPU per request: {without:.1f} us without them, {among:.1f} us with them: x {among / without:.2f}, "
+        f"CPU per request: {without:.1f} us without them, {among:.1f} us with them: x {ratio:.2f}, "
         f"at most {MOST_CPU} is the target"
     )
 

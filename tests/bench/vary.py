@@ -1,11 +1,13 @@
 """What it costs when requests differ: CPU time per request of one prefork worker, by what is new in each request.
 
-    python tests/bench/vary.py [--rounds 5] [--seconds 2] [--connections 64]
+    python tests/bench/vary.py [--rounds 5] [--seconds 2] [--connections 32]
 
-A WSGI application is asked with 13 header fields; CPU time is measured as compare.py does it. In the first row every
-request is the same, and found as a whole; in the others something is different each time, so that what was remembered
-of it does not help. What a header block costs that is like no other's is told by two rows that differ in nothing else:
-the target is new in both. The rounds interleave the rows, on one server each round, and medians are reported.
+A WSGI application is asked with 13 header fields. Two servers on one core are loaded at the same time, each with
+requests of its own kind, and each kind's CPU time is measured as compare.py does it: so a slow moment of the machine
+is the same for both, and their ratio is steady. Where every request is the same, it is found as a whole; where
+something is different each time, what was remembered of it does not help. What a header block costs that is like no
+other's is told by the pair that differs in nothing else: the target is new in both. The first pair differs in nothing
+at all, and shows how steady the ratios are. Medians of the rounds are reported.
 """
 
 from __future__ import annotations
@@ -17,20 +19,24 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from compare import FIELDS, Load, ask, cost, two_cores
+from compare import FIELDS, Load, ask, costs, two_cores
 from servers import BODY, HELLO, Peer, prefork, running
 
-TARGET = 1.5  # times the cost of a request with a known header block, where one field of the block is new
+TARGET = 1.5  # times the cost with a known header block, where one field of the block is new
 PREFORK = Peer("prefork", "wsgi", "WSGI", prefork(HELLO))
 SEVERAL = ("User-Agent", "Accept-Language", "Referer", "Cookie", "Cache-Control")
+SAME, FIELD, TARGET_NEW, BOTH = "nothing", "one field", "the target", "the target and one field"
+FIELDS_NEW, ALL = f"{len(SEVERAL)} fields", f"the target and {len(SEVERAL)} fields"
 CASES: dict[str, tuple[str, ...]] = {  # what has a number appended, another one in each request
-    "the same request": (),
-    "one field new": ("Cookie",),
-    "the target new": ("target",),
-    "the target and one field new": ("target", "Cookie"),
-    f"{len(SEVERAL)} fields new": SEVERAL,
-    "target and all those fields new": ("target", *SEVERAL),
+    SAME: (),
+    FIELD: ("Cookie",),
+    TARGET_NEW: ("target",),
+    BOTH: ("target", "Cookie"),
+    FIELDS_NEW: SEVERAL,
+    ALL: ("target", *SEVERAL),
 }
+NEW_BLOCK = (TARGET_NEW, BOTH)
+PAIRS = ((SAME, SAME), (SAME, FIELD), (SAME, TARGET_NEW), (SAME, FIELDS_NEW), NEW_BLOCK, (TARGET_NEW, ALL))
 
 
 def script(varied: tuple[str, ...]) -> str:
@@ -47,37 +53,42 @@ def script(varied: tuple[str, ...]) -> str:
     return f"local number = 1000000000\nfunction request()\n  number = number + {step}\n  return {head}\nend\n"
 
 
-def measure(core: int, load: Load, scripts: dict[str, Path]) -> dict[str, float]:
-    """CPU microseconds per request of each case, on one server. Raises Absent."""
-    with running(PREFORK, Path(), core) as server:
-        ask(server.port, "/", BODY)
-        url = f"http://127.0.0.1:{server.port}/"
-        return {case: cost(server, url, load, ("-s", str(path)))[0] for case, path in scripts.items()}
+def measure(core: int, load: Load, one: Path, other: Path) -> tuple[float, float]:
+    """CPU microseconds per request of what each of two scripts asks, at the same time. Raises Absent."""
+    with running(PREFORK, Path(), core) as first, running(PREFORK, Path(), core) as second:
+        asked = []
+        for server, path in ((first, one), (second, other)):
+            ask(server.port, "/", BODY)
+            asked.append((server, f"http://127.0.0.1:{server.port}/", ("-s", str(path))))
+        (first_cost, _), (second_cost, _) = costs(asked, load)
+        return first_cost, second_cost
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of wrk, a case and round")
-    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=int, default=2, help="of wrk, a pair and round")
+    parser.add_argument("--connections", type=int, default=32, help="to each of the two servers")
     options = parser.parse_args()
     server_core, wrk_core = two_cores()
     load = Load(wrk_core, options.connections, options.seconds)
-    rounds = []
+    measured: dict[tuple[str, str], list[tuple[float, float]]] = {pair: [] for pair in PAIRS}
     with tempfile.TemporaryDirectory(prefix="prefork-bench-") as name:
         scripts = {case: Path(name) / f"{number}.lua" for number, case in enumerate(CASES)}
         for case, path in scripts.items():
             path.write_text(script(CASES[case]))
         for number in range(1, options.rounds + 1):
             print(f"round {number}/{options.rounds} ...", file=sys.stderr)
-            rounds.append(measure(server_core, load, scripts))
-    same, one, target, both, *_ = medians = [median(figures[case] for figures in rounds) for case in CASES]
-    print("| what is new | CPU us/request | min..max | x the same |\n| --- | --: | --: | --: |")
-    for case, middle in zip(CASES, medians, strict=True):
-        of = [figures[case] for figures in rounds]
-        print(f"| {case} | {middle:.1f} | {min(of):.1f}..{max(of):.1f} | {middle / same:.2f} |")
-    print(f"\na new block, target new in both: {both / target:.2f}, at most {TARGET} is the target")
-    print(f"a new block, where else the whole request is known: {one / same:.2f}")
+            for pair in PAIRS:
+                measured[pair].append(measure(server_core, load, *(scripts[case] for case in pair)))
+    print("| what is new | against | CPU us/request | ratio | min..max |\n| --- | --- | --: | --: | --: |")
+    for (base, case), rounds in measured.items():
+        ratios = [other / one for one, other in rounds]
+        one, other = (median(figures) for figures in zip(*rounds, strict=True))
+        spread = f"{min(ratios):.2f}..{max(ratios):.2f}"
+        print(f"| {case} | {base} | {other:.1f}, {one:.1f} | {median(ratios):.2f} | {spread} |")
+    new_block = median(other / one for one, other in measured[NEW_BLOCK])
+    print(f"\na new header block, all else alike: x {new_block:.2f}, at most {TARGET} is the target")
 
 
 if __name__ == "__main__":
