@@ -1,7 +1,9 @@
-"""Whom a trusted proxy speaks for: Forwarded (RFC 7239) and X-Forwarded-For/-Proto -> the client they tell of.
+"""Whom a trusted proxy speaks for: X-Forwarded-For/-Proto, or Forwarded (RFC 7239) -> the client they tell of.
 
-Once a proxy is named, what others send of these fields is dropped before anybody can believe it. While none is, the
-server looks at none of them, and the application may have a middleware of its own that does.
+A proxy writes one of these families, and passes the other on as it came from its own client. So the operator says which
+one counts, and the other is dropped from everybody's requests. Once a proxy is named, what others send of either is
+dropped before anybody can believe it. While none is, the server looks at none of them, and the application may have a
+middleware of its own that does.
 """
 
 from __future__ import annotations
@@ -12,27 +14,37 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from prefork.http.message import Client, Headers
+from prefork.settings.schema import TrustedFields
 
-FIELDS = frozenset(("forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"))
+X_FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"))
+FORWARDED = frozenset(("forwarded",))
+FIELDS = X_FORWARDED | FORWARDED
 
 # RFC 7239 §4: pairs of a token and a token or a quoted string; addresses in brackets are quoted
-_PAIR = re.compile(r'[ \t]*([A-Za-z]++)=(?:"([^"\\]*+)"|([!#$%&\'*+\-.^_`|~0-9A-Za-z:\[\]]++))[ \t]*(?:;|\Z)')
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_PAIR = re.compile(rf'[ \t]*+({_TOKEN}++)=(?:"([^"\\]*+)"|((?:{_TOKEN}|[:\[\]])++))[ \t]*+(?:;|\Z)')
+_ELEMENT = re.compile(r'(?:[^,"\\]|"[^"\\]*+")*+')  # reads the same from both ends, as nothing is escaped in it
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|([0-9A-Fa-f:.]++)")
 
 
 class Forwarding:
-    """`proxies` are those whose word counts: addresses, networks, "unix" for whoever comes through a unix socket."""
+    """`proxies` are those whose word counts: addresses, networks, "unix" for whoever comes through a unix socket;
+    `fields` is the family that they write.
+    """
 
-    def __init__(self, proxies: Sequence[str]) -> None:
+    def __init__(self, proxies: Sequence[str], fields: TrustedFields = "x-forwarded") -> None:
+        self._hops = _hops if fields == "forwarded" else _x_hops
+        self._passed_on = X_FORWARDED if fields == "forwarded" else FORWARDED
         self._networks = [ip_network(proxy) for proxy in proxies if proxy != "unix"]
         self._unix = "unix" in proxies
         self.trusts = lru_cache(1024)(self._trusts)
 
     def judge(self, peer: Client, headers: Headers) -> tuple[Client, Headers]:
         """Who asks, and the fields that may be believed, when `peer` is at the other end of the connection."""
-        if self.trusts(peer.address):
-            return self._client(peer, headers), headers
-        return peer, _strip(headers)
+        if not self.trusts(peer.address):
+            return peer, _strip(headers, FIELDS)
+        headers = _strip(headers, self._passed_on)
+        return self._client(peer, headers), headers
 
     def _trusts(self, address: str) -> bool:
         """True for a proxy of ours; `address` is "" on a unix socket."""
@@ -52,7 +64,7 @@ class Forwarding:
         left it has made up itself, perhaps. The scheme is the one in which that client came to a proxy of ours.
         """
         address, scheme = proxy.address, proxy.scheme
-        for hop, told in _hops(headers):
+        for hop, told in self._hops(headers):
             if told in ("http", "https"):
                 scheme = told
             if not hop:
@@ -66,28 +78,51 @@ class Forwarding:
         return Client(address, port, scheme, proxy.server_name, proxy.server_port)
 
 
-def _strip(headers: Headers) -> Headers:
-    """`headers` without what only a trusted proxy may say; remembered with them."""
-    if FIELDS.isdisjoint(headers.fields):
+def _strip(headers: Headers, fields: frozenset[str]) -> Headers:
+    """`headers` without these fields, which nobody has written who may; remembered with them."""
+    if fields.isdisjoint(headers.fields):
         return headers
-    stripped: Headers | None = headers.views.get(FIELDS)
+    stripped: Headers | None = headers.views.get(fields)
     if stripped is None:
-        stripped = headers.views[FIELDS] = headers.without(FIELDS)
+        stripped = headers.views[fields] = headers.without(fields)
     return stripped
 
 
-def _hops(headers: Headers) -> Iterator[tuple[str, str]]:
-    """(address, scheme) from the nearest hop outwards; "" for what is not told or not readable."""
-    if "forwarded" in headers:
-        for element in reversed(headers.get("forwarded").split(",")):
-            pairs = {match[1].lower(): match[2] or match[3] or "" for match in _PAIR.finditer(element)}
-            yield _address(pairs.get("for", "")), pairs.get("proto", "").lower()
-        return
+def _x_hops(headers: Headers) -> Iterator[tuple[str, str]]:
+    """(address, scheme) by X-Forwarded-For and -Proto, from the nearest hop outwards; "" for what is not told or not
+    readable.
+    """
     schemes = [scheme.strip().lower() for scheme in headers.get("x-forwarded-proto").split(",")]
     addresses = headers.get("x-forwarded-for").split(",") if "x-forwarded-for" in headers else [""]
     for place, text in enumerate(reversed(addresses)):
         # one scheme is the whole chain's, several go with the hops that added them
         yield _address(text.strip()), schemes[-1 - place] if place < len(schemes) else ""
+
+
+def _hops(headers: Headers) -> Iterator[tuple[str, str]]:
+    """The same by Forwarded. It is read from its end, where our proxy has written: nothing that its client has begun,
+    a quoted string without an end, say, reaches into that.
+    """
+    backwards, at = headers.get("forwarded")[::-1], 0
+    while at < len(backwards):
+        match = _ELEMENT.match(backwards, at)
+        assert match is not None  # it matches nothing, too
+        pairs = _pairs(match[0][::-1]) if backwards[match.end() : match.end() + 1] in ("", ",") else {}
+        yield _address(pairs.get("for", "")), pairs.get("proto", "").lower()
+        at = match.end() + 1
+
+
+def _pairs(element: str) -> dict[str, str]:
+    """The parameters of one element of Forwarded; none where any is malformed, or there twice."""
+    pairs: dict[str, str] = {}
+    at = 0
+    while at < len(element):
+        match = _PAIR.match(element, at)
+        if match is None or match[1].lower() in pairs:
+            return {}
+        pairs[match[1].lower()] = match[2] or match[3] or ""
+        at = match.end()
+    return pairs
 
 
 def _address(node: str) -> str:

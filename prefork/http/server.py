@@ -58,7 +58,7 @@ class Server:
         self.heads = Heads(http.max_head, http.max_fields)
         self.whole = self.heads.whole  # bound once: 64 bytes less a connection
         self.render = Renderer("prefork" if http.server_header else "").head
-        self.forwarding = Forwarding(http.trusted_proxies) if http.trusted_proxies else None
+        self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields) if http.trusted_proxies else None
         self.connections: set[Served] = set()
         self._per_client: Counter[str] = Counter()
         self.draining = False

@@ -16,6 +16,7 @@ from prefork.settings.schema_files import FileCache, Files
 from prefork.settings.table import Table
 
 MOST_CONNECTIONS = 1 << 20  # Linux's default fs.nr_open: no process has more descriptors
+TrustedFields = Literal["x-forwarded", "forwarded"]
 EventLoop = Literal["auto", "select", "poll", "epoll", "kqueue"]
 Level = Literal["debug", "info", "warning", "error"]
 KINDS = ("files", "app", "wsgi", "asgi", "respond", "redirect", "status")  # what a route can be: exactly one of these
@@ -182,8 +183,13 @@ class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trusted_proxies: Annotated[
         tuple[str, ...],
         kinds.PROXIES,
-        Meta(description='Whose Forwarded and X-Forwarded-* fields count: addresses, networks, "unix".'),
+        Meta(description='Whose word counts as to who their clients are: addresses, networks, "unix".'),
     ] = ()
+    trusted_fields: Annotated[
+        TrustedFields,
+        kinds.choice("x-forwarded", "forwarded"),
+        Meta(description="By which fields trusted proxies tell that; the other ones are dropped."),
+    ] = "x-forwarded"
     server_header: Annotated[bool, kinds.FLAG, Meta(description="Whether responses carry a Server header.")] = True
 
 

@@ -29,6 +29,7 @@ listen = ["LISTEN"]
 count = 2
 [http]
 trusted_proxies = PROXIES
+trusted_fields = "FIELDS"
 max_body = "6MiB"
 [log]
 access = "access.log"
@@ -72,6 +73,14 @@ http {
         proxy_set_header X-Forwarded-For $for;
         proxy_set_header Forwarded $standard;
         location / { proxy_pass http://prefork; }
+        location /other {
+            set $for 203.0.113.7;
+            proxy_pass http://prefork;
+        }
+        location /passing {
+            set $standard $http_forwarded;  # as nginx does with what it knows nothing of
+            proxy_pass http://prefork;
+        }
         location /added {
             set $for "$http_x_forwarded_for, 198.51.100.7";
             proxy_pass http://prefork;
@@ -140,10 +149,11 @@ def nginx(directory: Path, upstream: str) -> Iterator[int]:
         process.wait(10)
 
 
-def start(serve: Serve, stack: ExitStack, listener: str, proxies: str) -> Site:
+def start(serve: Serve, stack: ExitStack, listener: str, proxies: str, fields: str = "x-forwarded") -> Site:
     needs("nginx")
     listen = {"tcp": "127.0.0.1:PORT", "unix": "unix:run/app.sock"}[listener]
-    server = serve(CONFIG.replace("LISTEN", listen).replace("PROXIES", proxies), files={"app.py": APP})
+    config = CONFIG.replace("LISTEN", listen).replace("PROXIES", proxies).replace("FIELDS", fields)
+    server = serve(config, files={"app.py": APP})
     return Site(server, stack.enter_context(nginx(server.directory, listen.replace("PORT", str(server.port)))))
 
 
@@ -162,9 +172,18 @@ def test_the_application_sees_the_client_that_nginx_names(site: Site) -> None:
     assert seen["HTTP_X_FORWARDED_FOR"] == "198.51.100.7"
 
 
-def test_forwarded_is_believed_as_well(site: Site) -> None:
-    seen = site.ask("/standard")
-    assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"]) == ("2001:db8::7", "https")
+def test_forwarded_is_believed_where_it_is_what_the_proxy_writes(serve: Serve) -> None:
+    with ExitStack() as stack:
+        site = start(serve, stack, "tcp", TRUSTED, "forwarded")
+        seen = site.ask("/standard")
+        assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"]) == ("2001:db8::7", "https")
+        assert [name for name in seen if "FORWARDED" in name] == ["HTTP_FORWARDED"]
+
+
+def test_forwarded_that_nginx_passes_on_from_its_client_is_dropped(site: Site) -> None:
+    seen = site.ask("/passing", headers={"Forwarded": "for=10.0.0.1;proto=gopher"})
+    assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"]) == ("198.51.100.7", "https")
+    assert "HTTP_FORWARDED" not in seen
 
 
 def test_what_the_client_itself_says_is_not_believed(site: Site) -> None:
@@ -175,8 +194,8 @@ def test_what_the_client_itself_says_is_not_believed(site: Site) -> None:
 def test_one_connection_to_the_server_may_serve_many_clients(site: Site) -> None:
     site.ask()
     before = status(site.server)["totals"]["accepted"]
-    first, second, nobody, third = [site.ask(path)["REMOTE_ADDR"] for path in ("/", "/standard", "/unbuffered", "/")]
-    assert (first, second, third) == ("198.51.100.7", "2001:db8::7", "198.51.100.7")
+    first, second, nobody, third = [site.ask(path)["REMOTE_ADDR"] for path in ("/", "/other", "/unbuffered", "/")]
+    assert (first, second, third) == ("198.51.100.7", "203.0.113.7", "198.51.100.7")
     assert nobody in ("", "127.0.0.1")  # then it is nginx itself
     assert status(site.server)["totals"]["accepted"] == before
 

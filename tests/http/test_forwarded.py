@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import parse_block
 from prefork.http.message import Client, Headers
 
-PROXIES = Forwarding(["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"])
+NETWORKS = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]
+PROXIES = Forwarding(NETWORKS)
+STANDARD = Forwarding(NETWORKS, "forwarded")
 
 
 def block(*lines: str) -> Headers:
@@ -20,7 +24,9 @@ def peer(address: str = "10.0.0.1") -> Client:
 
 
 def told(*lines: str, address: str = "10.0.0.1") -> tuple[str, str]:
-    client, _ = PROXIES.judge(peer(address), block(*lines))
+    """The client by the family of fields that the lines are of, which is the one that counts."""
+    proxies = STANDARD if lines[0].startswith("Forwarded") else PROXIES
+    client, _ = proxies.judge(peer(address), block(*lines))
     return client.address, client.scheme
 
 
@@ -81,6 +87,57 @@ def test_nonsense_is_not_an_address(told_of: str) -> None:
 
 def test_a_hop_that_is_not_told_ends_the_chain() -> None:
     assert told("X-Forwarded-For: 6.6.6.6, unknown, 10.0.0.3")[0] == "10.0.0.3"
+
+
+X_FORWARDED = "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: http"
+
+
+@pytest.mark.parametrize(
+    ("written", "passed_on", "proxies"),
+    [
+        (X_FORWARDED, ("Forwarded: for=10.0.0.9;proto=https",), PROXIES),
+        (
+            ("Forwarded: for=198.51.100.7;proto=http",),
+            ("X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https"),
+            STANDARD,
+        ),
+    ],
+)
+def test_the_family_of_fields_that_a_proxy_only_passes_on_is_dropped(
+    written: tuple[str, ...], passed_on: tuple[str, ...], proxies: Forwarding
+) -> None:
+    client, headers = proxies.judge(peer(), block(*written, *passed_on))
+    assert (client.address, client.scheme) == ("198.51.100.7", "http")
+    assert headers.pairs == block(*written).pairs
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'for=198.51.100.7;host="evil,for=6.6.6.6;x="',  # a Host that the proxy has quoted
+        'for=", for=198.51.100.7;host="a"',  # begun by the client, to swallow what the proxy adds
+        'for=6.6.6.6;x=", for=198.51.100.7;by="10.0.0.1"',
+        '"", ", for=6.6.6.6, for=198.51.100.7',
+        'for=6.6.6.6\\", for=198.51.100.7;host="a"',
+        "=;,,;, for=198.51.100.7",
+    ],
+)
+def test_what_the_client_writes_reaches_into_nothing_that_the_proxy_writes(line: str) -> None:
+    assert told(f"Forwarded: {line}")[0] == "198.51.100.7"
+
+
+@pytest.mark.parametrize(
+    "element", ["for=6.6.6.6;for=5.5.5.5", "for=6.6.6.6 x", "for=6.6.6.6;host=a b", 'for=6.6.6.6;x="']
+)
+def test_malformed_element_tells_nothing(element: str) -> None:
+    assert told(f"Forwarded: for=198.51.100.7, {element}") == ("10.0.0.1", "http")
+
+
+def test_forwarded_that_is_long_takes_no_time() -> None:
+    for piece in ('",', '"', ",", ";", "for=10.0.0.1,", "\\"):
+        started = time.perf_counter()
+        told("Forwarded: " + piece * (30_000 // len(piece)))
+        assert time.perf_counter() - started < 0.5, piece
 
 
 def test_what_a_stranger_says_is_dropped_and_the_rest_is_as_it_was() -> None:
