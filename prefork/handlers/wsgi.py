@@ -15,7 +15,7 @@ from time import monotonic
 from typing import IO, Any
 
 from prefork import __version__
-from prefork.errors import Abandoned, TimedOut
+from prefork.errors import Abandoned, Disconnected, TimedOut
 from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
@@ -82,8 +82,7 @@ class Wsgi:
         call = Call()
         environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()
         crew = self._crew
-        if (crew.queue or not crew.followers) and not await self._admitted():
-            call.close()
+        if (crew.queue or not crew.followers) and not await self._admitted(request, call):
             return plain(503, ("Retry-After", "1"))
         if crew.pinned:
             return await self._delegate(request, call, environ)
@@ -175,16 +174,25 @@ class Wsgi:
             outbox.abandoned = True
         call.produce(outbox)
 
-    async def _admitted(self) -> bool:
-        """Wait for a thread; False where none has become free in time."""
+    async def _admitted(self, request: Request, call: Call) -> bool:
+        """Wait for a thread; False where none has become free in time. Raises Disconnected where nobody waits any more
+        for what the call would give: whoever has sent its end counts as gone, as nginx has it.
+        """
         task = self._crew.loop.current
         task.deadline = monotonic() + self._queue_timeout if self._queue_timeout else inf
+        admitted = False
         try:
             await self._crew.admit()
+            if request.body.client_left:
+                raise Disconnected("the client left while its request waited for a thread")
+            admitted = True
         except TimedOut:
-            return False
+            pass
+        finally:
+            if not admitted:
+                call.close()
         task.deadline = inf
-        return True
+        return admitted
 
     def _line(self, line: RequestLine) -> Environ:
         environ: Environ = {

@@ -171,6 +171,10 @@ class Incoming:
         """Wait until the client hangs up. To be called once the body has ended."""
         await self._stream.hangup()
 
+    @property
+    def client_left(self) -> bool:
+        return self._stream.has_left
+
     def answered(self) -> None:
         """The response has begun: no 100 Continue may come any more (RFC 9110 §15.2)."""
         self._silent = True
@@ -263,6 +267,10 @@ class Nothing:
 
     async def hangup(self) -> None:
         await self._stream.hangup()
+
+    @property
+    def client_left(self) -> bool:
+        return self._stream.has_left
 
     def answered(self) -> None:
         pass

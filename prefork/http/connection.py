@@ -125,8 +125,9 @@ class Connection:
             if forwarding is not None:
                 client, headers = forwarding.judge(self.client, headers)
             self.request = request = Request(line, headers, nothing, client)
-            if headers.has_body:
+            if data:  # what follows: in one place, or what is read while the answer is made would come on top
                 stream.unread, data = data, b""
+            if headers.has_body:
                 request.body = Incoming(stream, request, http)
             persistent = line.minor == 1 if headers.keep_alive is None else headers.keep_alive
             self.since = started = loop.now
@@ -175,8 +176,6 @@ class Connection:
                 if type(body) is FileSegment and send_at_once(stream, outgoing, body):
                     body.close()
                 else:
-                    if isinstance(body, Upgrade):
-                        stream.unread, data = data + stream.unread, b""
                     await self._send(outgoing, body)
                 total, stream.sent = stream.sent, 0
                 self.answer = None
@@ -189,8 +188,8 @@ class Connection:
             self.request = None
             if headers.has_body:
                 data = await self._after_body(request)
-            elif stream.unread:  # came while a handler was watching for the client's end
-                data, stream.unread = data + stream.unread, b""
+            elif stream.unread:
+                data, stream.unread = stream.unread, b""
             if not outgoing.keep_alive:
                 if data or headers.has_body or persistent:  # the client may be sending more
                     await stream.linger()
@@ -277,6 +276,7 @@ class Connection:
             else:
                 await send_chunks(stream, head, body, timeout)
         except (Disconnected, GeneratorExit):
+            self.cut()
             raise
         except BaseException as error:
             assert self.request is not None
@@ -291,9 +291,16 @@ class Connection:
             await release(body)
         if not stream.sent:
             await self._refuse(500, self.request)
-        elif not head.chunked and head.length is None:
-            stream.spoil()  # or the client would take this for the whole
+        else:
+            self.cut()
         raise Disconnected("the response was cut short")
+
+    def cut(self) -> None:
+        """The rest of the answer will not be sent. Where nothing but the connection's end says how long that is, its
+        client would take what it got for the whole: HTTP/1.0, which many proxies speak.
+        """
+        if self.answer is not None and self.answer.until_close and self.upgrade is None:
+            self.stream.spoil()
 
     def give_up(self) -> None:
         """Answer 504 in the place of the task whose application has not returned in time, and close.

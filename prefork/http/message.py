@@ -159,6 +159,10 @@ class RequestBody(Protocol):
     async def hangup(self) -> None:
         """Wait, once the body has ended, until the client hangs up. What it sends meanwhile is kept for later."""
 
+    @property
+    def client_left(self) -> bool:
+        """The client has hung up by now, whatever it has sent."""
+
     def answered(self) -> None:
         """The response's head is about to leave."""
 

@@ -80,6 +80,11 @@ class Head:
         self.date = 0
         self.wire = b""
 
+    @property
+    def until_close(self) -> bool:
+        """The body goes to the end of the connection."""
+        return self.length is None and not self.chunked and not self.silent
+
 
 class Renderer:
     """Renders response heads. One for all connections of a worker; `server` is the Server field's value, or ""."""

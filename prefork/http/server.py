@@ -38,6 +38,8 @@ class Served(Protocol):
     task: Task | None
     upgrade: Upgrade | None
 
+    def cut(self) -> None: ...
+
     def give_up(self) -> None: ...
 
 
@@ -114,6 +116,16 @@ class Server:
             assert connection.task is not None
             connection.task.cancel()
         return bool(idle)
+
+    async def relieve(self) -> bool:
+        """Have idle connections give way to one that there is no descriptor for; False: none is."""
+        await PAUSE  # as in `room`
+        return self._evict()
+
+    def cut(self) -> None:
+        """The loop has stopped: what is under way does not come to its end."""
+        for connection in self.connections:
+            connection.cut()
 
     def resume(self) -> None:
         """Go on as if there had been no drain; what it has ended is ended."""

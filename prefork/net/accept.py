@@ -15,13 +15,21 @@ LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; wh
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
+Relieve = Callable[[], Awaitable[bool]]  # frees some descriptors, if it can
 Room = Callable[[bool], Awaitable[None]]  # waits until there may be room for a client; True: one is here, make it
 
 log = logging.getLogger("prefork")
 
 
-async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet) -> None:
-    """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE)."""
+async def _in_vain() -> bool:
+    return False
+
+
+async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, relieve: Relieve = _in_vain) -> None:
+    """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE).
+
+    Where there are no descriptors left, ask `relieve` for some, or wait for BREATH.
+    """
     while True:
         await room(False)
         # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that idle
@@ -31,7 +39,7 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet) 
         try:
             client, address = listener.accept()
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in _EXHAUSTED and not await relieve():
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
                 await loop.sleep(BREATH)
             continue  # someone else took it, or it has left already

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from contextlib import suppress
 from math import inf
 from time import monotonic
 
 from prefork.errors import CutShort, Disconnected, TimedOut
-from prefork.kernel.loop import PARKED, PAUSE, Loop
+from prefork.kernel.loop import PAUSE, Loop
 
 READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
 GRACE = 5.0  # seconds for which a peer may be slower than its minimum rate: a start, a stall, a handover
+LOOK = 1.0  # seconds between two looks whether a peer is still there that has sent too much
 LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
 UNREACHABLE = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: who uploads too much finishes, and then learns that it was
+
+# poll(2): POLLRDHUP is Linux's word for an end behind what is unread, for which others say POLLHUP
+_HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
 
 
 class Pace:
@@ -140,8 +145,8 @@ class Stream:
         pace.waited(monotonic() - began)
 
     async def hangup(self) -> None:
-        """Wait until the peer hangs up. What it sends meanwhile is kept in `unread`, up to READ_SIZE or so; who sends
-        more than that is not listened to, and waited for in vain.
+        """Wait until the peer hangs up. What it sends meanwhile is kept in `unread`, up to READ_SIZE or so; what is
+        more stays in the kernel, and an end behind that is looked for every LOOK seconds.
         """
         while len(self.unread) < READ_SIZE:
             await self.readable
@@ -154,8 +159,15 @@ class Stream:
             if not data:
                 return
             self.unread += data
-        while True:
-            await PARKED
+        while not self.has_left:
+            await self._loop.sleep(LOOK)
+
+    @property
+    def has_left(self) -> bool:
+        """The peer has hung up, though what it sent before may not have been read."""
+        poll = select.poll()
+        poll.register(self.fd, _HANGUP)
+        return bool(poll.poll(0))
 
     async def linger(self) -> None:
         """Say that nothing follows, and let the peer read it all before `close`.

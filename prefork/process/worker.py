@@ -175,15 +175,16 @@ class Worker:
             self._crew.run(self._finish)
         else:
             self._loop.run()
-        self._flush()
+        self._end()
 
-    def _flush(self) -> None:
+    def _end(self) -> None:
+        self._server.cut()
         for call in self._loop.after_turn:
             call()
 
     def _finish(self, failure: BaseException | None) -> NoReturn:
         """The end, in another thread than the main one, which does not come back from an application call."""
-        self._flush()
+        self._end()
         if failure is not None:
             log.critical("worker %d ends: %r", os.getpid(), failure, exc_info=failure)
         os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
@@ -203,7 +204,7 @@ class Worker:
     def _accept(self) -> None:
         for address, listener in self._assignment.sockets.items():
             room = partial(self._room, listener, bool(address.number))
-            accepting = accept.accept(self._loop, listener, room, self._greeter(listener))
+            accepting = accept.accept(self._loop, listener, room, self._greeter(listener), self._server.relieve)
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._board[STATE] = State.SERVING
 
@@ -359,7 +360,8 @@ def _kernel(workers: Workers) -> tuple[Loop, Crew]:
 
 
 def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
-    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps.
+    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps, and
+    as far as to have a second one for each: for its request's body, or its response, where that is on disk.
 
     `watchable` is how many descriptors the poller can watch, if that is bounded.
     """
@@ -367,8 +369,8 @@ def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
     if watchable is not None:
         connections = min(connections, watchable - reserve)
     wanted = connections + reserve
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted + connections:
+        raised = wanted + connections if hard == resource.RLIM_INFINITY else min(wanted + connections, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         if raised < wanted:
             connections = max(1, raised - reserve)

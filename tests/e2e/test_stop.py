@@ -169,6 +169,20 @@ def test_int_stops_at_once(serve: Serve, stuck: bool) -> None:
     assert server.family() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_answer_that_a_stop_cuts_short_is_not_taken_for_whole(serve: Serve, number: signal.Signals) -> None:
+    """HTTP/1.0, whose answers end with the connection: by a reset, then."""
+    server = serve(PAIR.replace("[workers]", "[workers]\ngraceful_timeout = 0.2"), {"app.py": APP})
+    with server.connect() as connection:
+        connection.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
+        while b"first" not in connection.recv(65536):
+            pass
+        server.signal(number)
+        with pytest.raises(ConnectionResetError):
+            read_all(connection)
+    assert server.wait_exit(10) == 0
+
+
 def test_a_second_term_is_fast(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     with begin_upload(server):

@@ -149,6 +149,21 @@ def test_who_waits_too_long_for_a_thread_is_told_to_come_again(serve: Serve) -> 
     assert site.server.get("/").status == 200
 
 
+def test_who_leaves_while_waiting_for_a_thread_is_not_worked_for(serve: Serve) -> None:
+    site = Site(serve, threads=1)
+    slow = site.hold("a")
+    waiting = [site.server.connect() for _ in range(5)]
+    for number, client in enumerate(waiting):
+        client.sendall(b"GET /hold?gone%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+    staying = site.ask("/hold?stays")
+    eventually(lambda: site.status()["queued"] == 6)
+    for client in waiting:
+        client.close()
+    site.release("a", "stays", *(f"gone{number}" for number in range(5)))
+    assert [slow().status, staying().status] == [200, 200]
+    assert not list(site.server.directory.glob("gone*.in"))
+
+
 @pytest.mark.parametrize("threads", [3, 8])
 def test_a_stuck_call_is_answered_504_and_its_worker_replaced_while_others_finish(serve: Serve, threads: int) -> None:
     site = Site(serve, threads, more="timeout = 0.5")

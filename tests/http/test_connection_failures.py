@@ -165,6 +165,27 @@ def test_a_body_that_fails_is_cut_so_that_the_client_can_tell(world: Make, frami
     assert "boom" in only_error(here).getMessage()
 
 
+@pytest.mark.parametrize("how", ["it stalls", "the server stops"])
+def test_a_body_whose_client_does_not_get_the_rest_is_cut_so_that_it_can_tell(
+    world: Make, framing: Any, how: str
+) -> None:
+    """As one does that reads too slowly, or that is still being sent to when time is up."""
+    data, fields = framing
+    fields = tuple((name, "60000000") for name, _ in fields)
+    body = Pieces(*[b"x" * 1_000_000] * 60)
+    here = world(answering(lambda request: Response(200, fields, body)), send_timeout=0.05)
+    peer = here.connect()
+    peer.send(data)
+    if how == "the server stops":
+        here.until(lambda: peer.connection.stream.sent, "some of it")
+        here.server.cut()
+        peer.task.cancel()
+    peer.until_gone()
+    with pytest.raises((h11.RemoteProtocolError, ConnectionResetError)):
+        answers(peer.rest(), ["GET"])
+    assert body.closed == 1
+
+
 def test_a_body_that_ends_is_not_cut(world: Make, framing: Any) -> None:
     data, fields = framing
     body = Pieces(b"abc", b"", b"def")

@@ -187,6 +187,23 @@ def test_an_idle_connection_that_is_busy_again_when_it_matters_stays(world: Make
     here.until(lambda: entered, "room")
 
 
+def test_for_want_of_descriptors_an_idle_connection_gives_way_though_there_is_room(world: Make) -> None:
+    here = world(echo)
+    first, second = served(here), served(here)
+    second.send(POST)  # busy
+    relieved: list[bool] = []
+
+    async def relieve() -> None:
+        relieved.extend([await here.server.relieve(), await here.server.relieve()])
+
+    here.loop.spawn(relieve(), "relieving")
+    first.rest()
+    here.until(lambda: len(relieved) == 2, "an end of that")
+    assert relieved == [True, False]
+    second.send(b"12345")
+    assert second.answer().body == b"12345"
+
+
 def test_of_many_idle_connections_an_eighth_gives_way(world: Make) -> None:
     """So that not every new client costs a look at all of them."""
     here = world()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,35 @@ from hypothesis import strategies as st
 
 from prefork.http.message import FileSegment, Request, Response
 from prefork.kernel.loop import PAUSE
+from prefork.net.stream import READ_SIZE
 from tests.http.conftest import Pieces, World
 from tests.http.oracle import Answer, answers
 
 TEXT = bytes(range(256)) * 40
+
+
+def test_what_a_client_sends_while_its_answers_are_made_is_bounded(world: Callable[..., World]) -> None:
+    """Each answer is watched for the client's end, which reads what comes; there is always more."""
+
+    async def handle(request: Request) -> Response:
+        loop = here.loop
+        watching = loop.spawn(request.body.hangup(), "watching")
+        for _ in range(4):
+            await loop.sleep(0)
+        watching.cancel()
+        return Response(200, (), request.path.encode())
+
+    here = world(handle)
+    peer = here.connect()
+    asked = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (number, b"x" * 2000) for number in range(600))
+    most = 0
+    for number in range(600):
+        with suppress(BlockingIOError):
+            while asked:
+                asked = asked[peer.socket.send(asked) :]
+        assert peer.answer().body == b"/%d" % number
+        most = max(most, len(peer.connection.stream.unread))
+    assert 0 < most <= 2 * READ_SIZE
 
 
 class Ask(NamedTuple):

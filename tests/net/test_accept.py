@@ -206,6 +206,31 @@ def test_a_process_without_descriptors_waits_without_spinning_and_accepts_again(
     os.close(told)
 
 
+def test_descriptor_that_somebody_gives_up_is_the_next_clients_at_once(
+    run: Run, loop: Loop, listener: socket.socket, porch: Porch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = porch.connect(listener).getsockname()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def relieve() -> bool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return True
+
+    async def room(wanted: bool) -> None:
+        if wanted and not exhausted:
+            exhausted.append(os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (exhausted[0] + 1, hard))
+
+    exhausted: list[int] = []
+    try:
+        run(porch.until(1), accept(loop, listener, room, porch.greet, relieve))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(exhausted[0])
+    assert porch.clients[0][1] == name
+    assert caplog.records == []
+
+
 # ---- several processes
 
 

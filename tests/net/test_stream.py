@@ -370,3 +370,29 @@ def test_a_closed_streams_descriptor_can_be_anothers(run: Run, loop: Loop) -> No
         stream.close()
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         os.fstat(number)
+
+
+# ---- the peer's end
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closes", "resets"])
+@pytest.mark.parametrize("size", [0, 100, READ_SIZE - 1, READ_SIZE + 5000])
+def test_hangup_is_heard_whatever_came_before_it(
+    run: Run, stream: Stream, client: socket.socket, leave: Any, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefork.net.stream.LOOK", 0.01)
+
+    async def say() -> None:
+        view = memoryview(bytes(size))
+        while view:
+            with suppress(BlockingIOError):
+                view = view[client.send(view) :]
+            await PAUSE
+        for _ in range(3):
+            await PAUSE
+        assert not stream.has_left
+        leave(client)
+
+    run(stream.hangup(), say())
+    assert stream.has_left
+    assert len(stream.unread) <= 2 * READ_SIZE
