@@ -98,9 +98,6 @@ def load_applications(routes: Sequence[Route]) -> Load:
     loaded = [load_application(*_target(route)) for route in routes if route.app or route.wsgi or route.asgi]
     if any(interface is Interface.ASGI for interface, _ in loaded):
         prepare_asgi()
-        from prefork.kernel.guest import forget_policy
-
-        forget_policy()
     applications = iter(loaded)
     return lambda target, key: next(applications)
 

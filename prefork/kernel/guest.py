@@ -85,17 +85,12 @@ class GuestLoop(asyncio.SelectorEventLoop):
         raise RuntimeError("signals are the server's: an application under prefork has no signal handler to remove")
 
 
-def forget_policy() -> None:
-    """Undo what an application, imported before there is a Guest, has set: its policy, and the thread's loop."""
-    if POLICIES:
-        asyncio.set_event_loop_policy(None)
-    asyncio.set_event_loop(None)
-
-
 class Guest:
     """An asyncio event loop, `asyncio`, that rides in `loop`; made the thread's current one, as applications expect."""
 
     def __init__(self, loop: Loop) -> None:
+        if POLICIES:  # an application that was imported before may have set another than asyncio's own
+            asyncio.set_event_loop_policy(None)
         self.loop = loop
         self._selector = GuestSelector(loop)
         self.asyncio = GuestLoop(self._selector)

@@ -82,3 +82,25 @@ def test_context_variables_of_requests_at_once_are_apart(server: Server) -> None
             return [answer.json() for answer in [*answers, *again]]
 
     assert asyncio.run(ask()) == [["nobody", name] for name in [*map(str, range(30)), "again", "again"]]
+
+
+@pytest.mark.parametrize("preload", ["false", "true"])
+@pytest.mark.parametrize("key", ["app", "asgi"])
+def test_subprocesses_run_whatever_policy_the_application_has_set_when_it_was_imported(
+    serve: Serve, key: str, preload: str
+) -> None:
+    """By the key `app` it is imported before anybody knows that there will be an asyncio loop."""
+    pytest.importorskip("uvloop")
+    app = """
+import asyncio, uvloop
+uvloop.install()
+asyncio.set_event_loop(asyncio.new_event_loop())
+
+async def app(scope, receive, send):
+    process = await asyncio.create_subprocess_exec("echo", "fine", stdout=asyncio.subprocess.PIPE)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": (await process.communicate())[0]})
+"""
+    route = f'[workers]\ncount = 1\npreload = {preload}\n[[route]]\n{key} = "app:app"\nlifespan = "off"\n'
+    server = serve(route, {"app.py": app})
+    assert server.get("/").body == b"fine\n"
