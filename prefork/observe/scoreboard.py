@@ -45,7 +45,7 @@ class Order(IntEnum):
     NONE = 0
     LEAVE = 1
     STAND_BY = 2  # take no clients any more, until there is another order
-    COME_BACK = 3  # and take clients again
+    SERVE = 3  # take clients, which nobody does by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -98,13 +97,14 @@ class Generation:
         self._template: Template | None = None
         if settings.workers.preload:
             self._template = Template(children, self._become_template, settings.workers.boot_timeout)
-        self._gate, self._gate_out = os.pipe()
 
     async def start(self) -> None:
         """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then `kill` is due."""
         if any(route.asgi for route in self.settings.routes):
             prepare_asgi()
         await self._fill(self.size)
+        if any(child.asgi for child in self.ready):
+            prepare_asgi()  # for the later ones, where their routes do not tell
 
     async def resize(self, size: int) -> None:
         """Have so many workers, at least one. Those that are too many finish what is under way.
@@ -142,17 +142,14 @@ class Generation:
         closing, self._posts = self._posts[keep:], self._posts[:keep]
         for post in closing:
             post.closed.set()
-            for child in post.children - self.ready:
-                child.signal(signal.SIGKILL)  # it has nothing to finish
+            self._end_booting(post.children)
             self._children.loop.spawn(self._dismiss(post.children & self.ready), "dismissing a worker")
 
     def open(self) -> None:
         """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
         self.phase = Phase.SERVING
         listen.begin(self.sockets, self.settings.listen)
-        os.write(self._gate_out, b"!")  # which nobody reads: so every worker hears of it, the later ones too
-        if any(child.asgi for child in self.ready):
-            prepare_asgi()  # for the later ones, where their routes do not tell
+        self._order(Order.SERVE)
         timeout = self.settings.workers.timeout
         if timeout:
             keeping = vigil.keep(self._children.loop, self._in_charge, timeout)
@@ -161,21 +158,23 @@ class Generation:
     def stand_by(self) -> None:
         """Have the workers take no clients any more, but keep all that it takes to serve."""
         self.phase = Phase.STANDING_BY
-        for child in self._members.keys() - self.ready:
-            child.signal(signal.SIGKILL)  # it would begin to serve
+        self._end_booting(self._members)
         self._order(Order.STAND_BY)
 
     def come_back(self) -> None:
         """Serve again, where it stands by."""
         if self.phase is Phase.STANDING_BY:
             self.phase = Phase.SERVING
-            self._order(Order.COME_BACK)
+            self._order(Order.SERVE)
             self._news.ring()
 
     def _order(self, order: Order) -> None:
         for child in self._in_charge():
-            self._scoreboard.order(self._members[child], order)
-            child.signal(signal.SIGTERM)
+            self._give(child, order)
+
+    def _give(self, child: Child, order: Order) -> None:
+        self._scoreboard.order(self._members[child], order)
+        child.signal(signal.SIGTERM)
 
     def answered(self) -> int:
         """How many requests the workers that live have answered."""
@@ -184,9 +183,15 @@ class Generation:
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone."""
         self.leave()
-        for child in self._members.keys() - self.ready:
-            child.signal(signal.SIGKILL)  # it has nothing to finish
+        self._end_booting(self._members)
         await self._dismiss(self._members)
+
+    def _end_booting(self, children: Iterable[Child]) -> None:
+        """Kill those that are not known to be ready: they have not been told to serve, and have nothing to finish."""
+        booting = set(children) - self.ready
+        self._dismissed |= booting
+        for child in booting:
+            child.signal(signal.SIGKILL)
 
     def kill(self) -> None:
         """End the workers at once; the last of them may still be dying when this returns."""
@@ -216,8 +221,6 @@ class Generation:
     def close(self) -> None:
         """Close what is this generation's alone, save its sockets: they may be the next one's too."""
         self.logs.close()
-        os.close(self._gate)
-        os.close(self._gate_out)
 
     async def _supervise(self, post: Post) -> None:
         """Keep a worker at the post until it is closed; give up only while that is not established."""
@@ -288,11 +291,16 @@ class Generation:
             child.signal(signal.SIGKILL)
         try:
             await child.ready(self.settings.workers.boot_timeout)
+            if child in self._dismissed or child.exited.is_set():  # by now
+                await child.exited.wait()
+                raise BootError(f"worker {child.pid} died as it got ready: {child.ending}")
         except BootError:
             child.signal(signal.SIGKILL)
             await child.exited.wait()
             raise
         self.ready.add(child)
+        if self.phase is Phase.SERVING:  # not before it is known as ready: who is not is taken for idle, and killed
+            self._give(child, Order.SERVE)
         post.holder = child
         self._news.ring()
         log.debug("worker %d is ready", child.pid)
@@ -326,6 +334,7 @@ class Generation:
         if post.holder is child:
             post.holder = None
         if child not in self.ready:
+            self._dismissed.discard(child)
             return  # it has not booted, and is spoken of by who waits for that
         self.ready.discard(child)
         if self.phase is Phase.LEAVING or child in self._dismissed:
@@ -355,7 +364,6 @@ class Generation:
 
     def _enter_child(self, slot: int, position: int, sockets: Sockets) -> worker.Assignment:
         """In the child: a removed address must close with its generation, though we were forked before."""
-        os.close(self._gate_out)
         inherited = {listener for generation in self._living for listener in generation.sockets.values()}
         for listener in inherited - set(sockets.values()):
             listener.close()
@@ -363,7 +371,7 @@ class Generation:
             if other is not self:
                 other.close()
         return worker.Assignment(
-            self.settings, sockets, self.logs, self._scoreboard, slot, position, self._children.lifeline, self._gate
+            self.settings, sockets, self.logs, self._scoreboard, slot, position, self._children.lifeline
         )
 
 

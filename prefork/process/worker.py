@@ -1,16 +1,15 @@
-"""A worker: assembles the server, serves until it is told to leave, drains. Lives in a forked child of the master."""
+"""A worker: assembles the server, serves when it is told to and until it is told to leave, drains. Lives in a forked
+child of the master.
+"""
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import logging
 import os
 import resource
 import socket
-import struct
 import sys
-import termios
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -57,8 +56,8 @@ log = logging.getLogger("prefork")
 @dataclass(frozen=True)
 class Assignment:
     """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, its
-    `position` in its generation, from 0 on, and two descriptors: `lifeline` ends when the master does, `gate` is
-    readable when it is time to accept clients. A copy of a template has its `home` from that.
+    `position` in its generation, from 0 on, and the descriptor `lifeline`, which ends when the master does. A copy of a
+    template has its `home` from that.
     """
 
     settings: Settings
@@ -68,7 +67,6 @@ class Assignment:
     slot: int
     position: int
     lifeline: int
-    gate: int
     home: Home | None = None
 
 
@@ -110,7 +108,6 @@ class Worker:
         self._server = self._assemble(assignment.home or enter(settings))
         reserve = RESERVE + settings.file_cache.open_files
         self._connections = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
-        self._opening = self._loop.spawn(self._open(), "opening")
         self._accepting: list[Task] = []
         self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
         self._told = 0  # orders of the master that have been obeyed
@@ -189,25 +186,6 @@ class Worker:
             log.critical("worker %d ends: %r", os.getpid(), failure, exc_info=failure)
         os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
 
-    async def _open(self) -> None:
-        """Accept clients once the gate is open. Where it is gone instead, so is the generation: leave."""
-        gate = self._assignment.gate
-        await self._loop.readable(gate)
-        self._loop.forget(gate)
-        (waiting,) = struct.unpack("i", fcntl.ioctl(gate, termios.FIONREAD, bytes(4)))
-        os.close(gate)
-        if waiting:
-            self._accept()
-        else:
-            self._leave()
-
-    def _accept(self) -> None:
-        for address, listener in self._assignment.sockets.items():
-            room = partial(self._room, listener, bool(address.number))
-            accepting = accept.accept(self._loop, listener, room, self._greeter(listener), self._server.relieve)
-            self._accepting.append(self._loop.spawn(accepting, "accepting"))
-        self._board[STATE] = State.SERVING
-
     async def _room(self, listener: socket.socket, is_own: bool, wanted: bool) -> None:
         await self._server.room(self._connections, wanted)
         if not wanted and not is_own:
@@ -280,7 +258,7 @@ class Worker:
         elif order is Order.STAND_BY:
             self._stand_by()
         else:
-            self._come_back()
+            self._take_clients()
 
     async def _outlive_master(self) -> None:
         await self._loop.readable(self._assignment.lifeline)
@@ -313,16 +291,21 @@ class Worker:
             self._stop_accepting()
             self._server.drain(max(0.0, self._assignment.settings.workers.graceful_timeout - FAREWELL))
 
-    def _come_back(self) -> None:
-        if self._standing_by and not self._draining:
-            self._standing_by = False
-            self._server.resume()
-            self._accept()
+    def _take_clients(self) -> None:
+        """For the first time, or again."""
+        if self._accepting or self._draining:
+            return
+        self._standing_by = False
+        self._server.resume()
+        for address, listener in self._assignment.sockets.items():
+            room = partial(self._room, listener, bool(address.number))
+            accepting = accept.accept(self._loop, listener, room, self._greeter(listener), self._server.relieve)
+            self._accepting.append(self._loop.spawn(accepting, "accepting"))
+        self._board[STATE] = State.SERVING
 
     async def _drain(self) -> None:
         """Accept whoever is in the queue, answer what is under way, then stop."""
         self._board[STATE] = State.DRAINING
-        self._opening.cancel()
         has_accepted = bool(self._accepting)
         self._stop_accepting()
         for listener in self._assignment.sockets.values():

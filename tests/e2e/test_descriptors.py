@@ -42,8 +42,8 @@ STREAMS = ("null", "stdout.log", "stderr.log")
 BOTH = (*STREAMS, "error.log", "access.log", "eventpoll", "pipe r", "pipe w", "pipe r", "socket", "socket")
 # besides those: the pipe by which its threads wake the loop, and the line to the master
 WORKER = sorted([*BOTH, "pipe r", "pipe w", "socket"])
-# besides those: the lifeline's writing end, the gate of the generation, two workers' lines, lock and control socket
-MASTER = sorted([*BOTH, "pipe w", "pipe r", "pipe w", "socket", "socket", "prefork.pid", "socket"])
+# besides those: the lifeline's writing end, two workers' lines, lock and control socket
+MASTER = sorted([*BOTH, "pipe w", "socket", "socket", "prefork.pid", "socket"])
 
 
 def see(server: Server) -> None:

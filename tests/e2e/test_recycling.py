@@ -57,3 +57,17 @@ def test_max_memory_replaces_workers_that_leak_and_no_request_fails(serve: Serve
         eventually(lambda: before & pids(server) == set(), 20, what="two other workers")
     assert {str(pid) for pid in before} <= set(recycled(server, r"it holds \d+\.\d MiB of memory"))
     assert "died" not in server.stderr
+
+
+def test_reloads_while_workers_are_replaced_lose_nothing_and_kill_nobody(serve: Serve) -> None:
+    """The workers that boot as their generation is superseded end before they have taken a client."""
+    workers = PAIR.replace("count = 2", "count = 4").replace("[log]", "max_requests = 20\n[log]")
+    server = serve(
+        workers, {"app.py": APP.replace('path == "/version":', 'path == "/version":\n        time.sleep(0.005)')}
+    )
+    with Clients(server) as clients:
+        for _ in range(15):
+            clients.wait_answers(100)
+            assert server.command("reload").returncode == 0
+    assert "died" not in server.stderr
+    assert "error" not in server.stderr

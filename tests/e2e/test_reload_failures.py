@@ -139,7 +139,7 @@ def test_a_reload_for_which_there_are_no_descriptors_changes_nothing_and_the_nex
     server = serve(PAIR, {"app.py": APP})
     pid, before, descriptors = server.process.pid, pids(server), server.master.num_fds()
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    for extra in range(6):
+    for extra in range(4):
         failures = server.stderr.count("reload failed, so all stays as it was")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors + extra, hard))
         server.signal(signal.SIGHUP)
