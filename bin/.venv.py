@@ -66,6 +66,9 @@ class Venv:
 
     def build(self) -> None:
         """Make it from nothing, with pip inside; raises Failed."""
+        if self.path.is_symlink():  # what it leads to is another's, and would be emptied
+            line = f".venv is a link to {os.readlink(self.path)}, which is not an environment of this checkout"
+            raise Failed(1, f"{line}; remove the link")
         version = "{}.{}".format(*sys.version_info)
         if importlib.util.find_spec("ensurepip") is None:  # Debian has it in a package of its own
             line = f"Python {version} ({sys.executable}) cannot make .venv, for want of ensurepip"

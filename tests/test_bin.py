@@ -241,6 +241,18 @@ def test_two_starts_at_once_in_a_moved_checkout_make_its_venv_anew_and_once(made
     assert moved.builds == builds + 1
 
 
+def test_a_link_to_the_venv_of_another_checkout_is_refused_and_that_is_left_alone(
+    made: Checkout, tmp_path: Path
+) -> None:
+    other = lay_out(tmp_path / "other")
+    (other.root / ".venv").symlink_to(made.root / ".venv")
+    refused = other.run("prefork")
+    assert refused.code == 1
+    assert ".venv is a link to" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert made.run("prefork", cwd=tmp_path).seen == made.seen(cwd=tmp_path)
+
+
 def test_a_python_that_is_too_old_gets_one_clear_line(tmp_path: Path) -> None:
     checkout = lay_out(tmp_path / "checkout")
     path = path_with_python(tmp_path / "path", "import sys; sys.version_info = (3, 9, 18)")
