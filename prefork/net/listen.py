@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from prefork.errors import StartError
 from prefork.net import permissions
@@ -21,9 +22,11 @@ from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
 Sockets = dict[Address, socket.socket]
+File = tuple[int, int]  # its device and inode
 
 log = logging.getLogger("prefork")
 
+_files: WeakKeyDictionary[socket.socket, File | None] = WeakKeyDictionary()  # of the unix sockets that were bound here
 _SO_ATTACH_FILTER = 26 if sys.platform == "linux" else -1  # Python has no name for it
 _INSTRUCTION = "HBBI"  # code, jump if true, jump if false, operand (linux/filter.h)
 _DROP_SYN = array("B")  # a packet filter
@@ -128,16 +131,18 @@ def _open(listener: Listener, leaving: Sockets) -> socket.socket:
 
 
 def release(sockets: Sockets, keep: Sockets) -> None:
-    """Close and drop those of `sockets` that are not in `keep`, and remove the files of unix sockets.
+    """Close and drop those of `sockets` that are not in `keep`, and remove the files of unix sockets, but none that
+    has taken such a one's place.
 
     Other processes may share them and go on accepting who is in the queue; nobody new gets into it.
     """
     kept = set(keep.values())  # by another number, perhaps
     for address in [address for address, listener in sockets.items() if listener not in kept]:
         listener = sockets.pop(address)
+        is_there = address.kind == "unix" and _files.get(listener) in (None, identity(address.path))
         _close_queue(listener)
         listener.close()
-        if address.kind == "unix":
+        if is_there:
             unlink(address.path)
 
 
@@ -162,6 +167,8 @@ def bind(address: Address, leaving: Sockets | None = None) -> socket.socket:
         bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address)
     except OSError as error:
         raise _refused(address, error, leaving or {}) from None
+    if address.kind == "unix":
+        _files[bound] = identity(address.path)
     bound.setblocking(False)
     return bound
 
@@ -215,6 +222,14 @@ def _is_socket(path: str) -> bool:
         return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def identity(path: str) -> File | None:
+    """Which file it is that stands at `path`; None where there is none."""
+    with suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
 
 
 def unlink(path: str) -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -33,7 +32,7 @@ class ControlSocket:
         self.path = os.path.abspath(path)
         self.lent = borrowed is not None
         self._listener = borrowed or _bind(self.path, path)
-        self._file = _identity(self.path)
+        self._file = listen.identity(self.path)
         self._clients: set[Stream] = set()
 
     def fileno(self) -> int:
@@ -55,7 +54,7 @@ class ControlSocket:
 
     def remove(self) -> None:
         self._listener.close()
-        if not self.lent and self._file == _identity(self.path):  # else it is another master's by now
+        if not self.lent and self._file == listen.identity(self.path):  # else it is another master's by now
             listen.unlink(self.path)
 
     def close_in_child(self) -> None:
@@ -84,13 +83,6 @@ class ControlSocket:
         finally:
             self._clients.discard(stream)
             stream.close()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    with suppress(OSError):
-        status = os.stat(path)
-        return status.st_dev, status.st_ino
-    return None
 
 
 def _bind(path: str, told: str) -> socket.socket:

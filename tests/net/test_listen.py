@@ -221,6 +221,16 @@ def test_removing_a_socket_file_that_is_not_there_is_no_error(directory: Path) -
     unlink("app.sock")
 
 
+def test_a_socket_file_that_has_taken_the_place_of_ours_stays(directory: Path) -> None:
+    ours = adopt({}, listeners("unix:app.sock"))
+    unlink("app.sock")
+    with socket.socket(socket.AF_UNIX) as others:
+        others.bind("app.sock")
+        others.listen()
+        release(ours, keep={})
+        assert answers("app.sock")
+
+
 # ---- adopting
 
 
