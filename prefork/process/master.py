@@ -324,9 +324,11 @@ class Master:
                 self._answering.cancel()  # the next who asks is the new one's to answer
                 self._answering = None
             await successor.take_over()
-        except BaseException:
-            successor.kill()
+        except BaseException as error:
+            successor.end()
             self._claim()
+            if isinstance(error, Exception):  # else we are to stop, and wait then
+                await successor.child.exited.wait()
             raise
         self._state = State.SUCCEEDED
         self._lent = self.generation.sockets

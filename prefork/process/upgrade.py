@@ -41,6 +41,7 @@ VARIABLE = "PREFORK_OFFER"  # in the new master's environment: an Offer as JSON
 GIVE_WAY = b"go\n"
 START = 60.0  # seconds for a new master to import the server and to read its configuration
 MARGIN = 10.0  # seconds beyond its boot_timeout, within which it says itself what is wrong, and tidies up
+TIDYING = 2.0  # seconds that one which has failed has to remove what it has made
 MOST = 65536  # bytes of what a new master wrote to stderr before it could speak
 
 T = TypeVar("T", PidFile, ControlSocket)
@@ -87,7 +88,7 @@ class Word(msgspec.Struct):
 
 
 class Successor:
-    """The new master, as the old one sees it. `ready`, then `take_over`; `kill` when either fails."""
+    """The new master, as the old one sees it. `ready`, then `take_over`; `end` when either fails."""
 
     def __init__(self, children: Children, home: str, manager: ServiceManager, estate: Estate) -> None:
         """Forks it, to start in the directory `home`. Raises BootError."""
@@ -173,16 +174,27 @@ class Successor:
         size = os.fstat(self._stderr.fileno()).st_size
         return os.pread(self._stderr.fileno(), MOST, max(0, size - MOST)).decode(errors="replace")
 
-    def kill(self) -> None:
-        """End it, and all that descends from it: a worker that hangs in an import does not notice its master's end."""
+    def end(self) -> None:
+        """Have it remove what it has made, and end. What descends from it ends at once: it serves nobody, and a worker
+        that hangs in an import would not notice its master's end.
+        """
         family: list[psutil.Process] = []
         with suppress(psutil.Error):
             family = psutil.Process(self.child.pid).children(recursive=True)
-        self.child.signal(signal.SIGKILL)
+        self.child.signal(signal.SIGINT)
         for process in family:
             with suppress(psutil.Error):
                 process.kill()
-        self._hang_up()
+        self._loop.spawn(self._see_it_end(), "waiting for the end of a new master")
+
+    async def _see_it_end(self) -> None:
+        try:
+            with self._loop.within(TIDYING):
+                await self.child.exited.wait()
+        except TimedOut:
+            self.child.signal(signal.SIGKILL)
+            await self.child.exited.wait()
+        self._hang_up()  # not before: it would take that for our end, and serve in our place
 
     def _hang_up(self) -> None:
         self._loop.forget(self._talk.fileno())

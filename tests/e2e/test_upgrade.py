@@ -200,19 +200,23 @@ def test_requests_under_way_are_finished_by_the_old_workers_and_the_first_stop_o
     assert server.get("/version").body == b"two"
 
 
-def test_a_stop_during_an_upgrade_stops_both(serve: Serve) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_during_an_upgrade_stops_both_and_nothing_is_left(serve: Serve, number: signal.Signals) -> None:
     server = serve(CONFIG, {"app.py": APP})
     (server.directory / "app.py").write_text(SLOW)
+    moved = "[master]\npid_file = 'elsewhere/pid'\n"
+    server.rewrite(f'listen = ["127.0.0.1:PORT", "unix:new.sock"]\n{moved}{CONFIG}')
     with subprocess.Popen(
         [sys.executable, "-m", "prefork", "upgrade"], cwd=server.directory, env=server.env, stderr=subprocess.PIPE
     ) as command:
         eventually((server.directory / "entered").exists, 10, what="the new application's import")
-        server.signal(signal.SIGTERM)
+        assert (server.directory / "new.sock").exists()
+        server.signal(number)
         said = command.communicate(timeout=10)[1]
     assert said == b"upgrade failed, so all stays as it was: the server is stopping\n"
     assert server.wait_exit() == 0
     assert not server.family()
-    assert not (server.directory / "run").exists()
+    assert not [name for name in ("run", "elsewhere", "new.sock") if (server.directory / name).exists()]
 
 
 def test_a_new_master_takes_over_from_one_that_is_killed_meanwhile(serve: Serve) -> None:
