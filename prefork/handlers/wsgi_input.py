@@ -36,7 +36,7 @@ class Unbuffered:
             return await self._handler(request)
         body = request.body
         inbox = Inbox(body, self._crew)
-        request.body = cast(RequestBody, inbox)  # of which a WSGI handler calls nothing but `spool`
+        request.body = cast(RequestBody, inbox)  # as far as a WSGI handler uses one
         try:
             response = await self._handler(request)
         except BaseException as error:
@@ -76,6 +76,10 @@ class Inbox(io.RawIOBase):
         """The body as a file, with what is here already. Raises ProtocolError."""
         self._piece = memoryview(self._body.arrived())
         return io.BufferedReader(self, BUFFER)
+
+    @property
+    def client_left(self) -> bool:
+        return self._body.client_left
 
     # ---- the application's thread
 

@@ -28,7 +28,7 @@ async def _in_vain() -> bool:
 async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, relieve: Relieve = _in_vain) -> None:
     """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE).
 
-    Where there are no descriptors left, ask `relieve` for some, or wait for BREATH.
+    Where this process has no descriptors left, ask `relieve` for some, or wait for BREATH.
     """
     while True:
         await room(False)
@@ -39,7 +39,7 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
         try:
             client, address = listener.accept()
         except OSError as error:
-            if error.errno in _EXHAUSTED and not await relieve():
+            if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
                 await loop.sleep(BREATH)
             continue  # someone else took it, or it has left already

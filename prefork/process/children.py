@@ -324,7 +324,9 @@ class Children:
         return {child.pid: child.account for child in children if child.account is not None}
 
     async def dismiss(self, children: Iterable[Child], number: signal.Signals, timeout: float) -> None:
-        """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed."""
+        """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed, and where that was
+        no SIGINT, what is urgent, it is told what they were at.
+        """
         leaving = list(children)
         for child in leaving:
             child.signal(number)
@@ -334,13 +336,13 @@ class Children:
                     await child.exited.wait()
         except TimedOut:
             asked = [child for child in leaving if child.reports and not child.exited.is_set()]
-            told = await self.accounts(asked) if number is signal.SIGTERM else {}  # else it is urgent
+            told = await self.accounts(asked) if number is not signal.SIGINT else {}
             for child in leaving:
                 if child.exited.is_set():
                     continue
                 request = told[child.pid].request if child.pid in told else ""
                 at = f", which is at {request}" if request else ""
-                log.warning("worker %d is not gone %g s after %s; killing it%s", child.pid, timeout, number.name, at)
+                log.warning("worker %d is not gone %g s after it was told; killing it%s", child.pid, timeout, at)
                 child.signal(signal.SIGKILL)
             for child in leaving:
                 await child.exited.wait()

@@ -23,6 +23,7 @@ from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
 from prefork.process.children import Child, Children, Tell
 from prefork.process.identity import cores
+from prefork.process.signals import ORDERED
 from prefork.process.template import Template
 from prefork.settings.schema import Settings
 
@@ -174,7 +175,7 @@ class Generation:
 
     def _give(self, child: Child, order: Order) -> None:
         self._scoreboard.order(self._members[child], order)
-        child.signal(signal.SIGTERM)
+        child.signal(ORDERED)
 
     def answered(self) -> int:
         """How many requests the workers that live have answered."""
@@ -287,7 +288,7 @@ class Generation:
     async def _boot(self, post: Post) -> Child:
         """Fork a worker and wait until it is ready. Raises BootError."""
         child = await self._fork(post)
-        if post.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now: it would begin to serve
+        if post.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now
             child.signal(signal.SIGKILL)
         try:
             await child.ready(self.settings.workers.boot_timeout)
@@ -297,9 +298,13 @@ class Generation:
         except BootError:
             child.signal(signal.SIGKILL)
             await child.exited.wait()
+            child.hang_up()
             raise
         self.ready.add(child)
-        if self.phase is Phase.SERVING:  # not before it is known as ready: who is not is taken for idle, and killed
+        if self.phase in (
+            Phase.SERVING,
+            Phase.LEAVING,
+        ):  # not before it is known as ready: who is not is taken for idle, and killed
             self._give(child, Order.SERVE)
         post.holder = child
         self._news.ring()
@@ -353,7 +358,7 @@ class Generation:
             if child in self._members:  # else it has gone meanwhile, and its slot may be another's
                 self._scoreboard.order(self._members[child], Order.LEAVE)
         timeout = self.settings.workers.graceful_timeout + worker.GRACE
-        await self._children.dismiss(leaving, signal.SIGTERM, timeout)
+        await self._children.dismiss(leaving, ORDERED, timeout)
         self._dismissed.difference_update(leaving)
 
     def _become_worker(self, slot: int, position: int, tell: Tell) -> int:

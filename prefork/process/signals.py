@@ -18,6 +18,7 @@ class Command(Enum):
     RELOAD = auto()
     STOP = auto()
     STOP_NOW = auto()
+    OBEY = auto()
     REOPEN = auto()
     UPGRADE = auto()
     DRAIN = auto()
@@ -26,6 +27,10 @@ class Command(Enum):
     REAP = auto()
     NOTHING = auto()
 
+
+ORDERED = (
+    signal.SIGURG
+)  # the master has left an order: a signal that no application takes, and whose default is nothing
 
 MASTER: dict[int, Command] = {
     signal.SIGHUP: Command.RELOAD,
@@ -41,6 +46,7 @@ MASTER: dict[int, Command] = {
 }
 WORKER = {
     **MASTER,  # what is the master's alone is ignored: the defaults would be to die, or to stop
+    ORDERED: Command.OBEY,
     signal.SIGHUP: Command.NOTHING,
     signal.SIGUSR2: Command.NOTHING,
     signal.SIGTTIN: Command.NOTHING,
@@ -62,7 +68,7 @@ class Signals:
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         self._readable = loop.readable(self._reading)
-        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self.catch()
         for number in table:
             signal.signal(number, _noted)
             signal.siginterrupt(number, False)
@@ -70,6 +76,12 @@ class Signals:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         os.register_at_fork(after_in_child=self._let_go)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
+
+    def catch(self) -> None:
+        """Have the wakeup descriptor, again where an application that was imported has taken it, as asyncio does for
+        its own signal handlers. What it does with the signals themselves is its affair.
+        """
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
 
     async def next(self) -> Command:
         """The next signal's command."""

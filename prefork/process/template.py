@@ -9,7 +9,7 @@ at once, and the kernel gives it to the nearest ancestor that has asked for such
 PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would do in one step, but past the C library, which keeps the
 process's ids and locks in order for fork alone. Linux only.
 
-A worker of which the master does not know would serve unseen, and for ever. So it begins only when the master has
+A worker of which the master does not know would be there unseen, and for ever. So it begins only when the master has
 said, by the line between the two, that it knows it; whatever goes wrong closes that line, which ends the worker.
 """
 

@@ -146,6 +146,7 @@ class Successor:
             with self._loop.within(MARGIN):
                 await self._hear()
         except TimedOut:
+            self.child.signal(signal.SIGKILL)  # it may be about to serve, and to stop then would take down what is ours
             raise BootError(f"the new master {self.child.pid} got ready, and did not serve") from None
         self._children.let_go(self.child)
         self._hang_up()

@@ -116,6 +116,7 @@ class Worker:
         self._retiring = False  # it has asked to be replaced
         if self._asgi is not None:
             self._asgi.start_up()
+        self._signals.catch()
         recycle(self._loop, settings.workers, self._board, partial(self._retire, logging.INFO))
 
     def _assemble(self, home: Home) -> Server:
@@ -239,8 +240,10 @@ class Worker:
     async def _obey(self) -> None:
         while True:
             command = await self._signals.next()
-            if command is Command.STOP:
+            if command is Command.OBEY:
                 self._obey_order()
+            elif command is Command.STOP:  # told by somebody else
+                self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
             elif command is Command.STOP_NOW:
                 self._crew.hurried = True
                 self._loop.stop()
@@ -248,12 +251,12 @@ class Worker:
                 self._assignment.logs.reopen()
 
     def _obey_order(self) -> None:
-        """SIGTERM: by the master, who has left an order, or by somebody else, who means what that means everywhere."""
+        """The last one: it takes the place of those before it."""
         count, order = self._assignment.scoreboard.orders(self._assignment.slot)
-        told, self._told = self._told, count  # of two signals that are on their way, one may come in
-        if told == count:
-            self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
-        elif order is Order.LEAVE:
+        told, self._told = self._told, count
+        if told == count:  # a signal for each, but the last order was there at the first of them
+            return
+        if order is Order.LEAVE:
             self._leave()
         elif order is Order.STAND_BY:
             self._stand_by()
@@ -346,14 +349,15 @@ def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
     """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps, and
     as far as to have a second one for each: for its request's body, or its response, where that is on disk.
 
-    `watchable` is how many descriptors the poller can watch, if that is bounded.
+    `watchable` is how many descriptors the poller can watch, if that is bounded: no other is to push connections out.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if watchable is not None:
         connections = min(connections, watchable - reserve)
     wanted = connections + reserve
-    if soft != resource.RLIM_INFINITY and soft < wanted + connections:
-        raised = wanted + connections if hard == resource.RLIM_INFINITY else min(wanted + connections, hard)
+    generous = wanted + connections if watchable is None else wanted
+    if soft != resource.RLIM_INFINITY and soft < generous:
+        raised = generous if hard == resource.RLIM_INFINITY else min(generous, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         if raised < wanted:
             connections = max(1, raised - reserve)

@@ -65,9 +65,11 @@ def test_reloads_while_workers_are_replaced_lose_nothing_and_kill_nobody(serve: 
     server = serve(
         workers, {"app.py": APP.replace('path == "/version":', 'path == "/version":\n        time.sleep(0.005)')}
     )
+    descriptors = server.master.num_fds()
     with Clients(server) as clients:
         for _ in range(15):
             clients.wait_answers(100)
             assert server.command("reload").returncode == 0
+    eventually(lambda: server.master.num_fds() == descriptors, what="the descriptors of before")
     assert "died" not in server.stderr
     assert "error" not in server.stderr

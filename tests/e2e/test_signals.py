@@ -201,3 +201,33 @@ def test_a_signal_to_the_whole_group_stops_without_replacing_anybody(serve: Serv
     assert server.wait_exit() == 0
     assert "died" not in server.stderr
     assert "stopped" in server.stderr
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)",
+        "asyncio.run(hear())",
+    ],
+)
+@pytest.mark.parametrize("preload", ["false", "true"])
+def test_what_an_application_does_with_signals_when_it_is_imported_is_its_own_affair(
+    serve: Serve, own: str, preload: str
+) -> None:
+    hear = """
+import asyncio, signal, sys
+
+async def hear():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
+
+"""
+    server = serve(PAIR.replace("[log]", f"preload = {preload}\n[log]"), {"app.py": f"{hear}{own}\n{APP}"})
+    for _ in range(2):
+        assert server.get("/version").body == b"one"
+        assert server.command("reload").returncode == 0
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) == 0
+    assert "died" not in server.stderr
+    assert "killing" not in server.stderr

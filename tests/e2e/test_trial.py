@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, NEW, PAIR, Clients, pids, states, status, wait_generation
+from tests.e2e.apps import APP, NEW, PAIR, Clients, answer, begin, open_gate, pids, states, status, wait_generation
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import CONFIG as CONFIG_FILE
 from tests.e2e.harness import Server
@@ -102,3 +102,31 @@ def test_a_busy_generation_has_passed_before_the_probation_is_over(serve: Serve)
     with Clients(server):
         assert server.command("reload").returncode == 0
     wait_generation(server, 2, workers=2)
+
+
+BLOCKING = """
+import os, time
+
+async def app(scope, receive, send):
+    if scope["path"] == "/block":
+        open("entered", "w").close()
+        while not os.path.exists("gate"):
+            time.sleep(0.005)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % os.getpid()})
+"""
+
+
+def test_a_worker_whose_loop_is_held_up_while_it_is_told_to_stand_by_and_to_come_back_serves_on(serve: Serve) -> None:
+    config = CONFIG.replace("count = 2", "count = 1").replace("wsgi =", 'lifespan = "off"\nasgi =')
+    server = serve(config, {"app.py": BLOCKING})
+    (before,) = pids(server)
+    with closing(begin(server, "/block")) as held:
+        (server.directory / "app.py").write_text(BLOCKING.replace('b"%d" % os.getpid()', "os._exit(3)"))
+        with undaunted(server):
+            assert server.command("reload").returncode == 1
+        open_gate(server)
+        assert answer(held) == b"%d" % before
+    eventually(lambda: states(server) == ["serving"])
+    assert server.get("/").body == b"%d" % before
+    assert pids(server) == {before}
