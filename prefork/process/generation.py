@@ -92,6 +92,7 @@ class Generation:
         self._members: dict[Child, int] = {}  # all that live, with their slots
         self._dismissed: set[Child] = set()  # each for itself, while the others stay
         self._news = Bell(children.loop)  # rung when a worker is ready, or cannot be
+        self._opened = False  # for clients, once
         self._rolling = False  # a worker boots in the place of one that lives
         self._turn = Bell(children.loop)  # rung when it is another's turn to be replaced
         self._vigil: Task | None = None
@@ -149,6 +150,7 @@ class Generation:
     def open(self) -> None:
         """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
         self.phase = Phase.SERVING
+        self._opened = True
         listen.begin(self.sockets, self.settings.listen)
         self._order(Order.SERVE)
         timeout = self.settings.workers.timeout
@@ -301,10 +303,7 @@ class Generation:
             child.hang_up()
             raise
         self.ready.add(child)
-        if self.phase in (
-            Phase.SERVING,
-            Phase.LEAVING,
-        ):  # not before it is known as ready: who is not is taken for idle, and killed
+        if self._opened and self.phase is not Phase.STANDING_BY:  # now: who is not known as ready may be killed
             self._give(child, Order.SERVE)
         post.holder = child
         self._news.ring()

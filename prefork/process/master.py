@@ -360,7 +360,8 @@ class Master:
         fast = fast or self._state is State.STOPPING
         leaving = self._state is State.SUCCEEDED
         self._state = State.STOPPING
-        self._manager.stopping(STOPPING)
+        if self._predecessor is None or self._granting is not None:  # else it is another that serves, and goes on
+            self._manager.stopping(STOPPING)
         self._leave(STOPPING)
         if self._granting is not None:
             self._granting.cancel()

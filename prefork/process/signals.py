@@ -28,9 +28,9 @@ class Command(Enum):
     NOTHING = auto()
 
 
-ORDERED = (
-    signal.SIGURG
-)  # the master has left an order: a signal that no application takes, and whose default is nothing
+# The master has left an order. Of the signals that a worker has no other use for, the one that nobody else has one for:
+# applications take SIGTERM and SIGHUP, and Go's runtime, which a library may bring along, SIGURG.
+ORDERED = signal.SIGTTIN
 
 MASTER: dict[int, Command] = {
     signal.SIGHUP: Command.RELOAD,
@@ -49,7 +49,6 @@ WORKER = {
     ORDERED: Command.OBEY,
     signal.SIGHUP: Command.NOTHING,
     signal.SIGUSR2: Command.NOTHING,
-    signal.SIGTTIN: Command.NOTHING,
     signal.SIGTTOU: Command.NOTHING,
 }
 del WORKER[signal.SIGWINCH]
@@ -70,12 +69,19 @@ class Signals:
         self._readable = loop.readable(self._reading)
         self.catch()
         for number in table:
-            signal.signal(number, _noted)
+            signal.signal(number, self._note_order if table[number] is Command.OBEY else _noted)
             signal.siginterrupt(number, False)
         if _is_held_up_by_terminal():
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         os.register_at_fork(after_in_child=self._let_go)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
+
+    def _note_order(self, number: int, frame: object) -> None:
+        """No order is to be lost, though the application may have the wakeup descriptor at the moment, or have closed
+        it, as asyncio.run does: then this has to do. Twice is no harm.
+        """
+        with suppress(OSError):
+            os.write(self._writing, bytes([number]))
 
     def catch(self) -> None:
         """Have the wakeup descriptor, again where an application that was imported has taken it, as asyncio does for

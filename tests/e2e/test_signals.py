@@ -231,3 +231,25 @@ async def hear():
     assert server.wait_exit(5) == 0
     assert "died" not in server.stderr
     assert "killing" not in server.stderr
+
+
+def test_order_reaches_a_worker_whose_application_has_taken_the_wakeup_descriptor_in_a_request(serve: Serve) -> None:
+    """As asyncio does for its own signal handlers; it leaves none behind."""
+    app = f"""
+import asyncio, signal
+{APP.replace('"/version":', '"/hear":').replace("VERSION.encode()", "asyncio.run(hear())")}
+
+async def hear():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+    return b"heard"
+"""
+    server = serve(PAIR, {"app.py": app})
+    for _ in range(20):
+        assert server.get("/hear").body == b"heard"
+    for number in (2, 3):
+        server.signal(signal.SIGHUP)
+        server.wait_log(f"generation {number - 1} has left")
+        assert server.get("/hear").body == b"heard"
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) == 0
+    assert "killing" not in server.stderr
