@@ -196,7 +196,7 @@ class Child:
         """It has ended by somebody's `kill -9`: of no fault of its own, as far as anybody can tell."""
         return self.status == -signal.SIGKILL and not self.out_of_memory
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: int) -> None:
         """Send it a signal, if it lives: its pid is its own until it has been reaped."""
         if not self.exited.is_set():
             with suppress(ProcessLookupError):  # whoever tells all of them is to get to the last
@@ -323,7 +323,7 @@ class Children:
                 await child.answered()
         return {child.pid: child.account for child in children if child.account is not None}
 
-    async def dismiss(self, children: Iterable[Child], number: signal.Signals, timeout: float) -> None:
+    async def dismiss(self, children: Iterable[Child], number: int, timeout: float) -> None:
         """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed, and where that was
         no SIGINT, what is urgent, it is told what they were at.
         """
@@ -336,7 +336,7 @@ class Children:
                     await child.exited.wait()
         except TimedOut:
             asked = [child for child in leaving if child.reports and not child.exited.is_set()]
-            told = await self.accounts(asked) if number is not signal.SIGINT else {}
+            told = await self.accounts(asked) if number != signal.SIGINT else {}
             for child in leaving:
                 if child.exited.is_set():
                     continue

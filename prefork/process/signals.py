@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import termios
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,9 +29,9 @@ class Command(Enum):
     NOTHING = auto()
 
 
-# The master has left an order. Of the signals that a worker has no other use for, the one that nobody else has one for:
-# applications take SIGTERM and SIGHUP, and Go's runtime, which a library may bring along, SIGURG.
-ORDERED = signal.SIGTTIN
+# The master has left an order: a signal that nobody else has a use for. Applications take SIGTERM, SIGHUP and SIGUSR2,
+# Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets SIGTTIN (signal(7)).
+ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else signal.SIGUSR2
 
 MASTER: dict[int, Command] = {
     signal.SIGHUP: Command.RELOAD,
@@ -46,10 +47,11 @@ MASTER: dict[int, Command] = {
 }
 WORKER = {
     **MASTER,  # what is the master's alone is ignored: the defaults would be to die, or to stop
-    ORDERED: Command.OBEY,
     signal.SIGHUP: Command.NOTHING,
     signal.SIGUSR2: Command.NOTHING,
+    signal.SIGTTIN: Command.NOTHING,
     signal.SIGTTOU: Command.NOTHING,
+    ORDERED: Command.OBEY,
 }
 del WORKER[signal.SIGWINCH]
 del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
