@@ -290,8 +290,8 @@ class Generation:
     async def _boot(self, post: Post) -> Child:
         """Fork a worker and wait until it is ready. Raises BootError."""
         child = await self._fork(post)
-        if post.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now
-            child.signal(signal.SIGKILL)
+        if post.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now; it may be ready before we go on
+            self._end_booting([child])
         try:
             await child.ready(self.settings.workers.boot_timeout)
             if child in self._dismissed or child.exited.is_set():  # by now

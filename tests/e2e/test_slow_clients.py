@@ -13,7 +13,7 @@ import pytest
 
 from prefork.net.stream import GRACE
 from tests.conftest import eventually
-from tests.e2e.apps import SITE, undisturbed
+from tests.e2e.apps import SITE, status, undisturbed
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server
 
@@ -141,7 +141,8 @@ def test_clients_that_do_not_read_hold_nobody_up_and_are_left(server: Server) ->
 
     ask = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
     with clients(server, 50, lambda number: ask % [b"/files/big", b"/big"][number % 2]) as slow:
-        eventually(lambda: connected() == 50, TIMEOUT, "all of them")
+        # on a slow machine, the first have been left before the last are in
+        eventually(lambda: status(server)["totals"]["accepted"] >= 50, 10, "all of them")
         normal.ask(NORMAL)
         eventually(lambda: connected() == 0, TIMEOUT + SLACK, "the end of all who do not read")
         assert all(0 < received(connection) < 64 * MiB for connection in slow)
