@@ -21,9 +21,7 @@ GENERATION = WIDTH + 1
 STATE = WIDTH + 2
 STARTED = WIDTH + 3  # milliseconds of Unix time; 0 marks a free slot
 PULSE = WIDTH + 4  # as a double: when the turn began that the worker's loop is in (monotonic seconds); 0: in none
-ORDER = (
-    WIDTH + 5
-)  # how many Orders the master has given, times 4, plus the last; the worker looks when it is sent ORDERED
+ORDER = WIDTH + 5  # how many Orders the master has given, times 4, plus the last; who is sent ORDERED looks here
 
 _CACHE_LINE = 8  # words; slots that shared one would slow each other's workers down
 _HIGHEST = PID  # in slot 0, which belongs to no process: the highest slot ever taken

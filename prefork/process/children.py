@@ -324,8 +324,8 @@ class Children:
         return {child.pid: child.account for child in children if child.account is not None}
 
     async def dismiss(self, children: Iterable[Child], number: int, timeout: float) -> None:
-        """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed, and where that was
-        no SIGINT, what is urgent, it is told what they were at.
+        """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed. What they are at
+        is logged then, but not after SIGINT, which is urgent.
         """
         leaving = list(children)
         for child in leaving:
