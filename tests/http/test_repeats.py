@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from prefork.http import head as heads
-from prefork.http.connection import HEAD_READ
+from prefork.http.connection import HEAD_READ, UNKNOWN
 from prefork.http.counts import REPEATS, REQUESTS
-from prefork.http.message import FileSegment, Lasting, Request, Response
+from prefork.http.message import FileSegment, Lasting, Request, Response, plain
 from prefork.net.stream import SLICE
 from tests.http.conftest import GET, World
 
@@ -37,7 +37,18 @@ def lasting(here: World, seconds: float = 60.0, body: bytes = b"again") -> Lasti
 
 @pytest.fixture
 def here(world: Make) -> World:
-    """A world whose handler is a Source of what lasts."""
+    """A world whose handler is a Source of what lasts, in a second that does not end: with the next, it is asked again,
+    and tests count that.
+    """
+    here = dated(world)
+    renderer = here.server.render.__self__  # type: ignore[attr-defined]
+    renderer.head(plain(200), UNKNOWN, True, here.loop.now)
+    renderer._expires = inf
+    return here
+
+
+def dated(world: Make) -> World:
+    """Such a world, where seconds end."""
     here = world(lambda request: None)
     here.handler = Source(lasting(here)).handle
     return here
@@ -98,7 +109,8 @@ def test_what_does_not_last_is_not_remembered(here: World) -> None:
         assert source(here).asked == 4
 
 
-def test_the_date_goes_on(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_date_goes_on(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = dated(world)
     dates = iter(["Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"])
     monkeypatch.setattr("prefork.http.render.formatdate", lambda *_, **__: next(dates, "Sun, 06 Nov 1994 08:49:38 GMT"))
     peer = here.connect()
