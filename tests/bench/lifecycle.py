@@ -154,7 +154,7 @@ def reloads(server: Running, count: int) -> dict[str, str]:
     during = [latency for when, latency, _ in tally.answers if starts[0] <= when < ended]
     return {
         "reloads": f"{len(tally.failed)} / {tally.races} of {len(tally.answers)}",
-        "p99": f"{percentile(rest):.0f} -> {percentile(during):.0f}",
+        "p99": f"{percentile(rest):.1f} -> {percentile(during):.1f}",
         "new code": f"{median(took) * 1e3:.0f}",
     }
 
