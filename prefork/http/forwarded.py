@@ -50,12 +50,8 @@ class Forwarding:
         """True for a proxy of ours; `address` is "" on a unix socket."""
         if not address:
             return self._unix
-        try:
-            parsed = ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return any((mapped or parsed) in network for network in self._networks)
+        plain = canonical(address.partition("%")[0])
+        return bool(plain) and any(ip_address(plain) in network for network in self._networks)
 
     def _client(self, proxy: Client, headers: Headers) -> Client:
         """The client that `proxy`, which is trusted, speaks for; `proxy` itself where it says nothing that can be read.
@@ -128,9 +124,15 @@ def _pairs(element: str) -> dict[str, str]:
 def _address(node: str) -> str:
     """The IP address of a node (RFC 7239 §6), without its port; "" for "unknown", a name, or nonsense."""
     match = _NODE.fullmatch(node)
-    if match is None:
-        return ""
+    return canonical(match[1] or match[2] or match[3]) if match else ""
+
+
+def canonical(address: str) -> str:
+    """An IP address as text, one spelling each; "" for anything else. An IPv4-mapped IPv6 address, which is how a
+    dual-stack socket shows its IPv4 clients, is the IPv4 one (RFC 4291 §2.5.5.2).
+    """
     try:
-        return str(ip_address(match[1] or match[2] or match[3]))
+        parsed = ip_address(address)
     except ValueError:
         return ""
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)

@@ -21,6 +21,7 @@ from prefork.handlers.build import AsgiHost, Host, build
 from prefork.handlers.file_cache import FileCache
 from prefork.http.connection import Connection
 from prefork.http.counts import QUEUED, TAKEOVERS
+from prefork.http.forwarded import canonical
 from prefork.http.message import Client, Request
 from prefork.http.server import Server
 from prefork.kernel.calls import Call
@@ -203,6 +204,8 @@ class Worker:
         def greet(socket: socket.socket, address: Any) -> None:
             socket.setblocking(False)
             host, from_port = ("", 0) if is_unix else address[:2]
+            if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
+                host = canonical(host)
             client = Client(host, from_port, "http", name, port)
             loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection")
 

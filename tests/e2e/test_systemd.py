@@ -258,3 +258,14 @@ def starves(manager: Manager) -> bool:
         return True
     finally:
         manager.mailbox.setblocking(False)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv4_client_of_a_dual_stack_socket_has_its_ipv4_address(manage: Manage) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        manager = manage('listen = ["systemd"]\n[log]\naccess = "access.log"\n[[route]]\nrespond = {}\n')
+        with manager.service([listener]) as process:
+            ready(process)
+            assert b" 200 OK" in get(("127.0.0.1", listener.getsockname()[1]))
+            log = manager.directory / "access.log"
+            assert eventually(log.read_text, what="a line in the access log").split()[0] == "127.0.0.1"
