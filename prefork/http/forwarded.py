@@ -26,6 +26,9 @@ _PAIR = re.compile(rf'[ \t]*+({_TOKEN}++)=(?:"([^"\\]*+)"|((?:{_TOKEN}|[:\[\]])+
 _ELEMENT = re.compile(r'(?:[^,"\\]|"[^"\\]*+")*+')  # reads the same from both ends, as nothing is escaped in it
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|([0-9A-Fa-f:.]++)")
 
+# Traefik names the scheme of a WebSocket's handshake, which begins as a request of HTTP (RFC 6455 §3)
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
 
 class Forwarding:
     """`proxies` are those whose word counts: addresses, networks, "unix" for whoever comes through a unix socket;
@@ -61,8 +64,7 @@ class Forwarding:
         """
         address, scheme = proxy.address, proxy.scheme
         for hop, told in self._hops(headers):
-            if told in ("http", "https"):
-                scheme = told
+            scheme = _SCHEMES.get(told, scheme)
             if not hop:
                 break
             address = hop
