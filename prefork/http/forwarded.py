@@ -19,11 +19,13 @@ from prefork.settings.schema import TrustedFields
 X_FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"))
 FORWARDED = frozenset(("forwarded",))
 FIELDS = X_FORWARDED | FORWARDED
+HOPS = 32  # proxies of ours that one request may have come through; the client is the outermost of them otherwise
+HOP_LENGTH = 1024  # characters: what is longer tells nothing, and costs nothing
 
 # RFC 7239 §4: pairs of a token and a token or a quoted string; addresses in brackets are quoted
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PAIR = re.compile(rf'[ \t]*+({_TOKEN}++)=(?:"([^"\\]*+)"|((?:{_TOKEN}|[:\[\]])++))[ \t]*+(?:;|\Z)')
-_ELEMENT = re.compile(r'(?:[^,"\\]|"[^"\\]*+")*+')  # reads the same from both ends, as nothing is escaped in it
+_ELEMENT = re.compile(r'(?:[^,"\\]++|"[^"\\]*+")*+')  # reads the same from both ends, as nothing is escaped in it
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|([0-9A-Fa-f:.]++)")
 
 # Traefik names the scheme of a WebSocket's handshake, which begins as a request of HTTP (RFC 6455 §3)
@@ -90,11 +92,11 @@ def _x_hops(headers: Headers) -> Iterator[tuple[str, str]]:
     """(address, scheme) by X-Forwarded-For and -Proto, from the nearest hop outwards; "" for what is not told or not
     readable.
     """
-    schemes = [scheme.strip().lower() for scheme in headers.get("x-forwarded-proto").split(",")]
-    addresses = headers.get("x-forwarded-for").split(",") if "x-forwarded-for" in headers else [""]
+    schemes = headers.get("x-forwarded-proto").rsplit(",", HOPS)[-HOPS:]
+    addresses = headers.get("x-forwarded-for").rsplit(",", HOPS)[-HOPS:]
     for place, text in enumerate(reversed(addresses)):
         # one scheme is the whole chain's, several go with the hops that added them
-        yield _address(text.strip()), schemes[-1 - place] if place < len(schemes) else ""
+        yield _address(text), schemes[-1 - place].strip().lower() if place < len(schemes) else ""
 
 
 def _hops(headers: Headers) -> Iterator[tuple[str, str]]:
@@ -102,10 +104,13 @@ def _hops(headers: Headers) -> Iterator[tuple[str, str]]:
     a quoted string without an end, say, reaches into that.
     """
     backwards, at = headers.get("forwarded")[::-1], 0
-    while at < len(backwards):
+    for _ in range(HOPS):
+        if at >= len(backwards):
+            return
         match = _ELEMENT.match(backwards, at)
         assert match is not None  # it matches nothing, too
-        pairs = _pairs(match[0][::-1]) if backwards[match.end() : match.end() + 1] in ("", ",") else {}
+        is_whole = match.end() - at <= HOP_LENGTH and backwards[match.end() : match.end() + 1] in ("", ",")
+        pairs = _pairs(match[0][::-1]) if is_whole else {}
         yield _address(pairs.get("for", "")), pairs.get("proto", "").lower()
         at = match.end() + 1
 
@@ -125,7 +130,7 @@ def _pairs(element: str) -> dict[str, str]:
 
 def _address(node: str) -> str:
     """The IP address of a node (RFC 7239 §6), without its port; "" for "unknown", a name, or nonsense."""
-    match = _NODE.fullmatch(node)
+    match = _NODE.fullmatch(node.strip(" \t")) if len(node) <= HOP_LENGTH else None
     return canonical(match[1] or match[2] or match[3]) if match else ""
 
 
