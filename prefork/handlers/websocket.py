@@ -262,11 +262,19 @@ class WebSocket(Upgrade):
         sent = 0
         with suppress(OSError):  # EAGAIN; of any other the reader or the writer will hear
             sent = stream.send(data)
-        self._unsent -= sent
         stream.sent += sent
+        self._left(sent)
         if sent < len(data):
             self._outgoing.append(data[sent:])
             self._writer = self._loop.spawn(self._write(stream), "writing to a WebSocket")
+
+    def _left(self, count: int) -> None:
+        """So many bytes are the kernel's now, whoever has sent them: those who waited for room look again."""
+        was_full = self._unsent > HIGH_WATER
+        self._unsent -= count
+        if was_full and self._unsent <= HIGH_WATER:
+            self._wake()
+            self.changed()
 
     async def _write(self, stream: Stream) -> None:
         """A task of its own: send what did not fit, for as long as there is some."""
@@ -275,9 +283,7 @@ class WebSocket(Upgrade):
                 data = b"".join(self._outgoing)
                 self._outgoing.clear()
                 await stream.write(data, self._send_timeout)
-                self._unsent -= len(data)
-                self._wake()
-                self.changed()
+                self._left(len(data))
         except Disconnected:
             self._over = True
             self._settle()

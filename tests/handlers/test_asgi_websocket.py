@@ -255,6 +255,28 @@ def test_a_drain_closes_with_1012() -> None:
     assert talk(echo, client, drain).code == 1012
 
 
+@pytest.mark.parametrize("size", [65_536, 70_000, 3_000_000])
+def test_an_application_that_sends_much_right_after_it_accepts_goes_on(size: int) -> None:
+    """What is sent before the 101 is out counts as unsent, and does so no longer than that."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": bytes(size)})
+        await send({"type": "websocket.send", "text": "second"})
+        await send({"type": "websocket.close", "code": 4000})
+
+    def client(url: str) -> Any:
+        with connect(url, max_size=None, compression=None) as ws:
+            got = [len(ws.recv(timeout=5)), ws.recv(timeout=5)]
+            with pytest.raises(ConnectionClosed) as closed:
+                ws.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        return [*got, closed.value.rcvd.code]
+
+    assert talk(application, client) == [size, "second", 4000]
+
+
 def test_a_client_that_leaves_before_it_was_accepted_is_told_of() -> None:
     heard: list[Any] = []
 
