@@ -77,12 +77,14 @@ class GuestLoop(asyncio.SelectorEventLoop):
     """asyncio's event loop as applications see it: all of it works, save that signals are the server's."""
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
-        """Raises RuntimeError: the server owns signals, and the descriptor by which they wake the loop."""
-        raise RuntimeError("signals are the server's: an application under prefork cannot add a signal handler")
+        """Raises NotImplementedError, as asyncio does where it has none, and as libraries expect: signals are the
+        server's, and so is the descriptor by which they wake the loop.
+        """
+        raise NotImplementedError("signals are the server's: an application under prefork cannot add a signal handler")
 
-    def remove_signal_handler(self, sig: int) -> NoReturn:
-        """Raises RuntimeError, as no handler has been added."""
-        raise RuntimeError("signals are the server's: an application under prefork has no signal handler to remove")
+    def remove_signal_handler(self, sig: int) -> bool:
+        """False: none has been added."""
+        return False
 
 
 class Guest:
