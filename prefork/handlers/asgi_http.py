@@ -344,7 +344,9 @@ class Exchange:
             if not is_hangup(error):
                 log.warning("%s failed once its client had gone: %r", asked, error)
         elif self.stage is COMPLETE or self.stage is UNSEEN:
-            log.error("%s failed after its response: %r", asked, error, exc_info=error)
+            # who answers 500 and raises then, as Starlette does, leaves it to the server to log that
+            after = "" if self.status >= 500 else f" after its response of status {self.status}"
+            log.error("%s failed%s: %r", asked, after, error, exc_info=error)
         else:
             self.error = ended_by(error)
             self._enter(GONE)

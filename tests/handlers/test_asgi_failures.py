@@ -7,6 +7,9 @@ import logging
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
 
 from tests.handlers.asgi_exchange import START, STAYS, answer, call, meet, whole_body
 from tests.handlers.exchange import parse, request
@@ -70,7 +73,21 @@ def test_exception_after_the_response_is_logged_alone(caplog: pytest.LogCaptureF
         raise ValueError("on purpose")
 
     assert call(application).body == b"done"
-    assert "GET / failed after its response" in caplog.text
+    assert "GET / failed after its response of status 200: ValueError('on purpose')" in caplog.text
+
+
+def test_exception_that_a_framework_has_answered_by_a_500_is_logged_as_the_requests_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Starlette's outermost middleware sends the 500, then raises on, so that servers may log it."""
+
+    async def boom(request: Request) -> None:
+        raise ValueError("on purpose")
+
+    assert call(Starlette(routes=[Route("/boom", boom)]), "/boom").status == 500
+    (record,) = caplog.records
+    assert record.getMessage() == "GET /boom failed: ValueError('on purpose')"
+    assert record.exc_info
 
 
 @pytest.mark.parametrize(
