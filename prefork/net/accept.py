@@ -6,13 +6,26 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any
 
 from prefork.kernel.loop import Loop
+from prefork.net.listen import is_shut
 
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
 LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; where more come, others take them
+REPEAT = 60.0  # seconds between two words about a listener from which nobody can accept
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# of one client, who is gone: another process took it, it has left, or its network has failed, which Linux tells here
+# (accept(2), "Error handling"; EPERM is a firewall's rule). Whatever else there is concerns the listener itself
+_OF_A_CLIENT = {
+    getattr(errno, name)
+    for name in (
+        *("EAGAIN", "EWOULDBLOCK", "ECONNABORTED", "EINTR", "EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN"),
+        *("ENONET", "EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT", "ECONNRESET"),
+    )
+    if hasattr(errno, name)
+}
 
 Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
 Relieve = Callable[[], Awaitable[bool]]  # frees some descriptors, if it can
@@ -28,8 +41,10 @@ async def _in_vain() -> bool:
 async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, relieve: Relieve = _in_vain) -> None:
     """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE).
 
-    Where this process has no descriptors left, ask `relieve` for some, or wait for BREATH.
+    Where this process has no descriptors left, ask `relieve` for some, or wait for BREATH. Where nobody can accept from
+    the listener any more, as an application has shut it down for all of us, say so, and look again after each BREATH.
     """
+    told = -inf  # when that was said last, in monotonic seconds
     while True:
         await room(False)
         # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that idle
@@ -41,6 +56,12 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
         except OSError as error:
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
+                await loop.sleep(BREATH)
+            elif error.errno not in _EXHAUSTED and (error.errno not in _OF_A_CLIENT or is_shut(listener)):
+                if loop.now >= told + REPEAT:
+                    told = loop.now
+                    words = "cannot accept from %s, which something has shut down; a reload opens it again: %s"
+                    log.error(words, _name(listener), error.strerror)
                 await loop.sleep(BREATH)
             continue  # someone else took it, or it has left already
         _hand_over(loop, client, address, greet)
@@ -63,3 +84,12 @@ def _hand_over(loop: Loop, client: socket.socket, address: Any, greet: Greet) ->
         client.close()
     else:
         greet(client, address)
+
+
+def _name(listener: socket.socket) -> str:
+    """Its address, as far as that can still be asked."""
+    try:
+        where = listener.getsockname()
+    except OSError:
+        return "a listener"
+    return f"{where[0]}:{where[1]}" if isinstance(where, tuple) else f"unix:{where}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import stat
 import struct
@@ -38,7 +39,8 @@ _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0xFFFFFFFF))  # take a
 
 
 def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Sockets:
-    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew.
+    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. One that an
+    application has shut down, which it does to all processes that share it, is opened again.
 
     With reuse_port there is one for each of `workers`, and more where there were more: who waits in a queue is not to
     lose it. The new ones among these are not open for clients before `begin`, as nobody is there to accept them yet.
@@ -54,6 +56,8 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Soc
             else:
                 address = listener.address
                 known = current.get(address) or current.get(address.numbered(1)) or _by_path(address, current)
+                if known is not None and known.family == socket.AF_UNIX and is_shut(known):
+                    known = None  # a TCP socket listens again when it is told to; this kind never does
                 sockets[address] = known or _open(listener, leaving)
     except StartError:
         release(sockets, keep=current)
@@ -156,6 +160,13 @@ def _close_queue(listener: socket.socket) -> None:
     with suppress(OSError):  # another system, or a sandbox
         program = struct.pack("HP", len(_DROP_SYN) // 8, _DROP_SYN.buffer_info()[0])
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def is_shut(listener: socket.socket) -> bool:
+    """Whether nobody can accept from it any more: shutdown(2), which concerns all processes that share it, or worse."""
+    look = select.poll()
+    look.register(listener.fileno(), select.POLLIN)
+    return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in look.poll(0))
 
 
 def bind(address: Address, leaving: Sockets | None = None) -> socket.socket:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,6 +20,8 @@ import pytest
 from prefork.kernel.loop import PARKED, Loop, Task
 from prefork.kernel.poller import POLLERS, make_poller
 from prefork.net.accept import accept, accept_rest
+from prefork.net.listen import bind
+from prefork.settings.address import Address
 from tests.conftest import eventually
 from tests.net.conftest import PATIENCE, Run, forked
 
@@ -156,6 +159,39 @@ def test_the_rest_are_whoever_is_in_the_queue(listener: socket.socket, porch: Po
     assert [address for _, address in porch.clients] == names
     accept_rest(porch.loop, listener, porch.greet)
     assert len(porch.clients) == 5
+
+
+# ---- a listener from which nobody can accept any more
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_listener_that_was_shut_down_is_told_of_once_and_not_spun_on(
+    run: Run,
+    loop: Loop,
+    porch: Porch,
+    tmp_path: Path,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its error is there for good, at once: EINVAL of TCP, and EAGAIN of a unix socket that always looks ready."""
+    monkeypatch.setattr("prefork.net.accept.BREATH", 0.02)
+    monkeypatch.chdir(tmp_path)
+    listener = bind(Address.parse("127.0.0.1:0" if kind == "tcp" else "unix:a.sock"))
+    listener.listen()
+    name = f"127.0.0.1:{listener.getsockname()[1]}" if kind == "tcp" else "unix:a.sock"
+    turns: list[int] = []
+    loop.after_turn.append(lambda: turns.append(1))
+
+    async def wait() -> None:
+        await loop.sleep(0.1)
+
+    with listener:
+        listener.shutdown(socket.SHUT_RDWR)
+        run(wait(), accept(loop, listener, porch.room, porch.greet))
+    assert len(turns) < 30
+    (said,) = caplog.messages
+    assert f"cannot accept from {name}, which something has shut down" in said
 
 
 # ---- a lack of descriptors

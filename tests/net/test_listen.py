@@ -260,6 +260,17 @@ def test_sockets_that_are_not_wanted_any_more_are_left_to_be_released(current: S
     current.update(sockets)
 
 
+def test_a_known_socket_that_was_shut_down_takes_clients_again(directory: Path, current: Sockets) -> None:
+    wanted = listeners(Address("tcp", "127.0.0.1", free_port()), "unix:a.sock")
+    current.update(adopt({}, wanted))
+    for listener in current.values():
+        listener.shutdown(socket.SHUT_RDWR)
+    fresh = adopt(current, wanted)
+    release(current, keep=fresh)
+    current.update(fresh)
+    assert [answers(listener.getsockname()) for listener in fresh.values()] == [True, True]
+
+
 def test_when_one_cannot_be_bound_nothing_has_changed(current: Sockets, directory: Path, taken: Address) -> None:
     current.update(adopt({}, listeners(ANY, "unix:old.sock")))
     before = dict(current)
