@@ -177,7 +177,7 @@ class Call:
 
 _END: Any = object()
 
-_STATUS = re.compile(r"[2-5][0-9]{2}(?: |\Z)")
+_STATUS = re.compile(r"[2-9][0-9]{2}(?: |\Z)")
 _STATUSES = {f"{code} {reason}": (code, reason) for code, reason in REASONS.items()}
 
 

@@ -13,7 +13,7 @@ from time import monotonic
 
 from prefork.errors import CutShort, Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
 from prefork.http.body import Incoming, Nothing
-from prefork.http.counts import REPEATS, REQUESTS, SENT, STATUS_CLASS
+from prefork.http.counts import REPEATS, REQUESTS, SENT, status_class
 from prefork.http.head import HEAD_END, guess_line
 from prefork.http.message import (
     Chunks,
@@ -180,7 +180,7 @@ class Connection:
                 total, stream.sent = stream.sent, 0
                 self.answer = None
             board[REQUESTS] += 1
-            board[STATUS_CLASS + response.status // 100] += 1
+            board[outgoing.counter] += 1
             board[SENT] += total
             now = monotonic()  # the application may have taken its time
             if record is not None:
@@ -207,7 +207,7 @@ class Connection:
         """Count and record what is not an ordinary answer: a refusal, or one that did not get through; and be done."""
         server, board, sent = self.server, self.server.board, self.stream.sent
         board[REQUESTS] += 1
-        board[STATUS_CLASS + status // 100] += 1
+        board[status_class(status)] += 1
         board[SENT] += sent
         if server.record is not None:
             client, duration = (request.client, monotonic() - self.since) if request else (self.client, 0.0)

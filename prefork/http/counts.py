@@ -8,7 +8,7 @@ from __future__ import annotations
 ACCEPTED = 0  # connections ever accepted
 CONNECTIONS = 1  # connections open now
 REQUESTS = 2  # requests answered, whatever the status
-STATUS_CLASS = 2  # plus 1..5: answers of that class, STATUS_CLASS + status // 100
+STATUS_CLASS = 2  # plus 1..5: answers of that class, see `status_class`
 SENT = 8  # bytes of responses, heads included
 TAKEOVERS = 9  # application calls that lasted so long that another thread took over the loop
 QUEUED = 10  # application calls that had to wait for a thread
@@ -17,3 +17,8 @@ FILE_HITS = 12  # files found in the file cache, still true
 FILE_MISSES = 13  # files that had to be opened
 FILE_EVICTIONS = 14  # files that were put out of the cache to make room
 WIDTH = 15  # how many words these are
+
+
+def status_class(status: int) -> int:
+    """The index of the word that counts answers of this status, 100 to 999: from 600 on as 5xx (RFC 9110 §15)."""
+    return STATUS_CLASS + min(status // 100, 5)

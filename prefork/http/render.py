@@ -10,6 +10,7 @@ from email.utils import formatdate
 from time import time
 
 from prefork.errors import ApplicationError
+from prefork.http.counts import status_class
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, Lasting, RequestLine, Response, Upgrade
 
@@ -66,13 +67,15 @@ class Head:
     """A response head: its bytes on the `wire`, and how its body is framed (RFC 9112 §6.3).
 
     `length` bytes, or `chunked`, or else to the end of the connection; `silent`: no body at all, whatever there is.
-    `date` is where in the wire the value of the server's own Date begins, 0 where the application has one of its own.
+    `date` is where in the wire the value of the server's own Date begins, 0 where the application has one of its own;
+    `counter` is the word that counts answers of its status (counts.py).
     """
 
-    __slots__ = ("chunked", "date", "keep_alive", "length", "silent", "status", "wire")
+    __slots__ = ("chunked", "counter", "date", "keep_alive", "length", "silent", "status", "wire")
 
     def __init__(self, status: int, length: int | None, chunked: bool, keep_alive: bool, silent: bool) -> None:
         self.status = status
+        self.counter = status_class(status)
         self.length = length
         self.chunked = chunked
         self.keep_alive = keep_alive
@@ -139,7 +142,7 @@ class Renderer:
 
     def _render(self, key: _Key) -> Head:
         status, reason, fields, size, head_only, minor, keep_alive = key
-        if not 200 <= status <= 599 or not FIELD_VALUE.fullmatch(reason):
+        if not 200 <= status <= 999 or not FIELD_VALUE.fullmatch(reason):
             raise ApplicationError(f"an invalid response status: {status} {reason!r}")
         block = self._block(fields)
         head = _frame(status, block, size, head_only, minor, keep_alive)

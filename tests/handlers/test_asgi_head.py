@@ -151,6 +151,18 @@ def test_wrong_status_behind_a_wait_is_a_500(caplog: pytest.LogCaptureFixture) -
     assert "the status of a response is '200'" in caplog.text
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_status_beyond_599_is_passed_on(waits: bool) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        await send({**START, "status": 999})
+        await send({**BODY, "body": b"body"})
+
+    found = call(application)
+    assert (found.status, found.body) == (999, b"body")
+
+
 def test_next_request_is_answered_behind_a_prompt_head() -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await send(START)

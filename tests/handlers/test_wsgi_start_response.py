@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prefork.http.counts import ACCEPTED, REQUESTS, SENT, STATUS_CLASS, TAKEOVERS, WIDTH
 from tests.handlers.exchange import assert_500, call, exchange, parse, request, wsgi
 
 Environ = dict[str, Any]
@@ -43,6 +44,8 @@ def generating(status: Any, headers: Any = ()) -> Callable[..., Any]:
         ("404", 404, "Not Found"),
         ("299 ", 299, ""),
         ("599 Odd", 599, "Odd"),
+        ("600 Beyond", 600, "Beyond"),
+        ("999", 999, ""),
         ("200 caf\xe9", 200, "caf\xe9"),
     ],
 )
@@ -73,8 +76,7 @@ def test_the_status_is_sent_as_given_with_the_standard_reason_where_there_is_non
         "100 Continue",
         "101 Switching Protocols",
         "000 Zero",
-        "600 Beyond",
-        "999 Beyond",
+        "1000 Beyond",
         b"200 OK",
         200,
         None,
@@ -86,11 +88,22 @@ def test_an_invalid_status_is_500(make: Any, status: Any, caplog: pytest.LogCapt
     assert_500(make(status), caplog, "status")
 
 
-def test_no_status_counts_as_anything_but_an_answer_of_its_class() -> None:
-    board = memoryview(bytearray(8 * 32)).cast("Q")
-    exchange(wsgi(answering("999 Beyond")), request("/"), board=board)
-    assert board.tolist()[2:8] == [1, 0, 0, 0, 0, 1]
-    assert not any(board.tolist()[9:])
+@pytest.mark.parametrize("status", [600, 699, 700, 899, 999])
+@pytest.mark.parametrize("pieces", [[b"whole"], [b"x" * 200_000] * 3])
+def test_a_status_beyond_599_counts_as_5xx_and_as_nothing_else(status: int, pieces: list[bytes]) -> None:
+    board = memoryview(bytearray(8 * WIDTH)).cast("Q")
+    answer = parse(exchange(wsgi(answering(f"{status} Beyond", body=pieces)), request("/"), board=board))
+    assert (answer.status, answer.body) == (status, b"".join(pieces))
+    counted = {index: count for index, count in enumerate(board) if count and index not in (SENT, TAKEOVERS)}
+    assert counted == {ACCEPTED: 1, REQUESTS: 1, STATUS_CLASS + 5: 1}
+
+
+def test_a_status_beyond_599_whose_client_leaves_counts_as_5xx_and_as_nothing_else() -> None:
+    board = memoryview(bytearray(8 * WIDTH)).cast("Q")
+    handler = wsgi(answering("900 Beyond", body=iter([b"x" * 200_000] * 500)))
+    exchange(handler, request("/"), board=board, hang_up_after=1)
+    counted = {index: count for index, count in enumerate(board) if count and index not in (SENT, TAKEOVERS)}
+    assert counted == {ACCEPTED: 1, REQUESTS: 1, STATUS_CLASS + 5: 1}
 
 
 @pytest.mark.parametrize(

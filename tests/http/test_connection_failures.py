@@ -82,8 +82,7 @@ def test_a_route_that_cannot_be_found_out_is_a_500(world: Make) -> None:
 NONSENSE: dict[str, Callable[[], Any]] = {
     "no response": lambda: None,
     "a status of 99": lambda: Response(99),
-    "a status of 600": lambda: Response(600),
-    "a status of 999": lambda: Response(999),
+    "a status of 1000": lambda: Response(1000),
     "no status": lambda: Response(None),  # type: ignore[arg-type]
     "a field with CR LF": lambda: Response(200, (("A", "b\r\nC: d"),)),
     "fields that are no pairs": lambda: Response(200, (("A",),)),  # type: ignore[arg-type]
