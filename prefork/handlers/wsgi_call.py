@@ -51,7 +51,7 @@ class Call:
         elif self.status:
             raise ApplicationError("start_response was called twice, without exc_info")
         self.status, self.reason = _STATUSES.get(status) or _parse_status(status)
-        self.headers = headers
+        self.headers = headers if type(headers) is list else tuple(headers)  # an iterator is looked at more than once
         return self.write
 
     def write(self, data: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from time import time
+from typing import Any
 
 from prefork.errors import ApplicationError
 from prefork.http.counts import status_class
@@ -37,9 +38,7 @@ class Block:
         self.close = self.has_date = self.has_server = False
         self.upgrade = ""
         lines = []
-        for name, value in fields:
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise ApplicationError(f"a response field is not a pair of str: {name!r}: {value!r}")
+        for name, value in map(_pair, fields):
             if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
                 raise ApplicationError(f"an invalid response field: {name!r}: {value!r}")
             if self._passes(name.lower(), value):
@@ -49,8 +48,10 @@ class Block:
     def _passes(self, name: str, value: str) -> bool:
         """Take note of what the field tells the server; False when the client is not to see it."""
         if name == "content-length":
-            if not DIGITS.fullmatch(value) or self.length not in (None, int(value)):
+            if not DIGITS.fullmatch(value):
                 raise ApplicationError(f"an invalid Content-Length: {value!r}")
+            if self.length not in (None, int(value)):
+                raise ApplicationError(f"two Content-Lengths that differ: {self.length} and {value}")
             self.length = int(value)
             return False  # the server says it, once it knows that it is true
         if name in HOP_BY_HOP:
@@ -116,8 +117,9 @@ class Renderer:
             return self._again(response, key, now)
         try:
             head = self._heads.get(key)
-        except TypeError:  # unhashable, so not pairs of str
-            raise ApplicationError(f"response fields are not pairs of str: {fields!r}") from None
+        except TypeError:  # unhashable: lists in the place of tuples, which other servers take, too
+            response.headers = tuple(map(_pair, fields))
+            return self.head(response, line, keep_alive, now)
         if head is None:
             if isinstance(body, Upgrade):
                 return self._switch(body, response.status, fields)
@@ -192,6 +194,19 @@ class Renderer:
             if len(block.wire) + FIELD * len(fields) <= ENTRY_BYTES:
                 self._blocks[fields] = block
         return block
+
+
+def _pair(field: Any) -> tuple[str, str]:
+    """A response field as a tuple of plain str. Raises ApplicationError where it is no pair of str.
+
+    What a subclass of str would have itself shown as is not what is looked at, and must not be what is sent.
+    """
+    if isinstance(field, (tuple, list)) and len(field) == 2:
+        name, value = field
+        if isinstance(name, str) and isinstance(value, str):
+            return str.__str__(name), str.__str__(value)
+        raise ApplicationError(f"a response field is not a pair of str: {name!r}: {value!r}")
+    raise ApplicationError(f"a response field is not a pair of str: {field!r}")
 
 
 def _frame(status: int, block: Block, size: int | None, head_only: bool, minor: int, keep_alive: bool) -> Head:

@@ -123,7 +123,8 @@ def test_a_status_beyond_599_whose_client_leaves_counts_as_5xx_and_as_nothing_el
         ("X-A", None),
         (b"X-A", "1"),
         (1, "1"),
-        ["X-A", "1"],
+        ["X-A", 1],
+        ["X-A", ["1"]],
         ("Content-Length", "-1"),
         ("Content-Length", "1_0"),
         ("Content-Length", "four"),
@@ -143,14 +144,48 @@ def test_an_invalid_header_is_500_and_never_sent(make: Any, header: Any, caplog:
     assert "ApplicationError" in caplog.text
 
 
-@pytest.mark.parametrize("headers", [None, 7, ["X-A: 1"], [()], [("X-A",)], [("X-A", "1", "2")], {"X-A": "1"}, "ab"])
+@pytest.mark.parametrize(
+    "headers",
+    [None, 7, ["X-A: 1"], ["ab"], [()], [("X-A",)], [["X-A"]], [("X-A", "1", "2")], {"X-A": "1"}, {"XA": "1"}, "ab"],
+)
 @pytest.mark.parametrize("make", [answering, generating])
 def test_headers_that_are_no_pairs_are_500(make: Any, headers: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert_500(make("200 OK", headers), caplog)
 
 
 def test_two_different_content_lengths_are_500(caplog: pytest.LogCaptureFixture) -> None:
-    assert_500(answering("200 OK", (("Content-Length", "4"), ("content-length", "5"))), caplog, "Content-Length")
+    differing = (("Content-Length", "4"), ("content-length", "5"))
+    assert_500(answering("200 OK", differing), caplog, "two Content-Lengths that differ: 4 and 5")
+
+
+class Shouting(str):
+    """Text that would show itself as more than it is."""
+
+    def __str__(self) -> str:
+        return f"{self[:]}\r\nX-Split: yes"
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+
+TAKEN: dict[str, Callable[[], Any]] = {
+    "lists of lists": lambda: [["X-A", "1"], ["X-B", "2"]],
+    "lists and tuples": lambda: [("X-A", "1"), ["X-B", "2"]],
+    "items of a dict": lambda: {"X-A": "1", "X-B": "2"}.items(),
+    "an iterator": lambda: iter([("X-A", "1"), ("X-B", "2")]),
+    "subclasses of str": lambda: [(Shouting("X-A"), Shouting("1")), ("X-B", Shouting("2"))],
+}
+
+
+@pytest.mark.parametrize("headers", TAKEN.values(), ids=TAKEN)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("make", [answering, generating])
+def test_headers_may_come_in_any_shape_that_has_pairs_of_text(make: Any, method: str, headers: Any) -> None:
+    raw = exchange(wsgi(make("200 OK", headers())), request("/", method=method))
+    answer = parse(raw, method)
+    assert (answer.status, answer.headers["X-A"], answer.headers["X-B"]) == (200, "1", "2")
+    assert b"Split" not in raw
+    assert answer.body == (b"body" if method == "GET" else b"")
 
 
 def test_headers_keep_their_order_case_and_repetition() -> None:

@@ -86,7 +86,8 @@ NONSENSE: dict[str, Callable[[], Any]] = {
     "no status": lambda: Response(None),  # type: ignore[arg-type]
     "a field with CR LF": lambda: Response(200, (("A", "b\r\nC: d"),)),
     "fields that are no pairs": lambda: Response(200, (("A",),)),  # type: ignore[arg-type]
-    "fields of lists": lambda: Response(200, (["A", "b"],)),  # type: ignore[arg-type]
+    "fields of sets": lambda: Response(200, ({"A", "b"},)),  # type: ignore[arg-type]
+    "a field of unhashable values": lambda: Response(200, (["A", ["b"]],)),  # type: ignore[arg-type]
     "fields of bytes": lambda: Response(200, ((b"A", b"b"),)),  # type: ignore[arg-type]
     "a length that is not true": lambda: Response(200, (("Content-Length", "5"),), b"abc"),
 }
