@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import eventually
 
 BIN = Path(__file__).parents[1] / "bin"
+HERE = {name: value for name, value in os.environ.items() if name != "PREFORK_PYTHON"}  # which would come first
 
 PROJECT = """
 [build-system]
@@ -69,7 +70,7 @@ class Checkout:
         return subprocess.Popen(
             [self.root / "bin" / script, *arguments],
             cwd=cwd or self.root,
-            env=os.environ | env,
+            env=HERE | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -58,7 +58,7 @@ def _shorten(told: traceback.TracebackException) -> None:
     theirs = [not frame.filename.startswith(LEADING) for frame in told.stack]
     if any(theirs):
         del told.stack[: theirs.index(True)]
-    elif issubclass(told.exc_type, SyntaxError):  # which names its place itself
+    elif hasattr(told, "lineno"):  # a SyntaxError, which names its place itself; exc_type is deprecated from 3.13 on
         told.stack.clear()
 
 

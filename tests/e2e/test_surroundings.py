@@ -15,14 +15,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import eventually, needs
+from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, pids
 from tests.e2e.harness import CONFIG as CONFIG_FILE
 from tests.e2e.harness import ROOT, Server, free_port
 
 NOBODY = 65534
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-START = [sys.executable, "-m", "prefork", "start"]
+# The command line of somebody else, once all is imported: below root's home nobody else can read an interpreter.
+AS_NOBODY = f"""
+import encodings.idna, os, sys
+from prefork.cli import main
+os.setgroups([])
+os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 class Redirected(Server):
@@ -102,20 +110,19 @@ def home() -> Iterator[Path]:
     """A directory of nobody's, where tmp_path is root's alone."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
-    needs("setpriv")
     directory = Path(tempfile.mkdtemp(prefix="prefork-"))
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)
 
 
-def as_nobody(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    return subprocess.run([*drop, *command], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=20)
+def as_nobody(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", AS_NOBODY, *arguments]
+    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=20)
 
 
 def test_a_directory_that_is_not_ours_is_named(home: Path) -> None:
-    ended = as_nobody(*START, "prefork.demo.app:app", "--listen", "unix:/tmp/prefork-never.sock", cwd=home)
+    ended = as_nobody("start", "prefork.demo.app:app", "--listen", "unix:/tmp/prefork-never.sock", cwd=home)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert "run/prefork.pid" in ended.stderr
@@ -127,7 +134,7 @@ def test_a_port_that_is_not_ours_is_named(home: Path) -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 81:
         pytest.skip("this machine gives port 81 to everybody")
     os.chown(home, NOBODY, NOBODY)
-    ended = as_nobody(*START, "prefork.demo.app:app", "--listen", "127.0.0.1:81", cwd=home)
+    ended = as_nobody("start", "prefork.demo.app:app", "--listen", "127.0.0.1:81", cwd=home)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert "127.0.0.1:81: no permission" in ended.stderr
@@ -136,7 +143,7 @@ def test_a_port_that_is_not_ours_is_named(home: Path) -> None:
 
 def test_a_config_that_may_not_be_read_is_a_config_error(home: Path) -> None:
     (home / "server.toml").touch(mode=0o600)
-    ended = as_nobody(*START, "-c", "server.toml", cwd=home)
+    ended = as_nobody("start", "-c", "server.toml", cwd=home)
     assert ended.returncode == 2
     assert ended.stderr == "server.toml: cannot be read: permission denied\n"
 
@@ -147,7 +154,7 @@ def test_the_control_socket_is_its_owners_alone(home: Path) -> None:
     try:
         server.wait_ready()
         for name in ("status", "stop", "reload"):
-            ended = as_nobody(sys.executable, "-m", "prefork", name, cwd=home)
+            ended = as_nobody(name, cwd=home)
             assert ended.returncode == 1
             assert ended.stderr.count("\n") == 1
             assert "no permission" in ended.stderr

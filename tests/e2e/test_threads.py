@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -312,4 +313,6 @@ def test_development_mode_finds_nothing_to_complain_of(serve: Serve, monkeypatch
         each.result()
     assert "the loop is touched" not in site.server.stderr
     assert "Error" not in site.server.stderr
-    assert "Warning" not in site.server.stderr
+    # CPython counts threads by the 20th word of /proc/self/stat: that is our niceness, as our title is two words
+    false_alarm = r".*DeprecationWarning: This process \(pid=\d+\) is multi-threaded.*" if os.nice(0) > 1 else r"(?!)"
+    assert "Warning" not in re.sub(false_alarm, "", site.server.stderr)
