@@ -27,6 +27,10 @@ class BootError(PreforkError):
         self.report = report
 
 
+class MalformedMessage(PreforkError):
+    """Another process of the server says what cannot be understood, or what nobody has asked for."""
+
+
 class TargetError(PreforkError):
     """A `module:attribute` target does not lead to an application."""
 

@@ -1,8 +1,4 @@
-"""Children: forks processes, learns whether they got ready, and reaps them. Owns the master's child processes.
-
-A child reports through a pair of sockets, in a line: that it is ready, or why it is not, with its traceback. Once
-ready, it may say in another line that it is to be replaced; and its parent may ask what it is at.
-"""
+"""Children: forks processes and reaps them. Owns the master's child processes, and which they are (child.py)."""
 
 from __future__ import annotations
 
@@ -19,17 +15,13 @@ from typing import NoReturn
 
 import msgspec
 
-from prefork.errors import BootError, TimedOut
-from prefork.kernel.event import Bell, Event
-from prefork.kernel.loop import Loop, Task
-from prefork.process.endings import OomKills, ending
+from prefork.errors import BootError, MalformedMessage, TimedOut
+from prefork.kernel.loop import Loop
+from prefork.process.child import WHAT, Child
+from prefork.process.endings import OomKills
 from prefork.process.report import Account, Report, describe
 
-WHERE = b"?"
-WHAT = b"!"
 ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
-
-NO_PULSE = memoryview(bytes(8)).cast("d")
 
 log = logging.getLogger("prefork")
 
@@ -55,154 +47,6 @@ class Tell:
 Main = Callable[[Tell], int]
 
 
-class Child:
-    """One child process, as its parent sees it."""
-
-    def __init__(self, loop: Loop, pid: int, report: int, name: str = "worker") -> None:
-        self.pid = pid
-        self.name = name
-        self.started = monotonic()
-        self.exited = Event(loop)
-        self.departing = Event(loop)  # it has exited, or wants to be replaced
-        self.account: Account | None = None  # what it has said since it was asked last
-        self.heard = Bell(loop)  # rung when it has said something
-        self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
-        self.out_of_memory = False  # is what the kernel seems to have killed it for
-        self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
-        self.asgi = False  # it is ready, and hosts an ASGI application
-        self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
-        self._loop = loop
-        self._report = report
-        self._said = b""  # and not heard yet
-        self._waiting: Task | None = None  # for it
-
-    async def ready(self, timeout: float) -> None:
-        """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
-        ready = False
-        try:
-            with self._loop.within(timeout):
-                report = msgspec.json.decode(await self._hear(), type=Report)
-            if report.problem:
-                raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
-            ready = True
-            self.asgi = report.asgi
-        except msgspec.MsgspecError as error:
-            raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
-        except TimedOut:
-            raise BootError(f"{self.name} {self.pid} was not ready within {timeout:g} s") from None
-        finally:
-            self._waiting = None
-            self._loop.forget(self._report)
-            if not ready:
-                self.hang_up()
-
-    async def _hear(self) -> bytes:
-        """A line that it says. Raises BootError when it has died instead: its own child may hold the line open."""
-        readable = self._loop.readable(self._report)
-        self._waiting = self._loop.current
-        while b"\n" not in self._said:
-            await readable  # or `end`
-            try:
-                piece = os.read(self._report, 65536)
-            except BlockingIOError:
-                if not self.exited.is_set():
-                    continue
-                piece = b""
-            except ConnectionResetError:  # it has ended without having read a question
-                piece = b""
-            if not piece:
-                await self.exited.wait()
-                raise BootError(f"{self.name} {self.pid} died while it booted: {self.ending}")
-            self._said += piece
-        line, self._said = self._said.split(b"\n", 1)
-        return line
-
-    def end(self, status: int) -> None:
-        """It has ended, with what `os.waitpid` says."""
-        self.status = os.waitstatus_to_exitcode(status)
-        self.exited.set()
-        self.departing.set()
-        self.heard.ring()
-        if self._waiting is not None:
-            self._waiting.resume()
-
-    async def listen(self) -> None:
-        """Once it is ready: take note of its accounts, until it wants to be replaced, which sets `departing`."""
-        try:
-            while True:
-                *lines, self._said = self._said.split(b"\n")
-                for line in lines:
-                    self._note(msgspec.json.decode(line, type=Report))
-                if self.departing.is_set():
-                    return
-                await self._loop.readable(self._report)
-                try:
-                    piece = os.read(self._report, 65536)
-                except BlockingIOError:
-                    continue
-                except ConnectionResetError:  # it has ended without having read a question
-                    return
-                if not piece:
-                    return
-                self._said += piece
-        finally:
-            self._loop.forget(self._report)
-
-    @property
-    def stuck(self) -> float:
-        """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it."""
-        return max(0.0, monotonic() - min(self.pulse[0] or inf, self.stopped))
-
-    def _note(self, report: Report) -> None:
-        self.account = report.account
-        if report.account is None:
-            self.departing.set()
-        self.heard.ring()
-
-    def ask(self, question: bytes) -> None:
-        """Ask WHERE: it logs what it is at, if it can, and answers as one that is to be replaced does; or WHAT: it
-        answers by an account.
-        """
-        with suppress(OSError):
-            os.write(self._report, question)
-
-    async def answered(self) -> None:
-        """Wait for its account, or for its end."""
-        await self.heard.until(lambda: self.account is not None or self.exited.is_set())
-
-    @property
-    def reports(self) -> bool:
-        """The line to it is open."""
-        return self._report >= 0
-
-    def hang_up(self) -> None:
-        """Close our end of the line to it."""
-        if self._report >= 0:
-            os.close(self._report)
-            self._report = -1
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was forked."""
-        return monotonic() - self.started
-
-    @property
-    def ending(self) -> str:
-        """How it ended: "SIGKILL", "exit status 3"."""
-        return ending(self.status, self.out_of_memory)
-
-    @property
-    def was_killed(self) -> bool:
-        """It has ended by somebody's `kill -9`: of no fault of its own, as far as anybody can tell."""
-        return self.status == -signal.SIGKILL and not self.out_of_memory
-
-    def signal(self, number: int) -> None:
-        """Send it a signal, if it lives: its pid is its own until it has been reaped."""
-        if not self.exited.is_set():
-            with suppress(ProcessLookupError):  # whoever tells all of them is to get to the last
-                os.kill(self.pid, number)
-
-
 class Children:
     """The master's children. What registers in `private` is called in every child first: to close what is not its."""
 
@@ -214,6 +58,7 @@ class Children:
         self._oom_kills = OomKills()
         self._adopting = 0
         self._strays: dict[int, int] = {}  # statuses of who has died unknown meanwhile, by pid
+        self._let_go: set[int] = set()  # pids of those that are none of ours any more, and have not been reaped
         # while the master lives it holds the writing end of this pipe, and it alone: reading ends when it dies
         self.lifeline, self._life = os.pipe()
 
@@ -253,7 +98,15 @@ class Children:
                 self._strays.clear()
 
     def adopt(self, pid: int, ours: int) -> Child:
-        """A child that another process has forked for us; `ours` is our end of the line to it."""
+        """A child that another process has forked for us, and tells us of; `ours` is our end of the line to it, which
+        is closed where this raises.
+
+        Raises MalformedMessage where the kernel knows no such child of this process, or we know it already: to signal
+        it would be to signal anybody. A child's number is its own until we have reaped it.
+        """
+        if pid in self._living or pid in self._let_go or not (pid in self._strays or _is_our_child(pid)):
+            os.close(ours)
+            raise MalformedMessage(f"process {pid} is no new child of this one")
         child = self._known(pid, ours, "worker")
         if pid in self._strays:
             del self._living[pid]
@@ -289,6 +142,8 @@ class Children:
                 return
             child = self._living.get(pid)
             if child is None:
+                if not (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                    self._let_go.discard(pid)
                 if self._adopting and not (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
                     self._strays[pid] = status
                 continue
@@ -308,6 +163,7 @@ class Children:
     def let_go(self, child: Child) -> None:
         """It is none of ours any more, though it lives."""
         del self._living[child.pid]
+        self._let_go.add(child.pid)
 
     @property
     def living(self) -> list[Child]:
@@ -374,3 +230,12 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+
+
+def _is_our_child(pid: int) -> bool:
+    """Whether the kernel knows this process as a child of ours, dead or alive, that has not been reaped (waitid(2))."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -21,7 +21,8 @@ from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
-from prefork.process.children import Child, Children, Tell
+from prefork.process.child import Child
+from prefork.process.children import Children, Tell
 from prefork.process.identity import cores
 from prefork.process.signals import ORDERED
 from prefork.process.template import Template

@@ -18,11 +18,20 @@ LEADING = (  # where the frames are that lead to the application's
 )
 
 
+MOST_OF_PROBLEM = 8 << 10  # characters of an error's message that are told, and of its traceback: both fit a line
+MOST_OF_TRACEBACK = 32 << 10
+MOST_OF_REQUEST = 500
+
+
 class Account(msgspec.Struct):
     """What a worker is at: of the requests under way the one that came first, "" for none, and its age in seconds."""
 
     request: str = ""
     age: float = 0.0
+
+    def within(self, age: float) -> Account:
+        """The same as far as it can be true of a worker of that age."""
+        return Account(self.request[:MOST_OF_REQUEST], min(max(0.0, self.age), age))
 
 
 class Report(msgspec.Struct):
@@ -42,7 +51,7 @@ def describe(error: BaseException) -> Report:
     That begins where the application does: the frames that led to it are ours, and say nothing of its own.
     """
     if isinstance(error, TargetError):
-        return Report(str(error))
+        return Report(_shortened(str(error), MOST_OF_PROBLEM))
     problem = traceback.format_exception_only(error)[-1].strip()
     told = traceback.TracebackException.from_exception(error)
     behind: list[traceback.TracebackException | None] = [told]
@@ -50,7 +59,8 @@ def describe(error: BaseException) -> Report:
         if one := behind.pop():
             _shorten(one)
             behind += one.__cause__, one.__context__
-    return Report(encodable(problem), encodable("".join(told.format())))
+    text = "".join(told.format())
+    return Report(_shortened(encodable(problem), MOST_OF_PROBLEM), _shortened(encodable(text), MOST_OF_TRACEBACK))
 
 
 def _shorten(told: traceback.TracebackException) -> None:
@@ -60,6 +70,14 @@ def _shorten(told: traceback.TracebackException) -> None:
         del told.stack[: theirs.index(True)]
     elif hasattr(told, "lineno"):  # a SyntaxError, which names its place itself; exc_type is deprecated from 3.13 on
         told.stack.clear()
+
+
+def _shortened(text: str, most: int) -> str:
+    """At most so many characters, from the beginning and from the end, and how many there are between."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
 
 
 def encodable(text: str) -> str:

@@ -26,12 +26,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
-from prefork.errors import BootError, TimedOut
+from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.handlers.build import load_applications
 from prefork.kernel.event import Bell
 from prefork.net import listen
 from prefork.process import surroundings, worker
-from prefork.process.children import Child, Children, Tell, live
+from prefork.process.child import Child
+from prefork.process.children import Children, Tell, live
 from prefork.process.identity import entitle
 from prefork.process.report import Report
 
@@ -131,8 +132,13 @@ class Template:
             finally:
                 loop.forget(line.fileno())
             if not answer.isdigit():
-                raise BootError(f"cannot fork a worker: {answer.decode() or 'the template is gone'}")
-            child = self._children.adopt(int(answer), ours.detach())
+                raise BootError(f"cannot fork a worker: {answer.decode(errors='replace') or 'the template is gone'}")
+            try:
+                child = self._children.adopt(int(answer), ours.detach())
+            except MalformedMessage as error:
+                self._child.signal(signal.SIGKILL)  # the application there has taken over: another begins anew
+                await self._child.exited.wait()
+                raise BootError(f"the template says what makes no sense: {error}") from None
         child.ask(KNOWN)
         return child
 

@@ -24,14 +24,16 @@ import msgspec
 import psutil
 
 from prefork import __version__
-from prefork.errors import BootError, PreforkError, TimedOut
+from prefork.errors import BootError, MalformedMessage, PreforkError, TimedOut
 from prefork.kernel.loop import Loop
 from prefork.net import listen
 from prefork.net.listen import Sockets
 from prefork.net.passed import Passed
-from prefork.process.children import Child, Children
+from prefork.process.child import Child
+from prefork.process.children import Children
 from prefork.process.control import ControlSocket
 from prefork.process.identity import PidFile
+from prefork.process.line import READ, Lines, decode
 from prefork.process.report import Report, describe
 from prefork.process.service_manager import ServiceManager
 from prefork.settings.address import Address
@@ -94,7 +96,8 @@ class Successor:
         """Forks it, to start in the directory `home`. Raises BootError."""
         self._children = children
         self._loop = children.loop
-        self._text = b""
+        self._lines = Lines()
+        self._said: list[bytes] = []  # lines that are not heard yet
         with ExitStack() as undo, ExitStack() as theirs:
             try:
                 self._talk, talk = socket.socketpair()
@@ -137,6 +140,8 @@ class Successor:
                 return (await self._hear()).version
         except TimedOut:
             raise BootError(f"the new master {self.child.pid} did not get ready in time", self._written()) from None
+        except MalformedMessage as error:
+            raise BootError(f"the new master {self.child.pid} says what makes no sense: {error}") from None
 
     async def take_over(self) -> None:
         """Give way, and wait until it serves: it is no child of ours any more. Raises BootError when it does not."""
@@ -152,18 +157,17 @@ class Successor:
         self._hang_up()
 
     async def _hear(self) -> Word:
-        while b"\n" not in self._text:
+        while not self._said:
             await self._loop.readable(self._talk.fileno())
             with suppress(BlockingIOError, ConnectionResetError):
-                piece = self._talk.recv(65536)
+                piece = self._talk.recv(READ)
                 if not piece:
                     await self.child.exited.wait()
                     raise BootError(
                         f"the new master {self.child.pid} died while it booted: {self.child.ending}", self._written()
                     )
-                self._text += piece
-        line, _, self._text = self._text.partition(b"\n")
-        word = msgspec.json.decode(line, type=Word)
+                self._said += self._lines.feed(piece)
+        word = decode(self._said.pop(0), Word)
         if word.problem:
             with suppress(TimedOut), self._loop.within(MARGIN):
                 await self.child.exited.wait()  # it tidies up

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from prefork.errors import TimedOut
 from prefork.kernel.loop import Loop
-from prefork.process.children import WHERE, Child
+from prefork.process.child import WHERE, Child
 
 LOOK = 1.0  # seconds between two looks, at the least; and a tenth of the time-out
 ANSWER = 1.0  # seconds that a stuck worker has to say where it is

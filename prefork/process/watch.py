@@ -21,9 +21,11 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from prefork.errors import BootError, StartError
-from prefork.process.children import Child, Children, Tell
+from prefork.errors import BootError, MalformedMessage, StartError
+from prefork.process.child import Child
+from prefork.process.children import Children, Tell
 from prefork.process.identity import entitle
+from prefork.process.line import READ, Lines, decode
 from prefork.settings.schema import Settings
 
 SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templates that applications keep in memory
@@ -31,6 +33,7 @@ IGNORED = {"__pycache__", "node_modules", "site-packages", "venv"}  # directorie
 QUIET = 50  # milliseconds without a change, after which those before are told; editors write several times
 LONGEST = 1600  # milliseconds that the first of them waits at most
 LOOK = 2000  # milliseconds between two looks whether it still is to watch
+MOST = 16 << 20  # bytes of the names of files that have changed at once
 PAUSE = 1.0  # seconds until a watcher that has died is replaced
 GRACEFUL = 0.5  # seconds for the old workers: streams would hold them, and who has just saved is not to meet them
 
@@ -84,7 +87,7 @@ class Watch:
             finally:
                 os.close(writing)
             child.hang_up()  # what it has to say comes through the pipe
-            can_watch = await self._listen(replaced)
+            can_watch = await self._listen(child, replaced)
             await child.exited.wait()
             if self._stopped or not can_watch:
                 return
@@ -113,22 +116,21 @@ class Watch:
             os.close(self._reading)
             self._reading = -1
 
-    async def _listen(self, replaced: bool) -> bool:
+    async def _listen(self, child: Child, replaced: bool) -> bool:
         """Hear the watcher until it ends; False where it said that it cannot watch.
 
         Where it has `replaced` another, nobody knows what has changed before it began.
         """
-        loop, text = self._children.loop, b""
+        loop, lines = self._children.loop, Lines(MOST)
         readable = loop.readable(self._reading)
         try:
             while True:
                 await readable
-                piece = os.read(self._reading, 65536)
+                piece = os.read(self._reading, READ)
                 if not piece:
                     return True
-                *lines, text = (text + piece).split(b"\n")
-                for line in lines:
-                    said = msgspec.json.decode(line, type=list[str] | str)
+                for line in lines.feed(piece):
+                    said: list[str] | str = decode(line, list[str] | str)  # type: ignore[arg-type]
                     if isinstance(said, str):
                         log.error("cannot watch for changes, so none is seen any more: %s", said)
                         return False
@@ -136,6 +138,10 @@ class Watch:
                     if said or replaced:
                         log.info("reloading: %s changed", _summary(said) if said else "something may have")
                         self._reload()
+        except MalformedMessage as error:
+            log.error("the watcher says what makes no sense, so no change is seen any more: %s", error)
+            child.signal(signal.SIGKILL)
+            return False
         finally:
             loop.forget(self._reading)
             self._hang_up()

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable
 
 from prefork.http.message import Request
 from prefork.http.server import Served
-from prefork.process.children import WHAT, WHERE
-from prefork.process.report import Account
+from prefork.process.child import WHAT, WHERE
+from prefork.process.report import MOST_OF_REQUEST, Account
 
-LONGEST = 500  # characters of a request line that are told
 SHOWN = 3  # requests, of those that are under way
 
 log = logging.getLogger("prefork")
@@ -79,7 +78,7 @@ def account(connections: Iterable[Served], now: float) -> Account:
         request = one.request  # which may be gone a moment later
         if request is not None and one.upgrade is None and one.since <= since:
             oldest, since = request, one.since
-    return Account() if oldest is None else Account(_line(oldest)[:LONGEST], now - since)
+    return Account() if oldest is None else Account(_line(oldest)[:MOST_OF_REQUEST], now - since)
 
 
 def place(connections: Iterable[Served], asynchronous: Request | None, now: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -217,6 +218,45 @@ def test_a_reload_that_fails_while_several_workers_are_still_to_be_forked_leaves
     assert "cannot supervise" not in server.stderr
     assert "crashed" not in server.stderr
     assert server.get("/version").body == b"one"
+
+
+LYING = f"""
+import os
+import prefork.process.template
+
+def tell_once(*arguments):
+    if not os.path.exists("lie"):
+        return bear(*arguments)
+    with open("lie", "rb") as lie:
+        told = lie.read()
+    os.unlink("lie")
+    return told
+
+bear, prefork.process.template._bear = prefork.process.template._bear, tell_once
+{APP}
+"""
+
+
+def test_a_template_that_tells_a_pid_which_is_no_new_child_is_replaced_and_nobody_is_touched(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": LYING})
+    bystander = subprocess.Popen(["sleep", "1000"])
+    try:
+        for number, lie in enumerate((b"%d" % bystander.pid, b"0", b"9" * 60, b"%d" % os.getpid(), b"known", b"\xff")):
+            (victim, other), one = sorted(serving(server)), template(server)
+            (server.directory / "lie").write_bytes(lie if lie != b"known" else b"%d" % other)
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda: not (server.directory / "lie").exists(), what="the lie")
+            eventually(lambda before=victim: len(serving(server) - {before}) == 2, what="its replacement")
+            assert server.get("/version").body == b"one"
+            assert other in serving(server)
+            if lie != b"\xff":  # which gives a reason why there is none
+                assert not is_alive(one)
+                assert server.stderr.count("the template says what makes no sense") == number + 1
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+    assert "cannot supervise" not in server.stderr
 
 
 def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker_that_nobody_knows(

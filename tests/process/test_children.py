@@ -5,19 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NoReturn
 
 import psutil
 import pytest
 
-from prefork.errors import BootError, TargetError
+from prefork.errors import BootError, MalformedMessage, TargetError
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
-from prefork.process.children import Child, Children, Tell
-from prefork.process.report import Report, describe
+from prefork.process.child import Child
+from prefork.process.children import Children, Tell
+from prefork.process.report import Account, Report, describe
 from tests.conftest import eventually
 
 
@@ -179,6 +182,113 @@ def test_what_a_child_says_in_the_same_breath_as_that_it_is_ready_is_not_lost(ch
     children.loop.spawn(child.listen(), "listening")
     children.loop.turn()
     assert child.departing.is_set()
+
+
+NONSENSE = {
+    "no JSON": b"good morning\n",
+    "nested without end": b'{"x": ' + b"[" * 100_000 + b"\n",
+    "no end": b"x" * (1 << 20),
+    "no UTF-8": b'{"problem": "\xff"}\n',
+}
+
+
+@pytest.mark.parametrize("said", NONSENSE.values(), ids=NONSENSE)
+def test_a_child_that_says_what_makes_no_sense_in_place_of_being_ready_cannot_boot(
+    children: Children, said: bytes
+) -> None:
+    child = children.fork(lambda tell: (os.write(tell.fd, said) and time.sleep(1000)) or 0)
+    assert str(boot(children, child)).startswith(f"worker {child.pid} says what makes no sense: ")
+
+
+@pytest.mark.parametrize("said", [*NONSENSE.values(), b'{"account": {}}\n' * 1000], ids=[*NONSENSE, "unasked"])
+def test_a_worker_that_says_what_makes_no_sense_is_to_be_replaced_and_told_of_once(
+    children: Children, said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def main(tell: Tell) -> int:
+        tell(Report())
+        with suppress(OSError):  # it is not heard to the end
+            while True:
+                os.write(tell.fd, said)
+        return live(tell)
+
+    child, other = children.fork(main), children.fork(live)
+    assert (boot(children, child), boot(children, other)) == (None, None)
+
+    async def wait() -> None:
+        children.loop.spawn(child.listen(), "listening")
+        children.loop.spawn(other.listen(), "listening")
+        await child.departing.wait()
+        child.hang_up()
+        children.loop.stop()
+
+    children.loop.spawn(wait(), "waiting")
+    children.loop.run()
+    (message,) = caplog.messages
+    assert message.startswith(f"worker {child.pid} says what makes no sense: ")
+    assert not other.departing.is_set()
+
+
+def test_an_account_is_believed_as_far_as_it_can_be_true(children: Children) -> None:
+    def main(tell: Tell) -> int:
+        tell(Report())
+        os.read(tell.fd, 1)
+        tell(Report(account=Account("GET /" + "x" * 10_000, 1e300)))
+        return live(tell)
+
+    child = children.fork(main)
+    assert boot(children, child) is None
+    accounts: list[dict[int, Account]] = []
+
+    async def ask() -> None:
+        listening = children.loop.spawn(child.listen(), "listening")
+        accounts.append(await children.accounts([child]))
+        listening.cancel()
+        children.loop.stop()
+
+    children.loop.spawn(ask(), "asking")
+    children.loop.run()
+    account = accounts[0][child.pid]
+    assert len(account.request) == 500
+    assert 0 <= account.age <= child.age
+
+
+@pytest.mark.parametrize("whose", ["nobody", "another's", "known", "let go"])
+def test_only_a_new_child_that_the_kernel_knows_as_ours_is_adopted(children: Children, whose: str) -> None:
+    """To adopt a process is to signal and to kill it."""
+    known = children.fork(live)
+    assert boot(children, known) is None
+    ours, theirs = socket.socketpair()
+    pids = {"nobody": [0, -1, 10**60], "another's": [os.getpid(), os.getppid()], "known": [known.pid]}
+    if whose == "let go":
+        children.let_go(known)
+    with theirs:
+        for pid in pids.get(whose, [known.pid]):
+            with pytest.raises(MalformedMessage, match="no new child of this one"):
+                children.adopt(pid, os.dup(ours.fileno()))
+    ours.close()
+    assert children.living == ([] if whose == "let go" else [known])
+    if whose == "let go":
+        os.kill(known.pid, signal.SIGKILL)
+        os.waitpid(known.pid, 0)
+        known.hang_up()
+
+
+@pytest.mark.parametrize("dies", ["later", "before it is adopted"])
+def test_a_child_that_was_forked_past_us_is_adopted(children: Children, dies: str) -> None:
+    ours, theirs = socket.socketpair()
+    with children.adopting(), theirs:
+        pid = os.fork()
+        if not pid:
+            os.close(ours.fileno())
+            theirs.recv(1)
+            os._exit(3)
+        if dies != "later":
+            ours.send(b"x")
+            eventually(lambda: children.reap() or bool(children._strays), what="its end")
+        child = children.adopt(pid, ours.detach())
+    if dies == "later":
+        child.ask(b"x")
+    assert wait_exit(children, child) == "exit status 3"
 
 
 def test_a_child_that_says_nothing_is_given_up(children: Children) -> None:

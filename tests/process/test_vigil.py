@@ -12,7 +12,7 @@ import pytest
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.process import vigil
-from prefork.process.children import Child
+from prefork.process.child import Child
 
 TIMEOUT = 0.2
 

@@ -1,0 +1,187 @@
+"""A child: what its parent knows of it, by the kernel's word and by its own. Owns the line between the two.
+
+A child reports through a pair of sockets, in a line: that it is ready, or why it is not, with its traceback. Once
+ready, it may say in another line that it is to be replaced; and its parent may ask what it is at. An application may
+say all that as well, or nothing that can be understood: that costs the child, and nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections import deque
+from contextlib import suppress
+from math import inf
+from time import monotonic
+
+from prefork.errors import BootError, MalformedMessage, TimedOut
+from prefork.kernel.event import Bell, Event
+from prefork.kernel.loop import Loop, Task
+from prefork.process.endings import ending
+from prefork.process.line import READ, Lines, decode
+from prefork.process.report import Account, Report
+
+WHERE = b"?"
+WHAT = b"!"
+
+NO_PULSE = memoryview(bytes(8)).cast("d")
+
+log = logging.getLogger("prefork")
+
+
+class Child:
+    """One child process, as its parent sees it."""
+
+    def __init__(self, loop: Loop, pid: int, report: int, name: str = "worker") -> None:
+        self.pid = pid
+        self.name = name
+        self.started = monotonic()
+        self.exited = Event(loop)
+        self.departing = Event(loop)  # it has exited, or wants to be replaced
+        self.account: Account | None = None  # what it has said since it was asked last
+        self.heard = Bell(loop)  # rung when it has said something
+        self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
+        self.out_of_memory = False  # is what the kernel seems to have killed it for
+        self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
+        self.asgi = False  # it is ready, and hosts an ASGI application
+        self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
+        self._loop = loop
+        self._report = report
+        self._lines = Lines()
+        self._said: deque[bytes] = deque()  # lines that are not heard yet
+        self._asked = 0  # questions for an account that it has not answered
+        self._waiting: Task | None = None  # for it
+
+    async def ready(self, timeout: float) -> None:
+        """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
+        ready = False
+        try:
+            with self._loop.within(timeout):
+                report = await self._hear()
+            if report is None:
+                raise BootError(f"{self.name} {self.pid} died while it booted: {self.ending}")
+            if report.problem:
+                raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
+            ready = True
+            self.asgi = report.asgi
+        except MalformedMessage as error:
+            raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
+        except TimedOut:
+            raise BootError(f"{self.name} {self.pid} was not ready within {timeout:g} s") from None
+        finally:
+            self._waiting = None
+            self._loop.forget(self._report)
+            if not ready:
+                self.hang_up()
+
+    async def _hear(self) -> Report | None:
+        """The next that it says; None when it has ended instead: its own child may hold the line open. Raises
+        MalformedMessage.
+        """
+        readable = self._loop.readable(self._report)
+        self._waiting = self._loop.current
+        while not self._said:
+            await readable  # or `end`
+            try:
+                piece = os.read(self._report, READ)
+            except BlockingIOError:
+                if not self.exited.is_set():
+                    continue
+                piece = b""
+            except ConnectionResetError:  # it has ended without having read a question
+                piece = b""
+            if not piece:
+                await self.exited.wait()
+                return None
+            self._said += self._lines.feed(piece)
+        return decode(self._said.popleft(), Report)
+
+    def end(self, status: int) -> None:
+        """It has ended, with what `os.waitpid` says."""
+        self.status = os.waitstatus_to_exitcode(status)
+        self.exited.set()
+        self.departing.set()
+        self.heard.ring()
+        if self._waiting is not None:
+            self._waiting.resume()
+
+    async def listen(self) -> None:
+        """Once it is ready: take note of its accounts, until it wants to be replaced, which sets `departing`; so does
+        what makes no sense. Or until it has ended.
+        """
+        try:
+            while not self.departing.is_set():
+                report = await self._hear()
+                if report is None:
+                    return
+                self._note(report)
+        except MalformedMessage as error:
+            log.error("%s %d says what makes no sense: %s; replacing it", self.name, self.pid, error)
+            self.departing.set()
+        finally:
+            self._waiting = None
+            self._loop.forget(self._report)
+
+    @property
+    def stuck(self) -> float:
+        """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it."""
+        return max(0.0, monotonic() - min(self.pulse[0] or inf, self.stopped))
+
+    def _note(self, report: Report) -> None:
+        """Raises MalformedMessage where it gives an account that nobody has asked for: there would be no end of them,
+        while one that has heard two questions at once may answer both by one.
+        """
+        if report.account is None:
+            self.departing.set()
+        elif self._asked:
+            self._asked -= 1
+            self.account = report.account.within(self.age)
+        else:
+            raise MalformedMessage("an account that nobody has asked for")
+        self.heard.ring()
+
+    def ask(self, question: bytes) -> None:
+        """Ask WHERE: it logs what it is at, if it can, and answers as one that is to be replaced does; or WHAT: it
+        answers by an account.
+        """
+        self._asked += question == WHAT
+        with suppress(OSError):
+            os.write(self._report, question)
+
+    async def answered(self) -> None:
+        """Wait for its account, or for its end."""
+        await self.heard.until(lambda: self.account is not None or self.exited.is_set())
+
+    @property
+    def reports(self) -> bool:
+        """The line to it is open."""
+        return self._report >= 0
+
+    def hang_up(self) -> None:
+        """Close our end of the line to it."""
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was forked."""
+        return monotonic() - self.started
+
+    @property
+    def ending(self) -> str:
+        """How it ended: "SIGKILL", "exit status 3"."""
+        return ending(self.status, self.out_of_memory)
+
+    @property
+    def was_killed(self) -> bool:
+        """It has ended by somebody's `kill -9`: of no fault of its own, as far as anybody can tell."""
+        return self.status == -signal.SIGKILL and not self.out_of_memory
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it lives: its pid is its own until it has been reaped."""
+        if not self.exited.is_set():
+            # whoever tells all of them is to get to the last; and it may have executed what runs as another user
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
