@@ -115,6 +115,7 @@ class Mounted:
         self._asgi = asgi
         self._start = asgi.guest.start
         self._application = application
+        self._mount = mount
         self._root = _text(mount)
         self._state = state
 
@@ -172,7 +173,7 @@ class Mounted:
             "asgi": VERSIONS,
             "http_version": "1.1" if line.minor else "1.0",
             "method": line.method,
-            "path": _text(line.path),
+            "path": _text(self._mount + line.below(self._mount)),  # frameworks cut root_path off, letter by letter
             "raw_path": line.origin.partition("?")[0].encode("latin-1"),
             "query_string": line.query.encode("latin-1"),
             "root_path": self._root,

@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from prefork.handlers.coded import SLICE, flowing, whole
 from prefork.handlers.codings import PACKAGES, Coding, choose, gzip
 from prefork.handlers.conditions import coded_tag, names, uncoded_tags
-from prefork.handlers.file_cache import LONGEST, spelling
+from prefork.handlers.file_cache import LONGEST
 from prefork.handlers.negotiate import IDENTITY, best
 from prefork.http.grammar import DIGITS
 from prefork.http.message import Body, Fields, FileSegment, Handler, Headers, Lasting, Request, Response, Upgrade
@@ -76,7 +76,7 @@ class Compression:
                 return _unchanged(asked.get("if-none-match"), response, coding)
             if not keeps:
                 return self._respond(request, response, None)
-            key = (handler, spelling(request.path), coding, response.status, tuple(response.headers))
+            key = (handler, request.path, coding, response.status, tuple(response.headers))
             kept = self.kept.get(key)
             if kept is None:
                 return self._respond(request, response, key)

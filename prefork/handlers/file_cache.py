@@ -18,7 +18,6 @@ that way and 11 this way).
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from collections import OrderedDict
@@ -41,13 +40,6 @@ LOOKS = 4  # at entries, for one that may be put out
 
 Key = tuple[Hashable, str]  # whose path, and the path
 Signature = tuple[int, ...]
-
-_SLASHES = re.compile("//+")
-
-
-def spelling(path: str) -> str:
-    """The one spelling of a path that can be written with any number of slashes where one would do."""
-    return _SLASHES.sub("/", path) if "//" in path else path
 
 
 def sign(status: os.stat_result) -> Signature:

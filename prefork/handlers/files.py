@@ -15,13 +15,14 @@ from collections.abc import Callable
 from fnmatch import translate
 from time import monotonic
 
-from prefork.handlers.file_cache import Entry, FileCache, Signature, sign, spelling
+from prefork.handlers.file_cache import Entry, FileCache, Signature, sign
 from prefork.handlers.listing import Listing, Queue
 from prefork.handlers.media import Types
 from prefork.handlers.negotiate import IDENTITY
 from prefork.handlers.representation import Representation
 from prefork.handlers.tree import Tree
 from prefork.http.message import Fields, Request, Response, plain
+from prefork.http.paths import merge
 from prefork.settings import schema_files
 
 log = logging.getLogger("prefork")
@@ -82,7 +83,7 @@ class Files:
         line = request.line
         if line.method not in ("GET", "HEAD"):
             return Response(204, (_ALLOW,)) if line.method == "OPTIONS" else plain(405, _ALLOW)
-        now, below = monotonic(), spelling(line.path[self._mount :])
+        now, below = monotonic(), line.path[self._mount :]
         # What a part is joined to has to be of the same version: 2 us for the parts of large files, nothing else.
         certain = "range" in request.headers.fields
         entry = self._cache.find((self, below), now, certain) if self._tries[0] == "$uri" else None
@@ -118,7 +119,7 @@ class Files:
         Raises IsADirectoryError where that is a directory to be asked for with a slash, OSError where there is none.
         """
         for number, pattern in enumerate(self._tries, 1):
-            name = spelling(pattern.replace("$uri", below))
+            name = merge(pattern.replace("$uri", below))
             # "$uri/" is, too: a directory that was asked for without its slash. A file that stands for any path is not.
             own = "$uri" in pattern and name.rstrip("/") == below.rstrip("/")
             if own:

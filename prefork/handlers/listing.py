@@ -101,7 +101,7 @@ class Listing:
         await self._queue.enter(request)
         try:
             reading, as_json = await self._reading(names), _wants_json(request.headers.get("accept"))
-            key = (request.path, request.query, as_json)
+            key = (request.line.decoded, request.query, as_json)  # a page's links climb by the slashes that came
             if key not in reading.answers:
                 reading.answers[key] = await self._answer(request, reading, as_json)
             return reading.answers[key]
@@ -127,7 +127,7 @@ class Listing:
 
     def _view(self, request: Request, entries: list[Entry], order: Order, number: int, complete: bool) -> View:
         pages = max(1, -(-len(entries) // PAGE))
-        below = request.path[len(self._mount) :].encode("latin-1")
+        below = request.line.below(self._mount).encode("latin-1")
         return View(self._name, below.split(b"/")[1:-1], entries, order, min(number, pages), pages, complete)
 
     async def _read(self, names: list[bytes]) -> tuple[list[Entry], bool]:

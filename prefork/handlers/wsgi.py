@@ -198,7 +198,7 @@ class Wsgi:
         environ: Environ = {
             "REQUEST_METHOD": line.method,
             "SCRIPT_NAME": self._mount,
-            "PATH_INFO": line.path[len(self._mount) :],
+            "PATH_INFO": line.below(self._mount),
             "QUERY_STRING": line.query,
             "SERVER_PROTOCOL": line.version,
             "REQUEST_URI": line.target,

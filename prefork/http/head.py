@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Generic, TypeVar
-from urllib.parse import unquote_to_bytes
 
 from prefork.errors import (
     BadRequest,
@@ -19,7 +18,7 @@ from prefork.errors import (
     TargetTooLong,
     VersionNotSupported,
 )
-from prefork.http import grammar
+from prefork.http import grammar, paths
 from prefork.http.message import Again, Headers, RequestLine
 
 Parsed = TypeVar("Parsed")
@@ -251,34 +250,7 @@ def parse_line(raw: bytes) -> RequestLine:
     if "#" in origin:
         raise BadRequest("a fragment in the target (RFC 9112 §3.2)")
     path, _, query = origin.partition("?")
-    return RequestLine(method, target, normalise(path), query, authority, min(int(minor), 1))
-
-
-def normalise(path: str) -> str:
-    """Percent-decode `path` once and resolve its dot segments (RFC 3986 §5.2.4); latin-1, a character a byte.
-
-    Raises BadRequest for a malformed escape, a NUL, and for dot segments that climb above the root.
-    """
-    if "%" in path:
-        if grammar.BAD_ESCAPE.search(path):
-            raise BadRequest("a malformed percent-escape in the path (RFC 3986 §2.1)")
-        path = unquote_to_bytes(path).decode("latin-1")
-        if "\0" in path:
-            raise BadRequest("a NUL in the path")
-    if "/." not in path:
-        return path
-    segments = path.split("/")
-    kept: list[str] = []
-    for segment in segments[1:]:
-        if segment == "..":
-            if not kept:
-                raise BadRequest("a path that climbs above the root")
-            kept.pop()
-        elif segment != ".":
-            kept.append(segment)
-    if segments[-1] in (".", ".."):
-        kept.append("")  # they name a directory
-    return "/" + "/".join(kept)
+    return RequestLine(method, target, paths.decode(path), query, authority, min(int(minor), 1))
 
 
 def parse_block(raw: bytes, max_fields: int) -> Headers:

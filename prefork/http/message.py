@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from typing import IO, Any, Protocol
 
+from prefork.http import paths
 from prefork.http.grammar import REASONS
 from prefork.net.stream import Stream
 
@@ -88,21 +89,30 @@ def _join(pairs: Fields) -> dict[str, str]:
 class RequestLine:
     """A validated request line, immutable and shared like Headers.
 
-    `target` is as received; `path` is decoded once and free of dot segments, always starts with "/" (or is "*");
-    `query` is raw, without the "?"; `version` is "HTTP/1.0" or "HTTP/1.1".
+    `target` is as received. `path` is the one spelling (see paths.py) that everybody who looks at a path goes by; it
+    always starts with "/" (or is "*"). `decoded` differs from it in slashes that came in runs, if at all, and is for
+    applications alone. `query` is raw, without the "?"; `version` is "HTTP/1.0" or "HTTP/1.1".
     """
 
-    __slots__ = ("authority", "method", "minor", "path", "query", "target", "version", "views")
+    __slots__ = ("authority", "decoded", "method", "minor", "path", "query", "target", "version", "views")
 
-    def __init__(self, method: str, target: str, path: str, query: str, authority: str, minor: int) -> None:
+    def __init__(self, method: str, target: str, decoded: str, query: str, authority: str, minor: int) -> None:
+        """`decoded` is as `paths.decode` gives it."""
         self.method = method
         self.target = target
-        self.path = path
+        self.decoded = decoded
+        self.path = paths.merge(decoded)
         self.query = query
         self.authority = authority
         self.minor = minor
         self.version = "HTTP/1.1" if minor else "HTTP/1.0"
         self.views: dict[Any, Any] = {}
+
+    def below(self, mount: str) -> str:
+        """What an application at `mount` ("" or "/prefix"), with which `path` begins, gets: slashes as they came."""
+        if self.decoded is self.path:
+            return self.path[len(mount) :]
+        return paths.below(self.decoded, mount)
 
     @property
     def origin(self) -> str:

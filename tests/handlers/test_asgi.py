@@ -43,6 +43,20 @@ def test_root_path_is_the_mount_and_the_path_includes_it() -> None:
     assert (scope["root_path"], scope["path"]) == ("/api", "/api/x")
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("//api//x", "/api//x"),
+        ("/%2Fapi", "/api"),
+        ("/api//../api/x", "/api/x"),
+        ("/x/..//api/", "/api/"),
+    ],
+)
+def test_the_path_begins_with_root_path_however_it_was_spelled(target: str, path: str) -> None:
+    scope = scope_of(target, mount="/api")
+    assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", path, target.encode())
+
+
 def test_unix_socket_has_no_client_and_no_server() -> None:
     scope = scope_of(client=Client("", 0, "http", "localhost", "0"))
     assert (scope["client"], scope["server"]) == (None, None)

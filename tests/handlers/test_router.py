@@ -12,6 +12,7 @@ from prefork.http.body import Nothing
 from prefork.http.head import Heads
 from prefork.http.message import Client, Handler, Request, Response
 from tests.handlers.exchange import exchange, parse, request
+from tests.spellings import OPEN, PRIVATE
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
 
@@ -49,13 +50,15 @@ def paths(*prefixes: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("prefix", ["/app", "/app/"])
-@pytest.mark.parametrize("target", ["/app", "/app/", "/app/x", "/app//", "/app?q", "/app/x/y.z", "/%61pp", "/./app"])
+@pytest.mark.parametrize(
+    "target", ["/app", "/app/", "/app/x", "/app//", "/app?q", "/app/x/y.z", "/%61pp", "/./app", "//app"]
+)
 def test_a_prefix_matches_itself_and_what_is_below(prefix: str, target: str) -> None:
     assert found(paths(prefix), target)
 
 
 @pytest.mark.parametrize("prefix", ["/app", "/app/"])
-@pytest.mark.parametrize("target", ["/", "/apple", "/ap", "/App", "/x/app", "//app", "/apps", "/app/.."])
+@pytest.mark.parametrize("target", ["/", "/apple", "/ap", "/App", "/x/app", "/app;x", "/app.", "/app/.."])
 def test_a_prefix_matches_whole_segments_only(prefix: str, target: str) -> None:
     assert found(paths(prefix), target) == ""
 
@@ -85,6 +88,13 @@ def test_a_prefix_is_held_against_the_decoded_path() -> None:
     cafe = "/café".encode().decode("latin-1")
     assert found(paths(cafe), "/caf%C3%A9/x") == f" {cafe}"
     assert found(paths("/a b"), "/a%20b") == " /a b"
+
+
+@pytest.mark.parametrize(("targets", "route"), [(PRIVATE, "private"), (OPEN, "/")], ids=["private", "open"])
+def test_a_route_is_found_by_the_one_spelling_of_a_path(targets: list[str], route: str) -> None:
+    routes = paths("/", "/private", "/static/private")
+    for target in targets:
+        assert found(routes, target, "a").endswith(route), target
 
 
 def test_no_routes_is_404() -> None:
