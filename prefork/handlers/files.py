@@ -86,11 +86,13 @@ class Files:
         now, below = monotonic(), line.path[self._mount :]
         # What a part is joined to has to be of the same version: 2 us for the parts of large files, nothing else.
         certain = "range" in request.headers.fields
+        # Asked of the path alone, not of what symlinks lead to: Kubernetes has `index.html -> ..data/index.html`. And
+        # before the cache, which may have what lies there as a name to try. Most paths have nothing to search for: to
+        # see that takes a tenth of the search.
+        if ("/." in below or below[:1] == "." or "\0" in below) and self._is_hidden(below):
+            return plain(404)
         entry = self._cache.find((self, below), now, certain) if self._tries[0] == "$uri" else None
         if entry is None:
-            # Asked of the path alone, not of what symlinks lead to: Kubernetes has `index.html -> ..data/index.html`.
-            if self._is_hidden(below):
-                return plain(404)
             try:
                 entry = self._find_with_room(below, now, certain)
             except IsADirectoryError:

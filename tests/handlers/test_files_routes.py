@@ -9,7 +9,7 @@ import pytest
 
 from prefork.handlers.media import Types
 from prefork.handlers.representation import SMALL
-from tests.handlers.file_trees import SECRET, ask, content, field, got, serve, unprivileged
+from tests.handlers.file_trees import SECRET, ask, content, field, file_cache, got, serve, unprivileged
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
@@ -56,6 +56,16 @@ def test_a_fallback_is_no_way_to_hidden_names_and_out_of_the_root(root: Path) ->
     files = serve(root, try_=("$uri", "/index.html"))
     assert got(files, "/.env")[0] == 404
     assert got(files, "/../outside/secret")[0] == 404
+
+
+def test_a_hidden_fallback_is_hidden_whether_it_was_given_before_or_not(root: Path) -> None:
+    write(root, x_txt="x")
+    (root / ".fallback.html").write_bytes(b"fallback")
+    os.utime(root / ".fallback.html", (1, 1))
+    files = serve(root, cache=file_cache(), try_=("$uri", "/.fallback.html"))
+    for _ in range(2):
+        assert got(files, "/.fallback.html")[0] == 404
+        assert got(files, "/none") == (200, b"fallback")
 
 
 def test_the_fallback_is_below_the_root_whatever_the_mount(root: Path) -> None:
