@@ -32,15 +32,25 @@ MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; t
 SLICE = 100  # entries looked at before others have a turn: 1 ms
 LINK = 10  # entries that are looked at as fast as one symlink: 0.03 ms, and 0.1 where it is to stay inside
 SHARED = 1.0  # seconds, from its beginning, for which a reading serves those who wait for that directory
+LONGEST_QUERY = 256  # characters; what is longer asks for nothing that there is
 T = TypeVar("T")
 
 _DIGITS = re.compile(r"([0-9]+)")
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _HTML, _JSON = "text/html", "application/json"
+
+
+class Form(NamedTuple):
+    """As what a directory is asked for: all that makes one answer differ from another. JSON has one page, of all."""
+
+    json: bool
+    order: Order
+    number: int
 
 
 class Reading(NamedTuple):
     """What there is to show of a directory, in any order, and whether that is all. `names` lead to it in `tree`;
-    `answers` are what has been made of it, by path, query, and whether as JSON.
+    `answers` are what has been made of it.
     """
 
     tree: Tree
@@ -48,7 +58,7 @@ class Reading(NamedTuple):
     until: float
     entries: list[Entry]
     complete: bool
-    answers: dict[tuple[str, str, bool], Response]
+    answers: dict[Form, Response]
 
 
 class Queue:
@@ -100,11 +110,15 @@ class Listing:
         """
         await self._queue.enter(request)
         try:
-            reading, as_json = await self._reading(names), _wants_json(request.headers.get("accept"))
-            key = (request.line.decoded, request.query, as_json)  # a page's links climb by the slashes that came
-            if key not in reading.answers:
-                reading.answers[key] = await self._answer(request, reading, as_json)
-            return reading.answers[key]
+            reading = await self._reading(names)
+            form = _asked(request, _pages(reading.entries))
+            shared = form.json or request.line.decoded is request.path  # else links climb by the slashes that came
+            response = reading.answers.get(form) if shared else None
+            if response is None:
+                response = await self._answer(request, reading, form)
+                if shared:
+                    reading.answers[form] = response
+            return response
         finally:
             self._queue.leave()
 
@@ -114,21 +128,20 @@ class Listing:
             last = self._queue.last = Reading(self._tree, names, now + SHARED, *await self._read(names), {})
         return last
 
-    async def _answer(self, request: Request, reading: Reading, as_json: bool) -> Response:
+    async def _answer(self, request: Request, reading: Reading, form: Form) -> Response:
         entries, complete = reading.entries, reading.complete
-        order, number = _asked(request.query)
-        _sort(entries, order)
-        if as_json:
+        _sort(entries, form.order)
+        if form.json:
             kind, body = _JSON, _json(request.path, await _each(_item, entries), complete)
         else:
-            view = self._view(request, entries, order, number, complete)
+            view = self._view(request, reading, form)
             kind, body = f"{_HTML}; charset=utf-8", page(view, await _each(row, view.shown))
         return Response(200, (("Content-Type", kind), ("Vary", "Accept"), *CONTENT_POLICY), body)
 
-    def _view(self, request: Request, entries: list[Entry], order: Order, number: int, complete: bool) -> View:
-        pages = max(1, -(-len(entries) // PAGE))
-        below = request.line.below(self._mount).encode("latin-1")
-        return View(self._name, below.split(b"/")[1:-1], entries, order, min(number, pages), pages, complete)
+    def _view(self, request: Request, reading: Reading, form: Form) -> View:
+        segments = request.line.below(self._mount).encode("latin-1").split(b"/")[1:-1]
+        entries, complete = reading.entries, reading.complete
+        return View(self._name, segments, entries, form.order, form.number, _pages(entries), complete)
 
     async def _read(self, names: list[bytes]) -> tuple[list[Entry], bool]:
         """What there is to show, in no order, and whether that is all."""
@@ -191,12 +204,19 @@ def _sort(entries: list[Entry], order: Order) -> None:
     entries.sort(key=lambda entry: entry.size is not None)
 
 
-def _asked(query: str) -> tuple[Order, int]:
-    """The order and the number of the page that `query` asks for; what makes no sense says nothing."""
-    values = parse_qs(query)
+def _asked(request: Request, pages: int) -> Form:
+    """The form that Accept and the query ask for; what makes no sense says nothing."""
+    query = request.query
+    values = parse_qs(query) if len(query) <= LONGEST_QUERY else {}
     by, direction, number = (values.get(name, [""])[0] for name in ("sort", "order", "page"))
     order = Order(by if by in ("name", "size", "modified") else "name", direction == "desc")
-    return order, max(1, int(number)) if re.fullmatch(r"[0-9]{1,6}", number) else 1
+    if _wants_json(request.headers.get("accept")):
+        return Form(True, order, 1)
+    return Form(False, order, min(pages, max(1, int(number))) if _NUMBER.fullmatch(number) else 1)
+
+
+def _pages(entries: list[Entry]) -> int:
+    return max(1, -(-len(entries) // PAGE))
 
 
 async def _each(make: Callable[[Entry], T], entries: list[Entry]) -> list[T]:

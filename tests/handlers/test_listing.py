@@ -409,6 +409,23 @@ def test_who_waits_for_the_same_directory_shares_its_reading(root: Path, monkeyp
     assert len(at_once) == 2
 
 
+def test_a_query_makes_another_answer_only_by_what_it_asks_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[bytes] = []
+    real = listing.page
+    monkeypatch.setattr(listing, "page", lambda *of: pages.append(real(*of)) or pages[-1])
+    same = ("", "?", "?q=1", "?q=2", "?page=1", "?page=9", "?sort=name", "?sort=size;x", f"?page=9&{'x' * 999}")
+    answers, _ = crowd(root, 2, *(f"/huge/{query}" for query in same), half_closed=False)
+    assert {parse(answer).body for answer in answers} == {pages[0]}
+    assert len(pages) == 1
+
+
+def test_a_page_fits_the_slashes_that_it_was_asked_for_with(root: Path) -> None:
+    """Its links are relative: from `/huge//` to the root they climb by two."""
+    answers, _ = crowd(root, 2, "/huge/", "/huge//", "//huge/", half_closed=False)
+    climbs = [re.findall(r'<li><a href="([^"]*)">', parse(answer).body.decode())[0] for answer in answers]
+    assert climbs == ["../", "../../", "../../"] * 2
+
+
 def rows_of(answer: bytes) -> list[str]:
     return re.findall(r"<span><bdi>(\d+)</bdi></span>", parse(answer).body.decode())
 
