@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -17,12 +17,13 @@ from prefork.handlers.interface import Interface, load_application
 from prefork.handlers.listing import Queue
 from prefork.handlers.pages import Pages
 from prefork.handlers.respond import redirect, respond
-from prefork.handlers.router import Router, mount, not_found
+from prefork.handlers.router import Router, not_found
 from prefork.handlers.status import status
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.message import Handler, Request
 from prefork.kernel.leader import Crew
+from prefork.settings.routes import is_closed, mount, nested
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Route, Workers
 
@@ -83,8 +84,12 @@ def build(routes: Sequence[Route], host: Host) -> Router:
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
     built, queue = [], Queue(host.crew.loop)
     for route in routes:
-        path = route.path.encode().decode("latin-1")  # as a request's path is: a character a byte
-        handler = host.pages.around(_handler(route, mount(path), host, queue))
+        path = _spelled(route.path)
+        if route.files is not None:
+            handler: Handler = _files(route, routes, host, queue)
+        else:
+            handler = _handler(route, mount(path), host)
+        handler = host.pages.around(handler)
         if host.compression.enabled if route.compression is None else route.compression:
             handler = compression().around(handler, keeps=route.files is not None)
         built.append((route.host, path, handler))
@@ -112,9 +117,21 @@ def _target(route: Route) -> tuple[str, str]:
     return next((getattr(route, key), key) for key in ("app", "wsgi", "asgi") if getattr(route, key) is not None)
 
 
-def _handler(route: Route, mounted: str, host: Host, queue: Queue) -> Handler:
-    if route.files is not None:
-        return Files(route.files, os.path.join(host.roots, route.files.root), mounted, host.cache, queue)
+def _spelled(path: str) -> str:
+    """A route's path as a request's is: a character a byte."""
+    return path.encode().decode("latin-1")
+
+
+def _files(route: Route, routes: Sequence[Route], host: Host, queue: Queue) -> Files:
+    assert route.files is not None
+    root, mounted = os.path.join(host.roots, route.files.root), mount(_spelled(route.path))
+    others = [(_spelled(path), closed) for path, closed in nested(route, routes)]
+    if not any(closed for _, closed in others):
+        return Files(route.files, root, mounted, host.cache, queue)
+    return Files(route.files, root, mounted, host.cache, queue, partial(is_closed, paths=others))
+
+
+def _handler(route: Route, mounted: str, host: Host) -> Handler:
     if route.respond is not None:
         return respond(route.respond)
     if route.redirect is not None:

@@ -61,12 +61,21 @@ class Files:
     """The handler of a `files` route: GET and HEAD of what lies below the directory `root`.
 
     `mount` is the route's path without its final slash, "" for "/". A root that is missing later on is 404 until it is
-    back. `cache` and `queue` are the worker's.
+    back. `cache` and `queue` are the worker's. `is_closed` tells of a path below the route's whether another route
+    answers there: no index, no name to try, no compressed file and no listing leads to what lies there.
     """
 
-    def __init__(self, settings: schema_files.Files, root: str, mount: str, cache: FileCache, queue: Queue) -> None:
+    def __init__(
+        self,
+        settings: schema_files.Files,
+        root: str,
+        mount: str,
+        cache: FileCache,
+        queue: Queue,
+        is_closed: Callable[[str], bool] | None = None,
+    ) -> None:
         # Absolute, as an application may chdir; not by abspath, which resolves `current/..` without asking the symlink.
-        self._tree = Tree(os.fsencode(os.path.join(os.getcwd(), root)), settings.symlinks)
+        self._tree = Tree(os.fsencode(os.path.join(os.getcwd(), root)), settings.symlinks, is_closed)
         self._cache = cache
         self._mount = len(mount)
         self._tries = [pattern.encode().decode("latin-1") for pattern in settings.try_]
@@ -172,7 +181,8 @@ class Files:
         try:
             descriptor, status = self._tree.open_file(names)
         except OSError:
-            probes[path] = None
+            if not self._tree.is_closed(names):  # else it is another's, whatever comes to lie there
+                probes[path] = None
             raise
         probes[path] = sign(status)
         name = names[-1]
@@ -206,7 +216,8 @@ class Files:
             try:
                 descriptor, status = self._tree.open_file(beside)
             except OSError:
-                probes[path] = None
+                if not self._tree.is_closed(beside):
+                    probes[path] = None
                 continue
             probes[path] = sign(status)
             if status.st_mtime_ns < original.st_mtime_ns:

@@ -1,7 +1,7 @@
 """Directory listings: what is in a directory of a `files` route, in order, as a page or, where Accept asks, as JSON.
 
-Shows what a request for it would be given, and nothing else: hidden names, special files and symlinks that lead out are
-left out. Owns the reading and the order; the page itself is `listing_page`.
+Shows what a request for it would be given, and nothing else: hidden names, special files, symlinks that lead out and
+names that another route answers for are left out. Owns the reading and the order; the page itself is `listing_page`.
 
 One listing of a worker is made at a time, and the others wait: a hundred large ones at once would leave a fraction of
 each turn of the loop to everybody else, and hold a hundred times the memory. Those who wait for the same one share it;
@@ -166,7 +166,7 @@ class Listing:
     def _entry(self, names: list[bytes], item: os.DirEntry[str]) -> Entry | None:
         """None for what is not to be shown, or is gone already."""
         name = os.fsencode(item.name)
-        if self._is_hidden("/" + name.decode("latin-1")):
+        if self._is_hidden("/" + name.decode("latin-1")) or self._tree.is_closed([*names, name]):
             return None
         try:
             if item.is_symlink():

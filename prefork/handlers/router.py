@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prefork.http.message import Handler, Request, Response, plain
+from prefork.settings.routes import mount
 
 VIEWS = 8  # hosts remembered per request line: a client that makes up host names fills no memory
 
@@ -54,11 +55,6 @@ class Router:
                 if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/"):
                     return handler
         return self._otherwise
-
-
-def mount(path: str) -> str:
-    """A route's path as a prefix to cut off: "" for "/", else without the final slash (PEP 3333's SCRIPT_NAME)."""
-    return path.rstrip("/")
 
 
 def _candidates(host: str) -> list[str]:

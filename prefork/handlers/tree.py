@@ -43,11 +43,21 @@ _WALKS = 3  # one, one more after symlinks were resolved, one more where they ch
 
 
 class Tree:
-    """What lies below the directory `root`, which is opened anew each time; `symlinks` says which are followed."""
+    """What lies below the directory `root`, which is opened anew each time; `symlinks` says which are followed.
 
-    def __init__(self, root: bytes, symlinks: Symlinks = "inside") -> None:
+    What `is_closed`, which gets a path from the root on as latin-1, is not there, by that path: another has its place.
+    """
+
+    def __init__(
+        self, root: bytes, symlinks: Symlinks = "inside", is_closed: Callable[[str], bool] | None = None
+    ) -> None:
         self.root = root
+        self._is_closed = is_closed
         self._reach: _Reach = {"inside": _inside, "owner": _owned, "all": _anywhere, "none": _strictly}[symlinks]
+
+    def is_closed(self, names: list[bytes]) -> bool:
+        """Whether `names` lead to what is another's to give."""
+        return self._is_closed is not None and self._is_closed("/" + b"/".join(names).decode("latin-1"))
 
     def open_file(self, names: list[bytes]) -> tuple[int, os.stat_result]:
         """A descriptor of the regular file that `names` lead to, and its fstat; the caller closes it.
@@ -69,7 +79,7 @@ class Tree:
         return self._find(names, True)[0]
 
     def _find(self, names: list[bytes], directory: bool) -> _Opened:
-        if b".." in names:
+        if b".." in names or self.is_closed(names):
             raise _nothing()
         return self._reach(self.root, names, directory)
 

@@ -12,9 +12,11 @@ from msgspec import structs
 from prefork.errors import ConfigError
 from prefork.settings.json_schema import json_schema
 from prefork.settings.kinds import ADDRESS, DIRECTORY, SOCKET, TARGET, WORKERS
+from prefork.settings.routes import is_closed, mount, nested
 from prefork.settings.schema import KINDS, Listener, Master, Route, Settings, Workers
 from prefork.settings.schema_files import Files
 from prefork.settings.tables import Walk, keys
+from prefork.settings.wording import quoted
 
 __all__ = ["json_schema", "load"]
 
@@ -42,6 +44,7 @@ def load(
     _check_listen(fields.get("listen"), walk)
     _check_kinds(document.get("route"), walk)
     _check_routes(fields.get("routes", ()), walk)
+    _check_tries(fields.get("routes", ()), walk)
     if not app and not files and document.get("route", []) == []:
         walk.problem("route", "expected at least one [[route]], or an application on the command line")
     problems = [
@@ -119,8 +122,21 @@ def _check_kinds(raw: object, walk: Walk) -> None:
 
 def _check_routes(routes: tuple[Route | None, ...], walk: Walk) -> None:
     """No two routes for the same requests; "/app" and "/app/" are the same prefix."""
-    for index, first in _twice(route and (route.host, route.path.rstrip("/")) for route in routes):
+    for index, first in _twice(route and (route.host, mount(route.path)) for route in routes):
         walk.problem(f"route[{index}]", f"the same host and path as route[{first}]")
+
+
+def _check_tries(routes: tuple[Route | None, ...], walk: Walk) -> None:
+    """No name to try that is never given, since another route answers for its path."""
+    for index, route in enumerate(routes):
+        if route is None or route.files is None:
+            continue
+        others = nested(route, routes)
+        for pattern in route.files.try_:
+            before, uri, _ = pattern.partition("$uri")
+            if is_closed(f"{before}/" if uri else before, others):
+                wrong = f"expected files of this route, got {quoted(pattern)}, for which another route answers"
+                walk.problem(f"route[{index}].files.try", wrong)
 
 
 def _twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:

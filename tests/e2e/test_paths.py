@@ -27,12 +27,15 @@ async def asgi(scope, receive, send):
 
 ROUTES = """
 [[route]]
-files = "public"
+files = { root = "public", try = ["$uri", "$uri.html"], listing = true, precompressed = true }
 [[route]]
 path = "/private/"
 respond = { status = 403 }
 [[route]]
 path = "/static/private"
+respond = { status = 403 }
+[[route]]
+path = "/page.html"
 respond = { status = 403 }
 [[route]]
 path = "/wsgi"
@@ -59,6 +62,7 @@ SECRET = b"nobody is to read this"
 FILES = {
     "apps.py": APPS,
     "public/x": "x",
+    "public/page.html": SECRET,
     "public/private/x": SECRET,
     "public/private/index.html": SECRET,
     "public/static/private/x": SECRET,
@@ -114,6 +118,12 @@ def test_what_is_spelled_otherwise_is_another_path(server: Server) -> None:
         assert SECRET not in body, target
         if not target.startswith("http:"):
             assert ask(server, target, "app")[0][0] == 200, target
+
+
+def test_neither_a_listing_nor_a_name_to_try_leads_past_a_route(server: Server) -> None:
+    ((status, body),) = ask(server, "/")
+    assert (status, b'href="x"' in body, b"private" in body, b"page.html" in body) == (200, True, False, False)
+    assert ask(server, "/page", times=3) == [(404, b"404 Not Found\n")] * 3
 
 
 @pytest.mark.parametrize(

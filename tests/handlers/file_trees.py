@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -85,12 +85,16 @@ def descriptors_at_rest() -> int:
     return descriptors()
 
 
-def serve(root: Path, mount: str = "", cache: FileCache | None = None, **how: Any) -> Files:
+def serve(
+    root: Path,
+    mount: str = "",
+    cache: FileCache | None = None,
+    is_closed: Callable[[str], bool] | None = None,
+    **how: Any,
+) -> Files:
     """The handler of a route with the settings `how`; what it keeps is looked at with each request."""
-    queue = Queue(Loop(make_poller("select")))
-    return Files(
-        FileSettings(root=str(root), **how), str(root), mount, cache or file_cache(valid=0.0, open_files=0), queue
-    )
+    settings, queue = FileSettings(root=str(root), **how), Queue(Loop(make_poller("select")))
+    return Files(settings, str(root), mount, cache or file_cache(valid=0.0, open_files=0), queue, is_closed)
 
 
 def file_cache(board: memoryview | None = None, **bounds: Any) -> FileCache:

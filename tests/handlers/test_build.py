@@ -144,3 +144,34 @@ def test_error_pages_are_compressed_with_what_they_stand_for(tmp_path: Path) -> 
     handler = routed([Route(files=Files(root=str(tmp_path)), compression=True)], pages=pages)
     answer = parse(exchange(handler, request("/none", "Accept-Encoding: gzip")))
     assert (answer.status, zlib.decompress(answer.body, 31)) == (404, b"not here " * 1000)
+
+
+def test_files_lead_to_nothing_that_another_route_answers_for(tmp_path: Path) -> None:
+    public = tmp_path / "public"
+    for name in ("secret.html", "docs/index.html", "app.js", "app.js.gz", "private/x", "open/x", "private/open/x"):
+        (public / name).parent.mkdir(parents=True, exist_ok=True)
+        (public / name).write_text(name)
+    refused = Respond(status=403)
+    files = Files(root=str(public), try_=("$uri", "$uri.html"), precompressed=True, listing=True)
+    routes = [
+        Route(path="/", files=files),
+        *(
+            Route(path=path, respond=refused)
+            for path in ("/secret.html", "/docs/index.html", "/app.js.gz", "/private/")
+        ),
+        Route(path="/private/open", files=Files(root=str(public / "open"))),
+        Route(path="/open", redirect=Redirect(to="/")),
+    ]
+    assert [ask(routes, path).status for path in ("/secret", "/secret.html", "/private")] == [404, 403, 403]
+    assert ask(routes, "/app.js", "Accept-Encoding: gzip").body == b"app.js"
+    listed = json.loads(ask(routes, "/", "Accept: application/json").body)
+    assert [entry["name"] for entry in listed["entries"]] == ["docs", "open", "app.js"]
+    assert ask(routes, "/docs/", "Accept: application/json").body.endswith(b'"entries":[]}\n')
+    assert ask(routes, "/private/open/x").body == b"open/x"
+
+
+def test_a_route_for_the_index_that_redirects_to_it_is_none_that_answers_for_it(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("home")
+    routes = [Route(files=Files(root=str(tmp_path))), Route(path="/index.html", redirect=Redirect(to="/"))]
+    assert ask(routes, "/").body == b"home"
+    assert ask(routes, "/index.html").headers["Location"] == "/"

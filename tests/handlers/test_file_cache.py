@@ -72,6 +72,18 @@ def test_what_is_kept_is_given_again_without_the_file_system(
     assert counted(board) == (3, 1, 0)
 
 
+def test_what_is_kept_lasts_beside_what_another_route_answers_for(root: Path, board: memoryview, clock: Clock) -> None:
+    for name in ("first.html", "index.html", "app.js", "app.js.gz"):
+        (root / name).write_bytes(b"x")
+    closed = {"/first.html", "/app.js.gz"}
+    how = {"index": ("first.html", "index.html"), "precompressed": True, "is_closed": closed.__contains__}
+    files = serve(root, cache=make_cache(board), **how)
+    for turn in range(3):
+        clock.ahead = turn * 5.0
+        assert got(files, "/") == got(files, "/app.js") == (200, b"x")
+    assert counted(board) == (4, 2, 0)
+
+
 def test_a_change_shows_once_the_second_is_over(root: Path, board: memoryview, clock: Clock) -> None:
     (root / "file").write_bytes(b"one")
     files, _ = keeping(root, board)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import BadRequest
-from prefork.handlers.router import VIEWS, Router, mount, not_found, whole_server
+from prefork.handlers.router import VIEWS, Router, not_found, whole_server
 from prefork.http.body import Nothing
 from prefork.http.head import Heads
 from prefork.http.message import Client, Handler, Request, Response
@@ -208,11 +208,6 @@ def test_options_of_the_whole_server_is_204_whatever_is_routed() -> None:
     for routes in ([], [("", "/", handler("any"))], [("example.com", "/", handler("it"))]):
         assert Router(routes).find(asked("*", method="OPTIONS")) is whole_server
     assert parse(exchange(whole_server, request("*", method="OPTIONS"))).status == 204
-
-
-@pytest.mark.parametrize(("path", "mounted"), [("/", ""), ("/a", "/a"), ("/a/", "/a"), ("/a/b/", "/a/b")])
-def test_a_mount_has_no_final_slash(path: str, mounted: str) -> None:
-    assert mount(path) == mounted
 
 
 # --- against a second, plainer statement of the rule ---

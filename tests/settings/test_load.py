@@ -319,6 +319,19 @@ def test_the_same_path_of_two_hosts_is_two_routes(settings: Load) -> None:
     assert [route.host for route in settings(text).routes] == ["a.example", "b.example"]
 
 
+@pytest.mark.parametrize("pattern", ["/app/index.html", "/app", "/app$uri", "/app/$uri.html"])
+def test_a_name_to_try_for_which_another_route_answers_is_an_error(
+    settings: Load, problems: Problems, pattern: str
+) -> None:
+    text = f"[[route]]\nfiles = {{ root = 'public', try = ['$uri', '{pattern}'] }}\n[[route]]\npath = '/app/'\n"
+    assert problems(text + "wsgi = 'a:b'") == [
+        f'route[0].files.try: expected files of this route, got "{pattern}", for which another route answers'
+    ]
+    assert settings(text + "files = 'public'")
+    assert settings(text + "redirect = '/'")
+    assert settings(text.replace(pattern, "/apps$uri") + "wsgi = 'a:b'")
+
+
 def test_hosts_that_differ_in_case_alone_are_one(problems: Problems) -> None:
     text = "[[route]]\nhost = 'a.example'\nstatus = true\n[[route]]\nhost = 'A.example'\nstatus = true"
     assert problems(text) == ["route[1]: the same host and path as route[0]"]

@@ -1,0 +1,38 @@
+"""Routes beside each other: which paths below one of them another one has. Matches no requests; see handlers/router."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prefork.settings.schema import Route
+
+Nested = Sequence[tuple[str, bool]]  # a path below a route's, without a final slash, and whether it is closed to it
+
+
+def mount(path: str) -> str:
+    """A route's path as a prefix to cut off: "" for "/", else without the final slash (PEP 3333's SCRIPT_NAME)."""
+    return path.rstrip("/")
+
+
+def nested(route: Route, routes: Iterable[Route | None]) -> Nested:
+    """The paths of other routes below that of `route`, as they are below it, the longest first.
+
+    A path is closed to `route` where another one answers there by itself: with a refusal, say, or an application that
+    asks for a password. Files give and redirects point: beside them, a file of the outer route may still stand for a
+    directory. Routes of other hosts do not count: what one host refuses and `route` gives, a client gets by its Host.
+    """
+    own = mount(route.path)
+    found = [
+        (mount(other.path)[len(own) :], other.files is None and other.redirect is None)
+        for other in routes
+        if other is not None and other.host == route.host and mount(other.path).startswith(own + "/")
+    ]
+    return sorted(found, key=lambda one: len(one[0]), reverse=True)
+
+
+def is_closed(path: str, paths: Nested) -> bool:
+    """Whether the longest of the `paths` that `path` begins with, by whole segments, is closed."""
+    for prefix, closed in paths:
+        if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/"):
+            return closed
+    return False
