@@ -87,9 +87,9 @@ class Connection:
         """Answer requests until one is the last. The hot path: what happens with every request stands in here, and
         what rarely happens does not. Raises ProtocolError, Disconnected, TimedOut (idle for too long).
         """
-        server, stream, client = self.server, self.stream, self.client
+        server, stream, peer = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
-        forwarding = server.forwarding
+        judge = server.forwarding.judge
         whole, find, render = server.whole, server.find, server.render
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
@@ -122,8 +122,9 @@ class Connection:
             else:
                 line, headers, data = await self._head(data)
                 repeat = None
-            if forwarding is not None:
-                client, headers = forwarding.judge(self.client, headers)
+            client = peer
+            if headers.proxy_fields:
+                client, headers = judge(peer, headers)
             self.request = request = Request(line, headers, nothing, client)
             if data:  # what follows: in one place, or what is read while the answer is made would come on top
                 stream.unread, data = data, b""

@@ -1,24 +1,25 @@
 """Whom a trusted proxy speaks for: X-Forwarded-For/-Proto, or Forwarded (RFC 7239) -> the client they tell of.
 
-A proxy writes one of these families, and passes the other on as it came from its own client. So the operator says which
-one counts, and the other is dropped from everybody's requests. Once a proxy is named, what others send of either is
-dropped before anybody can believe it. While none is, the server looks at none of them, and the application may have a
-middleware of its own that does.
+What only a proxy may write (proxy_fields.py) is dropped from everybody else's requests before anybody can believe it. A
+proxy writes some of these fields, and passes the others on as they came from its own client. So the operator says which
+ones it writes, and the others are dropped from its requests as well.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from prefork.http.message import Client, Headers
-from prefork.settings.schema import TrustedFields
+from prefork.http.proxy_fields import FORWARDED
 
-X_FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"))
-FORWARDED = frozenset(("forwarded",))
-FIELDS = X_FORWARDED | FORWARDED
+ENTRIES = 1024  # of what is remembered
+ENTRY_LENGTH = 256  # characters: what is longer is read each time
+LEFT_OUT = 16  # fields that the log tells of, once each: clients make up any X-Forwarded-,
+NAME_LENGTH = 64  # and longer ones
 HOPS = 32  # proxies of ours that one request may have come through; the client is the outermost of them otherwise
 HOP_LENGTH = 1024  # characters: what is longer tells nothing, and costs nothing
 
@@ -26,85 +27,130 @@ HOP_LENGTH = 1024  # characters: what is longer tells nothing, and costs nothing
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PAIR = re.compile(rf'[ \t]*+({_TOKEN}++)=(?:"([^"\\]*+)"|((?:{_TOKEN}|[:\[\]])++))[ \t]*+(?:;|\Z)')
 _ELEMENT = re.compile(r'(?:[^,"\\]++|"[^"\\]*+")*+')  # reads the same from both ends, as nothing is escaped in it
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|([0-9A-Fa-f:.]++)")
 
 # Traefik names the scheme of a WebSocket's handshake, which begins as a request of HTTP (RFC 6455 §3)
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
+Hops = Callable[[str, str], Iterator[tuple[str, str]]]
+
+log = logging.getLogger("prefork")
+
 
 class Forwarding:
     """`proxies` are those whose word counts: addresses, networks, "unix" for whoever comes through a unix socket;
-    `fields` is the family that they write.
+    `fields` are what they write (lower case): Forwarded, or X-Forwarded-For and -Proto, and what else.
     """
 
-    def __init__(self, proxies: Sequence[str], fields: TrustedFields = "x-forwarded") -> None:
-        self._hops = _hops if fields == "forwarded" else _x_hops
-        self._passed_on = X_FORWARDED if fields == "forwarded" else FORWARDED
+    def __init__(self, proxies: Sequence[str], fields: Sequence[str]) -> None:
+        self._written = frozenset(fields)
+        is_standard = FORWARDED in self._written
+        self._hops: Hops = _hops if is_standard else _x_hops
+        sources = (FORWARDED, "") if is_standard else ("x-forwarded-for", "x-forwarded-proto")
+        self._sources = [name if name in self._written else "" for name in sources]  # of an empty name there is nothing
         self._networks = [ip_network(proxy) for proxy in proxies if proxy != "unix"]
+        self._ipv4 = [  # as numbers: nearly every request of a busy proxy is of another client, and `in` takes 5 us
+            (int(network.network_address), int(network.netmask)) for network in self._networks if network.version == 4
+        ]
         self._unix = "unix" in proxies
-        self.trusts = lru_cache(1024)(self._trusts)
+        self._left_out: set[str] = set()
+        self.trusts = lru_cache(ENTRIES)(self._trusts)
+        self._known = lru_cache(ENTRIES)(self._read)
 
     def judge(self, peer: Client, headers: Headers) -> tuple[Client, Headers]:
-        """Who asks, and the fields that may be believed, when `peer` is at the other end of the connection."""
+        """Who asks, and the fields that may be believed, when `peer` is at the other end of the connection and its
+        request has fields that only a proxy may write.
+        """
         if not self.trusts(peer.address):
-            return peer, _strip(headers, FIELDS)
-        headers = _strip(headers, self._passed_on)
-        return self._client(peer, headers), headers
+            return peer, _strip(headers, headers.proxy_fields)
+        client = self._client(peer, headers)
+        passed_on = headers.proxy_fields - self._written
+        if passed_on and "x-real-ip" in passed_on and _agrees(headers.get("x-real-ip"), client):
+            passed_on -= {"x-real-ip"}
+        if passed_on:
+            self._explain(peer, passed_on)
+            headers = _strip(headers, passed_on)
+        return client, headers
 
     def _trusts(self, address: str) -> bool:
         """True for a proxy of ours; `address` is "" on a unix socket."""
         if not address:
             return self._unix
         plain = canonical(address.partition("%")[0])
-        return bool(plain) and any(ip_address(plain) in network for network in self._networks)
+        if not plain:
+            return False
+        if ":" in plain:
+            return any(ip_address(plain) in network for network in self._networks)
+        number = int.from_bytes(bytes(map(int, plain.split("."))), "big")
+        return any(number & mask == network for network, mask in self._ipv4)
 
     def _client(self, proxy: Client, headers: Headers) -> Client:
-        """The client that `proxy`, which is trusted, speaks for; `proxy` itself where it says nothing that can be read.
+        """The client that `proxy`, which is trusted, speaks for; `proxy` itself where it says nothing that can be read."""
+        first, second = headers.get(self._sources[0]), headers.get(self._sources[1])
+        read = self._known if len(first) + len(second) <= ENTRY_LENGTH else self._read
+        address, scheme = read(first, second)
+        if not address and not scheme:
+            return proxy
+        port = 0 if address else int(proxy.port)
+        return Client(address or proxy.address, port, scheme or proxy.scheme, proxy.server_name, proxy.server_port)
+
+    def _read(self, first: str, second: str) -> tuple[str, str]:
+        """The client's address and scheme by the fields that tell of them; "" for what is not told.
 
         Each proxy adds to the right, so the first from the right that is not ours is the client: what stands further
         left it has made up itself, perhaps. The scheme is the one in which that client came to a proxy of ours.
         """
-        address, scheme = proxy.address, proxy.scheme
-        for hop, told in self._hops(headers):
+        address = scheme = ""
+        for hop, told in self._hops(first, second):
             scheme = _SCHEMES.get(told, scheme)
             if not hop:
                 break
             address = hop
             if not self.trusts(hop):
                 break
-        if (address, scheme) == (proxy.address, proxy.scheme):
-            return proxy
-        port = int(proxy.port) if address == proxy.address else 0
-        return Client(address, port, scheme, proxy.server_name, proxy.server_port)
+        return address, scheme
+
+    def _explain(self, proxy: Client, names: frozenset[str]) -> None:
+        """Tell of each field once, that its operator may name it."""
+        room = LEFT_OUT - len(self._left_out)
+        new = sorted(name for name in names - self._left_out if len(name) <= NAME_LENGTH)[:room]
+        if new:
+            self._left_out.update(new)
+            where, fields = proxy.address or "a unix socket", ", ".join(new)
+            log.info("the proxy at %s passes on %s; dropped, as http.trusted_fields does not name them", where, fields)
+
+
+def _agrees(real_ip: str, client: Client) -> bool:
+    """X-Real-IP says what is known from the other fields, so it is no matter who has written it."""
+    return bool(client.address) and (real_ip == client.address or canonical(real_ip) == client.address)
 
 
 def _strip(headers: Headers, fields: frozenset[str]) -> Headers:
     """`headers` without these fields, which nobody has written who may; remembered with them."""
-    if fields.isdisjoint(headers.fields):
-        return headers
     stripped: Headers | None = headers.views.get(fields)
     if stripped is None:
         stripped = headers.views[fields] = headers.without(fields)
     return stripped
 
 
-def _x_hops(headers: Headers) -> Iterator[tuple[str, str]]:
+def _x_hops(addresses: str, schemes: str) -> Iterator[tuple[str, str]]:
     """(address, scheme) by X-Forwarded-For and -Proto, from the nearest hop outwards; "" for what is not told or not
     readable.
     """
-    schemes = headers.get("x-forwarded-proto").rsplit(",", HOPS)[-HOPS:]
-    addresses = headers.get("x-forwarded-for").rsplit(",", HOPS)[-HOPS:]
-    for place, text in enumerate(reversed(addresses)):
+    told = schemes.rsplit(",", HOPS)[-HOPS:]
+    for text in reversed(addresses.rsplit(",", HOPS)[-HOPS:]):
         # one scheme is the whole chain's, several go with the hops that added them
-        yield _address(text), schemes[-1 - place].strip().lower() if place < len(schemes) else ""
+        yield _address(text), told.pop().strip().lower() if told else ""
 
 
-def _hops(headers: Headers) -> Iterator[tuple[str, str]]:
+def _hops(forwarded: str, _: str) -> Iterator[tuple[str, str]]:
     """The same by Forwarded. It is read from its end, where our proxy has written: nothing that its client has begun,
     a quoted string without an end, say, reaches into that.
     """
-    backwards, at = headers.get("forwarded")[::-1], 0
-    for _ in range(HOPS):
+    backwards, at = forwarded[::-1], 0
+    for _hop in range(HOPS):
         if at >= len(backwards):
             return
         match = _ELEMENT.match(backwards, at)
@@ -130,7 +176,10 @@ def _pairs(element: str) -> dict[str, str]:
 
 def _address(node: str) -> str:
     """The IP address of a node (RFC 7239 §6), without its port; "" for "unknown", a name, or nonsense."""
-    match = _NODE.fullmatch(node.strip(" \t")) if len(node) <= HOP_LENGTH else None
+    node = node.strip(" \t")
+    if _IPV4.fullmatch(node):
+        return node
+    match = _NODE.fullmatch(node) if len(node) <= HOP_LENGTH else None
     return canonical(match[1] or match[2] or match[3]) if match else ""
 
 
@@ -138,6 +187,8 @@ def canonical(address: str) -> str:
     """An IP address as text, one spelling each; "" for anything else. An IPv4-mapped IPv6 address, which is how a
     dual-stack socket shows its IPv4 clients, is the IPv4 one (RFC 4291 §2.5.5.2).
     """
+    if _IPV4.fullmatch(address):  # 4 us less
+        return address
     try:
         parsed = ip_address(address)
     except ValueError:

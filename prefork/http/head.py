@@ -20,6 +20,7 @@ from prefork.errors import (
 )
 from prefork.http import grammar, paths
 from prefork.http.message import Again, Headers, RequestLine
+from prefork.http.proxy_fields import PROXY_FIELDS, ProxyFields
 
 Parsed = TypeVar("Parsed")
 
@@ -77,12 +78,13 @@ class _Lines(_Cache[RequestLine]):
 
 
 class _Blocks(_Cache[Headers]):
-    def __init__(self, max_fields: int) -> None:
+    def __init__(self, max_fields: int, proxy_fields: ProxyFields) -> None:
         super().__init__()
         self._max_fields = max_fields
+        self._proxy_fields = proxy_fields
 
     def parse(self, raw: bytes) -> Headers:
-        return self.keep(raw, parse_block(raw, self._max_fields))
+        return self.keep(raw, parse_block(raw, self._max_fields, self._proxy_fields))
 
     __missing__ = parse
 
@@ -137,12 +139,14 @@ class _Wholes(dict[bytes, Whole]):
 
 
 class Heads:
-    """Parses heads within `max_head` bytes and `max_fields` fields. One for all connections of a worker."""
+    """Parses heads within `max_head` bytes and `max_fields` fields, and finds `proxy_fields` in them. One for all
+    connections of a worker.
+    """
 
-    def __init__(self, max_head: int, max_fields: int) -> None:
+    def __init__(self, max_head: int, max_fields: int, proxy_fields: ProxyFields = PROXY_FIELDS) -> None:
         self.max_head = max_head
         self._lines = _Lines()
-        self._blocks = _Blocks(max_fields)
+        self._blocks = _Blocks(max_fields, proxy_fields)
         self._wholes = _Wholes()
 
     def whole(self, data: bytes) -> Whole | None:
@@ -253,7 +257,7 @@ def parse_line(raw: bytes) -> RequestLine:
     return RequestLine(method, target, paths.decode(path), query, authority, min(int(minor), 1))
 
 
-def parse_block(raw: bytes, max_fields: int) -> Headers:
+def parse_block(raw: bytes, max_fields: int, proxy_fields: ProxyFields = PROXY_FIELDS) -> Headers:
     """A block of field lines, each with its CRLF (RFC 9112 §5). Raises ProtocolError.
 
     What concerns the connection is worked out: host, framing, persistence, expectation. Repeated fields have been
@@ -265,6 +269,7 @@ def parse_block(raw: bytes, max_fields: int) -> Headers:
         raise HeadTooLarge(f"more than http.max_fields ({max_fields}) fields")
     headers = Headers((*map(_FIELDS.__getitem__, lines),))  # 0.4 us less than tuple(map(...)), which grows step by step
     fields = headers.fields
+    headers.proxy_fields = proxy_fields[(*fields,)]
     if "host" in fields:
         headers.host = _host(fields["host"])
     if "content-length" in fields or "transfer-encoding" in fields:

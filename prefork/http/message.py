@@ -14,13 +14,16 @@ from prefork.net.stream import Stream
 
 Fields = Sequence[tuple[str, str]]
 
+_NONE: frozenset[str] = frozenset()
+
 
 class Headers:
     """One validated header block, immutable; `shared` where it is kept for every request that repeats it.
 
     `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out
     once, when the block is parsed: `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the
-    version's default), `expects_continue`, `host`. `views` holds what others derive from the block, each under a key of
+    version's default), `expects_continue`, `host`; and so are `proxy_fields`, the names in it that only a proxy may write
+    (proxy_fields.py). `views` holds what others derive from the block, each under a key of
     its own (the WSGI environ, say). `fields` maps each name to its value; repeated ones are joined by comma
     (RFC 9110 §5.3), cookies by semicolon.
     """
@@ -34,6 +37,7 @@ class Headers:
         "keep_alive",
         "length",
         "pairs",
+        "proxy_fields",
         "shared",
         "views",
     )
@@ -49,6 +53,7 @@ class Headers:
         self.has_body = False
         self.keep_alive: bool | None = None
         self.expects_continue = False
+        self.proxy_fields: frozenset[str] = _NONE
         self.shared = False
         self.views: dict[Any, Any] = {}
 

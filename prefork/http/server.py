@@ -15,6 +15,7 @@ from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import Heads
 from prefork.http.message import Client, Handler, Request, Response, Upgrade
+from prefork.http.proxy_fields import ProxyFields
 from prefork.http.render import Head, Renderer
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import PAUSE, Loop, Task
@@ -57,10 +58,10 @@ class Server:
         self.board = board
         self.record = record
         self.dress = dress
-        self.heads = Heads(http.max_head, http.max_fields)
+        self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
         self.whole = self.heads.whole  # bound once: 64 bytes less a connection
         self.render = Renderer("prefork" if http.server_header else "").head
-        self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields) if http.trusted_proxies else None
+        self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
         self.connections: set[Served] = set()
         self._per_client: Counter[str] = Counter()
         self.draining = False
@@ -80,7 +81,7 @@ class Server:
         self.board[CONNECTIONS] += 1
         if not limit or not address or self._per_client[address] <= limit:
             return True
-        return self.forwarding is not None and self.forwarding.trusts(address)
+        return self.forwarding.trusts(address)
 
     def leave(self, connection: Served) -> None:
         """Count a connection out, once."""

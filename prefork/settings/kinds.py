@@ -32,6 +32,8 @@ _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _END = r"(?!\n)$"  # in Python `$` alone would let a last newline through; \Z is not known to JSON Schema
 _SIZE = re.compile(rf"^([0-9]{{1,9}}) ?(B|KiB|MiB|GiB){_END}")
 _HOST = re.compile(rf"(?:\*\.)?(?!.*\*){NAME}|{BRACKETED}")
+X_FORWARDED = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port")
+_FAMILIES = {"x-forwarded": X_FORWARDED, "forwarded": ("forwarded",)}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # The server frames messages itself (RFC 9112 §6), and `type` already is the content type.
 _OWN_FIELDS = HOP_BY_HOP | {"content-length", "content-type"}
@@ -200,6 +202,18 @@ def _proxies(texts: list[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _trusted_fields(value: str | list[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return _FAMILIES[value]
+    names = tuple(name.lower() for name in value)
+    for name in names:
+        if name in HOP_BY_HOP | {"host", "content-length", "expect"} or not TOKEN.fullmatch(name):
+            raise ValueError(f"expected names of fields that only a proxy writes, got {quoted(name)}")
+    if "forwarded" in names and {"x-forwarded-for", "x-forwarded-proto"} & set(names):
+        raise ValueError("expected Forwarded, or X-Forwarded-For and X-Forwarded-Proto, got both: which one counts?")
+    return names
+
+
 def _user(value: int | str) -> int:
     try:
         return value if isinstance(value, int) else pwd.getpwnam(value).pw_uid
@@ -273,6 +287,11 @@ DIRECTORIES = Kind("a list of existing directories", list[_NON_EMPTY], _director
 VARIABLE = Kind('the name of an environment variable, without "="', _NON_EMPTY, _variable)
 VARIABLE_TEXT = Kind("a text without NUL", str, _file_name)
 PROXIES = Kind('a list of addresses, networks such as "10.0.0.0/8", or "unix"', list[str], _proxies)
+TRUSTED_FIELDS = Kind(
+    '"x-forwarded", "forwarded", or a list of the fields that your proxies write',
+    Literal["x-forwarded", "forwarded"] | list[_NON_EMPTY],
+    _trusted_fields,
+)
 FIELD_NAME = Kind("a header name of letters, digits and dashes", str, _field_name)
 FIELD_TEXT = Kind("latin-1 text without control characters", str, _field_text)
 LOCATION = Kind("a path or URL in latin-1, without control characters", _NON_EMPTY, _field_text)

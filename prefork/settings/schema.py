@@ -16,7 +16,6 @@ from prefork.settings.schema_files import FileCache, Files
 from prefork.settings.table import Table
 
 MOST_CONNECTIONS = 1 << 20  # Linux's default fs.nr_open: no process has more descriptors
-TrustedFields = Literal["x-forwarded", "forwarded"]
 EventLoop = Literal["auto", "select", "poll", "epoll", "kqueue"]
 Level = Literal["debug", "info", "warning", "error"]
 KINDS = ("files", "app", "wsgi", "asgi", "respond", "redirect", "status")  # what a route can be: exactly one of these
@@ -184,12 +183,12 @@ class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[str, ...],
         kinds.PROXIES,
         Meta(description='Whose word counts as to who their clients are: addresses, networks, "unix".'),
-    ] = ()
+    ] = ("127.0.0.0/8", "::1", "unix")
     trusted_fields: Annotated[
-        TrustedFields,
-        kinds.choice("x-forwarded", "forwarded"),
-        Meta(description="By which fields trusted proxies tell that; the other ones are dropped."),
-    ] = "x-forwarded"
+        tuple[str, ...],
+        kinds.TRUSTED_FIELDS,
+        Meta(description="The fields that trusted proxies write; those of the kind that they pass on are dropped."),
+    ] = kinds.X_FORWARDED
     server_header: Annotated[bool, kinds.FLAG, Meta(description="Whether responses carry a Server header.")] = True
 
 

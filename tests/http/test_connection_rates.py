@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from prefork.http.message import Request, Response
+from prefork.http.message import Client, Request, Response
 from prefork.net import stream
 from tests.http.conftest import GET, World, answering, echo
 from tests.http.oracle import answers
@@ -69,7 +69,7 @@ def test_what_has_moved_buys_time() -> None:
 
 
 def test_more_connections_than_one_client_may_have_are_503_and_others_are_served(world: Make) -> None:
-    here = world(echo, connections_per_client=2)
+    here = world(echo, connections_per_client=2, trusted_proxies=())
     first, second = here.connect(), here.connect()
     third = here.connect()
     third.send(GET)
@@ -80,7 +80,7 @@ def test_more_connections_than_one_client_may_have_are_503_and_others_are_served
 
 
 def test_who_leaves_may_come_again(world: Make) -> None:
-    here = world(echo, connections_per_client=1)
+    here = world(echo, connections_per_client=1, trusted_proxies=())
     for _ in range(3):
         peer = here.connect()
         peer.send(GET)
@@ -117,22 +117,34 @@ def test_each_request_of_a_proxys_connection_has_its_own_client(world: Make) -> 
 
 
 def test_without_trusted_proxies_nobody_speaks_for_others(world: Make) -> None:
-    peer = world(answering(whoever)).connect()
+    peer = world(answering(whoever), trusted_proxies=()).connect()
     peer.send(FORWARDED % b"198.51.100.1")
     assert peer.answer().body == b"127.0.0.1 http"
+
+
+def test_a_proxy_on_this_machine_is_trusted_unless_told_otherwise(world: Make) -> None:
+    peer = world(answering(whoever)).connect()
+    peer.send(FORWARDED % b"198.51.100.1")
+    assert peer.answer().body == b"198.51.100.1 https"
 
 
 def told(request: Request) -> Response:
     return Response(200, (), ",".join(sorted(request.headers.fields)).encode())
 
 
-@pytest.mark.parametrize(
-    ("proxies", "fields"), [((), b"host,x-forwarded-for,x-forwarded-proto"), (("192.0.2.1",), b"host")]
-)
-def test_what_a_stranger_says_is_dropped_once_a_proxy_is_named(
-    world: Make, proxies: tuple[str, ...], fields: bytes
-) -> None:
-    """Before, an application may have a middleware of its own that believes a proxy."""
+@pytest.mark.parametrize("proxies", [(), ("192.0.2.1",)])
+def test_what_a_stranger_says_is_dropped_whoever_is_trusted(world: Make, proxies: tuple[str, ...]) -> None:
     peer = world(answering(told), trusted_proxies=proxies).connect()
-    peer.send(FORWARDED % b"198.51.100.1")
-    assert peer.answer().body == fields
+    for _ in range(3):  # the head is new, known, known as a whole
+        peer.send(FORWARDED % b"198.51.100.1")
+        assert peer.answer().body == b"host"
+
+
+def test_what_is_dropped_of_a_stranger_is_kept_of_a_proxy_with_the_same_head(world: Make) -> None:
+    here = world(answering(told), trusted_proxies=("192.0.2.1",))
+    proxy, stranger = here.connect(), here.connect()
+    proxy.connection.client = Client("192.0.2.1", 4711, "http", "127.0.0.1", "80")
+    for _ in range(3):
+        for peer, fields in ((stranger, b"host"), (proxy, b"host,x-forwarded-for,x-forwarded-proto")):
+            peer.send(FORWARDED % b"198.51.100.1")
+            assert peer.answer().body == fields

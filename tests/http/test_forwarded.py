@@ -10,10 +10,12 @@ import pytest
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import parse_block
 from prefork.http.message import Client, Headers
+from prefork.http.proxy_fields import ProxyFields
+from prefork.settings.kinds import X_FORWARDED
 
 NETWORKS = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]
-PROXIES = Forwarding(NETWORKS)
-STANDARD = Forwarding(NETWORKS, "forwarded")
+PROXIES = Forwarding(NETWORKS, X_FORWARDED)
+STANDARD = Forwarding(NETWORKS, ["forwarded"])
 
 
 def block(*lines: str) -> Headers:
@@ -42,8 +44,8 @@ def test_all_others_are_not(address: str) -> None:
 
 
 def test_who_comes_through_a_unix_socket_is_trusted_where_that_is_said() -> None:
-    assert Forwarding(["unix"]).trusts("")
-    assert not Forwarding(["unix"]).trusts("127.0.0.1")
+    assert Forwarding(["unix"], X_FORWARDED).trusts("")
+    assert not Forwarding(["unix"], X_FORWARDED).trusts("127.0.0.1")
 
 
 def test_a_proxy_that_says_nothing_is_the_client() -> None:
@@ -97,13 +99,13 @@ def test_a_hop_that_is_not_told_ends_the_chain() -> None:
     assert told("X-Forwarded-For: 6.6.6.6, unknown, 10.0.0.3")[0] == "10.0.0.3"
 
 
-X_FORWARDED = "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: http"
+USUAL = "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: http"
 
 
 @pytest.mark.parametrize(
     ("written", "passed_on", "proxies"),
     [
-        (X_FORWARDED, ("Forwarded: for=10.0.0.9;proto=https",), PROXIES),
+        (USUAL, ("Forwarded: for=10.0.0.9;proto=https",), PROXIES),
         (
             ("Forwarded: for=198.51.100.7;proto=http",),
             ("X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https"),
@@ -197,6 +199,106 @@ def test_the_connections_own_fields_survive_the_stripping() -> None:
     assert (stripped.keep_alive, stripped.expects_continue) == (False, True)
 
 
-def test_a_block_without_such_fields_is_passed_on_as_it_is() -> None:
-    headers = block("X-A: b")
-    assert PROXIES.judge(peer("198.51.100.9"), headers)[1] is headers
+FORGED = [
+    "X-Forwarded-For: 127.0.0.1",
+    "X-Forwarded-Proto: https",
+    "X-Forwarded-Host: evil.example",
+    "X-Forwarded-Port: 443",
+    "X-Forwarded-Prefix: /admin",
+    "X-Forwarded-Scheme: https",
+    "X-Forwarded-Ssl: on",
+    "X-Forwarded-Server: a",
+    "X-Forwarded-By: a",
+    "X-Forwarded-User: root",
+    "X-Forwarded-Client-Cert: Hash=0",
+    "X-Forwarded-Whatever-Comes-Next: 1",
+    "X-Forwarded: for=127.0.0.1",
+    "Forwarded: for=127.0.0.1;proto=https",
+    "X-Real-IP: 127.0.0.1",
+    "True-Client-IP: 127.0.0.1",
+    "CF-Connecting-IP: 127.0.0.1",
+    "X-Scheme: https",
+    "X-Url-Scheme: https",
+    "Front-End-Https: on",
+    "X-Script-Name: /admin",
+    "X-Original-URL: /admin",
+    "X-Rewrite-URL: /admin",
+    "Remote-User: root",
+    "REMOTE-USER: root",
+    "X-Remote-User: root",
+    "X-Remote-Group: system:masters",
+    "X-Auth-Request-Email: root@example.com",
+    "X-Authenticated-User: root",
+    "X-SSL-Client-Verify: SUCCESS",
+    "Client-Cert: :AAAA:",
+    "X-Accel-Mapping: /etc/=/",
+    "X_Forwarded_For: 127.0.0.1",  # which is the same one to what makes WSGI of ASGI
+]
+
+
+@pytest.mark.parametrize("line", FORGED)
+def test_what_only_a_proxy_may_write_is_dropped_of_everybody_else(line: str) -> None:
+    stranger = peer("198.51.100.9")
+    for believing in (PROXIES, STANDARD, Forwarding([], X_FORWARDED)):
+        client, headers = believing.judge(stranger, block(line, "X-A: b"))
+        assert client is stranger
+        assert headers.pairs == (("host", "a"), ("x-a", "b"))
+
+
+@pytest.mark.parametrize("line", FORGED[4:])
+def test_what_a_trusted_proxy_does_not_write_it_has_from_its_client(line: str) -> None:
+    _, headers = PROXIES.judge(peer(), block("X-Forwarded-For: 198.51.100.7", line))
+    assert headers.pairs == block("X-Forwarded-For: 198.51.100.7").pairs
+
+
+def test_what_a_trusted_proxy_is_said_to_write_arrives_and_is_dropped_of_others() -> None:
+    written = ("x-forwarded-for", "remote-user", "x-our-tenant")
+    proxies = Forwarding(NETWORKS, written)
+    lines = "Host: a\r\nX-Forwarded-For: 198.51.100.7\r\nRemote-User: anna\r\nX-Our-Tenant: 7\r\n"
+    headers = parse_block(lines.encode(), 100, ProxyFields(written))
+    assert proxies.judge(peer(), headers)[1] is headers
+    assert proxies.judge(peer("198.51.100.9"), headers)[1].pairs == (("host", "a"),)
+
+
+def test_a_scheme_that_the_proxy_is_not_said_to_write_is_not_believed() -> None:
+    proxies = Forwarding(NETWORKS, ["x-forwarded-for"])
+    client, headers = proxies.judge(peer(), block("X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https"))
+    assert (client.address, client.scheme) == ("198.51.100.7", "http")
+    assert "x-forwarded-proto" not in headers
+
+
+@pytest.mark.parametrize(
+    ("real_ip", "arrives"),
+    [("198.51.100.7", True), ("::ffff:198.51.100.7", True), ("127.0.0.1", False), ("", False), ("nonsense", False)],
+)
+def test_x_real_ip_arrives_where_it_says_what_is_believed_anyhow(real_ip: str, arrives: bool) -> None:
+    _, headers = PROXIES.judge(peer(), block("X-Forwarded-For: 198.51.100.7", f"X-Real-IP: {real_ip}"))
+    assert ("x-real-ip" in headers) is arrives
+
+
+def test_what_is_dropped_of_a_trusted_proxy_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    proxies = Forwarding(NETWORKS, X_FORWARDED)
+    with caplog.at_level("INFO", "prefork"):
+        for _ in range(2):
+            proxies.judge(peer(), block("Remote-User: anna", "X-Scheme: https"))
+        for number in range(100):
+            proxies.judge(peer(), block(f"X-Forwarded-{number}: a", "X-Forwarded-" + "b" * 1000 + ": a"))
+    assert caplog.messages[0] == (
+        "the proxy at 10.0.0.1 passes on remote-user, x-scheme; dropped, as http.trusted_fields does not name them"
+    )
+    assert len(caplog.messages) < 20
+    assert max(map(len, caplog.messages)) < 200
+
+
+@pytest.mark.parametrize("line", ["X-A: b", "Via: 1.1 a", "X-Request-ID: 7", "X-Forward: a", "Remote: a", "Cookie: a=b"])
+def test_a_block_without_such_fields_has_none(line: str) -> None:
+    assert block(line).proxy_fields == frozenset()
+
+
+def test_what_is_remembered_of_names_that_clients_make_up_is_bounded() -> None:
+    known = ProxyFields()
+    for number in range(5000):
+        assert known["host", f"x-{number}"] == frozenset()
+    known["x" * 30_000,]
+    assert len(known) <= 1024
+    assert max(len(name) for names in known for name in names) < 100

@@ -31,6 +31,7 @@ PATH = 'a path that starts with "/" and has no "?", "#", "//", no "." or ".." se
 TARGET = '"module:attribute", such as "myproject.wsgi:application" or "myapp:create_app()"'
 HEADER = "latin-1 text without control characters"
 LOCATION = "a path or URL in latin-1, without control characters"
+FIELDS = '"x-forwarded", "forwarded", or a list of the fields that your proxies write'
 LEVELS = 'one of "debug", "info", "warning", "error"'
 
 
@@ -59,6 +60,9 @@ def document(key: str, value: str) -> str:
         ("http.max_body", '"16 MiB"', 16 << 20),
         ("http.max_body", '"2GiB"', 2 << 30),
         ("http.server_header", "false", False),
+        ("http.trusted_proxies", "[]", ()),
+        ("http.trusted_fields", '"forwarded"', ("forwarded",)),
+        ("http.trusted_fields", '["X-Forwarded-For", "Remote-User"]', ("x-forwarded-for", "remote-user")),
         ("compression.codings", '"auto"', "auto"),
         ("compression.codings", '["gzip", "zstd"]', ("gzip", "zstd")),
         ("compression.codings", "[]", ()),
@@ -155,6 +159,15 @@ def test_permissions_that_make_no_sense_are_refused(problems: Problems, text: st
         ("http.max_body", '"16MiB\\n"', SIZE, '"16MiB\\n"'),
         ("http.max_body", "1.5", SIZE, "1.5"),
         ("http.server_header", "1", "true or false", "1"),
+        ("http.trusted_fields", '"x-real-ip"', FIELDS, '"x-real-ip"'),
+        ("http.trusted_fields", '["Host"]', "names of fields that only a proxy writes", '"host"'),
+        ("http.trusted_fields", '["a b"]', "names of fields that only a proxy writes", '"a b"'),
+        (
+            "http.trusted_fields",
+            '["Forwarded", "X-Forwarded-For"]',
+            "Forwarded, or X-Forwarded-For and X-Forwarded-Proto",
+            "both: which one counts?",
+        ),
         ("log.level", '"warn"', LEVELS, '"warn"'),
         ("log.error", '""', '"-" for stderr, or a file name', '""'),
         ("log.error", '"a\\u0000b"', '"-" for stderr, or a file name', '"a\\x00b"'),
