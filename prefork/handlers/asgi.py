@@ -210,8 +210,7 @@ def _authoritative(fields: list[tuple[bytes, bytes]], line: RequestLine) -> list
     return [(b"host", line.authority.encode("latin-1")), *(field for field in fields if field[0] != b"host")]
 
 
-def _client(client: Client) -> tuple[str, tuple[str, int] | None, tuple[str, int] | None]:
-    """The scope's scheme, client and server; None for those that a unix socket does not have."""
-    port = int(client.server_port)
+def _client(client: Client) -> tuple[str, tuple[str, int] | None, tuple[str, int | None]]:
+    """The scope's scheme, client and server: on a unix socket there is no client, and its path is the server's name."""
     address = (client.address, int(client.port)) if client.address else None
-    return client.scheme, address, (client.server_name, port) if port else None
+    return client.scheme, address, (client.server_name, int(client.server_port) if client.server_port else None)

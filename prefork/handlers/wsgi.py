@@ -20,7 +20,7 @@ from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
 from prefork.http.connection import failed
-from prefork.http.message import Headers, Request, RequestLine, Response, plain
+from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
 from prefork.http.send import release
 from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.leader import Crew
@@ -76,8 +76,11 @@ class Wsgi:
         environ.update(from_line)
         environ["REMOTE_ADDR"] = client.address
         environ["REMOTE_PORT"] = client.port
-        environ["SERVER_NAME"] = client.server_name
-        environ["SERVER_PORT"] = client.server_port
+        if client.direct:
+            environ["SERVER_NAME"] = client.server_name
+            environ["SERVER_PORT"] = client.server_port
+        else:  # the server that its client has asked, as PEP 3333 has it, not this one behind that
+            environ["SERVER_NAME"], environ["SERVER_PORT"] = server(request.host, client.scheme)
         environ["wsgi.url_scheme"] = client.scheme
         call = Call()
         environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()

@@ -94,7 +94,8 @@ class Forwarding:
         if not address and not scheme:
             return proxy
         port = 0 if address else int(proxy.port)
-        return Client(address or proxy.address, port, scheme or proxy.scheme, proxy.server_name, proxy.server_port)
+        address, scheme = address or proxy.address, scheme or proxy.scheme
+        return Client(address, port, scheme, proxy.server_name, proxy.server_port, False)
 
     def _read(self, first: str, second: str) -> tuple[str, str]:
         """The client's address and scheme by the fields that tell of them; "" for what is not told.

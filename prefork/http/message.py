@@ -6,6 +6,7 @@ Text is latin-1 throughout, one character a byte, as PEP 3333 has it: `path.enco
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from functools import lru_cache
 from typing import IO, Any, Protocol
 
 from prefork.http import paths
@@ -129,20 +130,37 @@ class RequestLine:
 
 
 class Client:
-    """Who asks, and at which door: one a connection. On a unix socket `address` is "", and a port "0".
+    """Who asks, and at which door: one a connection. On a unix socket `address` is "" and `port` "0"; `server_name` is
+    its path, and `server_port` "". Where the client is not `direct`, since a proxy speaks for it or it came through a
+    unix socket, that door is not the one that it knows: see `server`.
 
     `views` holds what others derive from it, as those of Headers and RequestLine do, once anybody has.
     """
 
-    __slots__ = ("address", "port", "scheme", "server_name", "server_port", "views")
+    __slots__ = ("address", "direct", "port", "scheme", "server_name", "server_port", "views")
 
-    def __init__(self, address: str, port: int, scheme: str, server_name: str, server_port: str) -> None:
+    def __init__(
+        self, address: str, port: int, scheme: str, server_name: str, server_port: str, direct: bool = True
+    ) -> None:
         self.address = address
         self.port = str(port)  # as CGI and PEP 3333 have it
         self.scheme = scheme
         self.server_name = server_name
         self.server_port = server_port
+        self.direct = direct
         self.views: dict[Any, Any] | None = None
+
+
+@lru_cache(1024)
+def server(host: str, scheme: str) -> tuple[str, str]:
+    """The name and the port of the server that a client which says `host` means; the scheme's port where it says none.
+
+    `host` is as in a Request: "" where an old client says nothing.
+    """
+    name, port = host, ""
+    if ":" in host and not host.endswith("]"):
+        name, _, port = host.rpartition(":")
+    return name or "localhost", port or ("443" if scheme == "https" else "80")
 
 
 class RequestBody(Protocol):

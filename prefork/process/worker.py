@@ -199,14 +199,14 @@ class Worker:
         min_rate = self._assignment.settings.http.min_send_rate
         where = listener.getsockname()
         is_unix = listener.family == socket.AF_UNIX
-        name, port = ("localhost", "0") if is_unix else (where[0], str(where[1]))
+        name, port = (where, "") if is_unix else (where[0], str(where[1]))
 
         def greet(socket: socket.socket, address: Any) -> None:
             socket.setblocking(False)
             host, from_port = ("", 0) if is_unix else address[:2]
             if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
                 host = canonical(host)
-            client = Client(host, from_port, "http", name, port)
+            client = Client(host, from_port, "http", name, port, not is_unix)
             loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection")
 
         return greet

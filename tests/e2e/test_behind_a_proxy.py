@@ -169,6 +169,7 @@ def test_the_application_sees_the_client_that_nginx_names(site: Site) -> None:
     seen = site.ask("/a%20b?c=d", headers={"Host": "www.example.com"})
     assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("198.51.100.7", "0")
     assert (seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == ("https", "www.example.com")
+    assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("www.example.com", "443")
     assert (seen["PATH_INFO"], seen["QUERY_STRING"]) == ("/a b", "c=d")
     assert seen["HTTP_X_FORWARDED_FOR"] == "198.51.100.7"
 

@@ -57,9 +57,9 @@ def test_the_path_begins_with_root_path_however_it_was_spelled(target: str, path
     assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", path, target.encode())
 
 
-def test_unix_socket_has_no_client_and_no_server() -> None:
-    scope = scope_of(client=Client("", 0, "http", "localhost", "0"))
-    assert (scope["client"], scope["server"]) == (None, None)
+def test_unix_socket_has_no_client_and_its_path_for_a_server() -> None:
+    scope = scope_of(client=Client("", 0, "http", "/run/app.sock", "", direct=False))
+    assert (scope["client"], scope["server"]) == (None, ("/run/app.sock", None))
 
 
 def test_authority_of_an_absolute_target_is_the_host() -> None:

@@ -14,7 +14,7 @@ from prefork.handlers.wsgi import _VARIABLES, LONGEST, VARIABLES, _fields
 from prefork.http.message import Client, Headers
 from tests.handlers.exchange import call, environ, exchange, parse, request, wsgi
 
-UNIX = Client("", 0, "http", "localhost", "0")
+UNIX = Client("", 0, "http", "/run/app.sock", "", direct=False)
 
 
 def test_every_variable_without_a_dot_is_a_native_string() -> None:
@@ -60,7 +60,35 @@ def test_the_scheme_is_the_clients() -> None:
 def test_a_client_on_a_unix_socket_has_no_address() -> None:
     seen = environ(client=UNIX)
     assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("", "0")
-    assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("localhost", "0")
+
+
+@pytest.mark.parametrize(
+    ("host", "scheme", "expected"),
+    [
+        ("example.com", "https", ("example.com", "443")),
+        ("example.com", "http", ("example.com", "80")),
+        ("example.com:8443", "https", ("example.com", "8443")),
+        ("example.com:", "https", ("example.com", "443")),
+        ("[2001:db8::7]", "http", ("[2001:db8::7]", "80")),
+        ("[2001:db8::7]:81", "http", ("[2001:db8::7]", "81")),
+    ],
+)
+@pytest.mark.parametrize("socket", [("/run/app.sock", ""), ("127.0.0.1", "8000")])
+def test_behind_a_proxy_the_server_is_the_one_that_the_client_has_asked(
+    socket: tuple[str, str], host: str, scheme: str, expected: tuple[str, str]
+) -> None:
+    """Django's check of the Referer against cross-site requests takes the port into account."""
+    client = Client("192.0.2.7", 0, scheme, *socket, direct=False)
+    seen = environ("/", f"Host: {host}", client=client)
+    assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == expected
+
+
+def test_who_does_not_say_which_server_it_asks_means_this_machine() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [f"{environ['SERVER_NAME']} {environ['SERVER_PORT']}".encode()]
+
+    assert parse(exchange(wsgi(application), b"GET / HTTP/1.0\r\n\r\n", client=UNIX)).body == b"localhost 80"
 
 
 @pytest.mark.parametrize(
