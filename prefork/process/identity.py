@@ -7,21 +7,26 @@ import fcntl
 import importlib
 import logging
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from prefork.errors import StartError
+from prefork.net import paths
 
 log = logging.getLogger("prefork")
 
 ATTEMPTS = 100  # to take a lock while other masters come and go
+LONGEST_PID = 32  # bytes that are read of another master's pid file
+_IS_LINK = (errno.ELOOP, errno.EMLINK)  # what O_NOFOLLOW answers; the latter on FreeBSD
 
 
 class PidFile:
     """A locked pid file. The lock, not the number in it, says whether its master lives: it cannot go stale.
 
+    It is a regular file of ours with this one name: what a link leads to is another's, and is not to be overwritten.
     While it is `lent`, it is another master's to remove, who holds the same lock by a descriptor of its own.
     """
 
@@ -30,41 +35,27 @@ class PidFile:
 
         Raises StartError where another master holds it, or the file cannot be made.
         """
-        self.path = os.path.abspath(path)
+        self.path = paths.absolute(path)
         self.lent = borrowed is not None
         self.made_directory = made_directory
         try:
-            self._file = self._lock() if borrowed is None else borrowed
-        except BlockingIOError:
-            raise StartError(f"{path}: {_holder(path)} runs with this pid file; `prefork stop` stops it") from None
+            self._file = self._lock(path) if borrowed is None else borrowed
         except OSError as error:
-            raise StartError(f"{path}: cannot make this pid file: {error.strerror}") from None
+            why = "it is a symbolic link" if error.errno in _IS_LINK else error.strerror
+            raise StartError(f"{path}: cannot make this pid file: {why}") from None
 
-    def _lock(self) -> int:
-        """The locked descriptor. Whoever leaves may remove file and directory between any two steps of ours."""
+    def _lock(self, told: str) -> int:
+        """The locked descriptor. Whoever leaves may remove file and directory between any two steps of ours.
+
+        Raises OSError, and StartError where another master has it; the operator knows the path as `told`.
+        """
         for _ in range(ATTEMPTS):
-            with suppress(FileNotFoundError):
-                file = self._try_lock()
+            with suppress(FileNotFoundError), paths.place(self.path, make=True) as place:
+                self.made_directory = self.made_directory or place.made
+                file = _try_lock(place, told)
                 if file is not None:
                     return file
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-    def _try_lock(self) -> int | None:
-        """None where the file that was locked is no longer the one that stands there."""
-        directory = os.path.dirname(self.path)
-        if not os.path.isdir(directory):
-            os.makedirs(directory, exist_ok=True)
-            self.made_directory = True
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file), os.stat(self.path)):
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-        return None
 
     def write(self, pid: int) -> None:
         """Make `pid` known. Raises StartError."""
@@ -78,10 +69,11 @@ class PidFile:
         """Remove the file, its directory if we made it and it is empty, and let the lock go."""
         if not self.lent:
             with suppress(OSError):  # somebody tidied up, or keeps something there
-                if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
-                    os.unlink(self.path)
+                with paths.place(self.path) as place:
+                    if place.holds(os.fstat(self._file)):
+                        place.unlink()
                 if self.made_directory:
-                    os.rmdir(os.path.dirname(self.path))
+                    paths.remove_directory(os.path.dirname(self.path))
         os.close(self._file)
 
     def fileno(self) -> int:
@@ -92,9 +84,42 @@ class PidFile:
         os.close(self._file)
 
 
-def _holder(path: str) -> str:
+def _try_lock(place: paths.Place, told: str) -> int | None:
+    """A locked descriptor of the file; None where it is no longer the one that stands there.
+
+    Raises OSError, and StartError where another master has locked it.
+    """
+    file = place.open(os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
     try:
-        return f"a master with pid {int(Path(path).read_text())}"
+        status = os.fstat(file)
+        if problem := _not_ours(status):
+            raise OSError(errno.EPERM, problem)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if place.holds(status):
+            return file
+    except BlockingIOError:
+        holder = _holder(file)
+        os.close(file)
+        raise StartError(f"{told}: {holder} runs with this pid file; `prefork stop` stops it") from None
+    except BaseException:
+        os.close(file)
+        raise
+    os.close(file)
+    return None
+
+
+def _not_ours(status: os.stat_result) -> str:
+    """Why a pid file is not ours to write to; "" where it is. Whose master has just left has no name at all."""
+    if not stat.S_ISREG(status.st_mode):
+        return "it is no regular file"
+    if status.st_nlink > 1:
+        return "it has another name, too (a hard link)"
+    return "" if status.st_uid in (os.geteuid(), paths.ROOT) else f"it belongs to user {status.st_uid}"
+
+
+def _holder(file: int) -> str:
+    try:
+        return f"a master with pid {int(os.pread(file, LONGEST_PID, 0))}"
     except (OSError, ValueError):
         return "another master"
 

@@ -16,6 +16,7 @@ from prefork.process import identity
 from prefork.process.identity import PidFile, cores
 
 ROOT = Path(__file__).parents[2]
+NOBODY = 65534
 Tree = Callable[[dict[str, str]], None]
 
 
@@ -76,6 +77,50 @@ def test_a_place_where_no_file_can_be_is_named_and_left_as_it_was(
     with pytest.raises(StartError, match=f"^{path}: cannot make this pid file: "):
         PidFile(path)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_a_link_leads_to_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep this")
+    (tmp_path / "link").symlink_to("precious")
+    with pytest.raises(StartError, match=r"link: cannot make this pid file: it is a symbolic link$"):
+        PidFile(str(tmp_path / "link"))
+    (tmp_path / "name").hardlink_to(precious)
+    with pytest.raises(StartError, match="name: cannot make this pid file: it has another name, too"):
+        PidFile(str(tmp_path / "name"))
+    assert precious.read_text() == "keep this"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")
+    with pytest.raises(StartError, match=r"pid: cannot make this pid file: it is no regular file$"):
+        PidFile(str(tmp_path / "pid"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_neither_writes_to_the_file_of_another_user_nor_is_led_elsewhere_by_one(tmp_path: Path) -> None:
+    (tmp_path / "pid").touch()
+    os.chown(tmp_path / "pid", NOBODY, NOBODY)
+    with pytest.raises(StartError, match=f"pid: cannot make this pid file: it belongs to user {NOBODY}$"):
+        PidFile(str(tmp_path / "pid"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to("elsewhere")
+    os.chown(tmp_path / "run", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(StartError, match=r"pid file: a symlink of user 65534 leads to what is not that user's$"):
+        PidFile(str(tmp_path / "run/pid"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_directory_that_is_made_for_it_is_writable_by_us_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        file = PidFile(str(tmp_path / "a/b/pid"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a/b").stat().st_mode & 0o777 == 0o755
+    file.remove()
+    assert not (tmp_path / "a/b").exists()
 
 
 COME_AND_GO = """

@@ -1,0 +1,199 @@
+"""Paths: where a name leads, for a process that makes, opens and removes files by name all its life, perhaps as root.
+
+Whoever owns a directory may put a symlink there at any moment, and so have root write to a file of his choice, remove
+it or give it away. Therefore root walks: each directory is opened by one plain name, relative to the descriptor of the
+one before it, and a symlink of another user leads only to what belongs to that user, or to the user whom the file is
+for. (The kernel has the same rule for directories like /tmp: protected_symlinks in proc(5).) What is done at the end
+of the walk is done relative to the descriptor of the last directory.
+
+For everybody but root the permissions of the system are all that it takes, so a path is opened as it stands; likewise
+where there is no O_PATH (open(2), Linux).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+ROOT = 0
+NOBODY_ELSE = -1
+
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_LINKS = 40  # symlinks followed on one way, as the kernel has it
+
+
+def must_walk() -> bool:
+    """Whether names are to be distrusted: whether we are root, on a system where that can be done."""
+    return os.geteuid() == ROOT and hasattr(os, "O_PATH")
+
+
+def here() -> str:
+    """The directory that we are in, as the shell calls it: by and by, a symlink may lead to another.
+
+    Where it has been removed, the name that it had.
+    """
+    name = os.environ.get("PWD", "")
+    with suppress(OSError):
+        if os.path.isabs(name) and os.path.samefile(name, os.curdir):
+            return name
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return name if os.path.isabs(name) else _name_of_old()
+
+
+def _name_of_old() -> str:
+    with suppress(OSError):
+        return os.readlink("/proc/self/cwd").removesuffix(" (deleted)")
+    return os.sep
+
+
+def absolute(path: str) -> str:
+    """As os.path.abspath, also where the current directory has been removed."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return os.path.normpath(os.path.join(here(), path))
+
+
+@dataclass(frozen=True)
+class Place:
+    """The entry `name` of the directory of which `directory` is a descriptor; `made` tells whether that was missing."""
+
+    directory: int
+    name: str
+    made: bool = False
+
+    def status(self) -> os.stat_result:
+        """Of the entry itself, be it a symlink. Raises OSError."""
+        return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+
+    def holds(self, status: os.stat_result) -> bool:
+        """Whether the entry is the very file that has this status."""
+        with suppress(OSError):
+            return os.path.samestat(self.status(), status)
+        return False
+
+    def open(self, flags: int, mode: int = 0o644) -> int:
+        """A descriptor of the entry, which must not be a symlink. Raises OSError."""
+        return os.open(self.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.directory)
+
+    def unlink(self) -> None:
+        """Raises OSError."""
+        os.unlink(self.name, dir_fd=self.directory)
+
+
+@contextmanager
+def place(path: str, *, make: bool = False) -> Iterator[Place]:
+    """Where `path` leads, its last name aside. With `make`, missing directories are made, writable by us alone.
+
+    Raises OSError.
+    """
+    folder, name = os.path.split(path)
+    if must_walk():
+        walk = Walk()
+        directory, made = walk.enter(folder, make=make), walk.made
+    else:
+        made = make and not os.path.isdir(folder or os.curdir)
+        if made:
+            os.makedirs(folder, 0o755, exist_ok=True)
+        directory = os.open(folder or os.curdir, _DIRECTORY)
+    try:
+        yield Place(directory, name, made)
+    finally:
+        os.close(directory)
+
+
+def remove_directory(path: str) -> None:
+    """Remove a directory that is empty, by the way that led to it. Raises OSError."""
+    with place(path) as found:
+        os.rmdir(found.name, dir_fd=found.directory)
+
+
+class Walk:
+    """One way of root's through directories. `passed` are those it went through, and symlinks of other users; `made`
+    tells whether the last one was missing.
+
+    `friend` is the user to whose files such a symlink may lead, beside its owner's.
+    """
+
+    def __init__(self, friend: int = NOBODY_ELSE) -> None:
+        self.passed: list[os.stat_result] = []
+        self.made = False
+        self._friend = friend
+        self._links = 0
+
+    def enter(self, path: str, at: int | None = None, *, make: bool = False) -> int:
+        """A descriptor of the directory `path`, which is relative to that of `at`. Raises OSError."""
+        start = os.open(os.sep if path.startswith(os.sep) else os.curdir, _DIRECTORY, dir_fd=at)
+        self.passed.append(os.fstat(start))
+        return self._descend(start, path, make)
+
+    def follow(self, at: int, name: str) -> tuple[str, os.stat_result]:
+        """What the symlink `name` of the directory `at` says, and its status. Raises OSError, after 40 of them too."""
+        link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            return self._read(link)
+        finally:
+            os.close(link)
+
+    def check(self, link: os.stat_result, target: os.stat_result) -> None:
+        """Raises PermissionError where it is not for root to follow this link to that target."""
+        if link.st_uid not in (ROOT, target.st_uid) and target.st_uid != self._friend:
+            raise PermissionError(errno.EPERM, f"a symlink of user {link.st_uid} leads to what is not that user's")
+
+    def _read(self, link: int) -> tuple[str, os.stat_result]:
+        self._links += 1
+        if self._links > _LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        status = os.fstat(link)
+        if status.st_uid != ROOT:
+            self.passed.append(status)
+        return os.readlink("", dir_fd=link), status
+
+    def _descend(self, at: int, path: str, make: bool) -> int:
+        """The directory at the end of `path` from `at`, which is closed."""
+        try:
+            for name in path.split(os.sep):
+                if name not in ("", os.curdir):
+                    below = self._step(at, name, make)
+                    os.close(at)
+                    at = below
+        except BaseException:
+            os.close(at)
+            raise
+        return at
+
+    def _step(self, at: int, name: str, make: bool) -> int:
+        self.made = make and _make(name, at)
+        entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        status = os.fstat(entry)
+        if stat.S_ISDIR(status.st_mode):
+            self.passed.append(status)
+            return entry
+        try:
+            if not stat.S_ISLNK(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            target, link = self._read(entry)
+        finally:
+            os.close(entry)
+        found = self.enter(target, at)
+        try:
+            self.check(link, os.fstat(found))
+        except PermissionError:
+            os.close(found)
+            raise
+        return found
+
+
+def _make(name: str, at: int) -> bool:
+    """Make a directory; False where there is something of that name. Raises OSError."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=at)
+    except FileExistsError:
+        return False
+    return True
