@@ -9,6 +9,7 @@ import signal
 from prefork.errors import StartError
 from prefork.observe import error_log
 from prefork.observe.access_log import AccessLog
+from prefork.observe.log_file import Owner
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Log
 
@@ -18,8 +19,8 @@ log = logging.getLogger("prefork")
 class Logs:
     """Both sinks, opened by the master and inherited by its workers; `access` is None when it is off."""
 
-    def __init__(self, settings: Log, owner: int = -1) -> None:
-        """`owner` is the user who has to be able to open the files anew, -1 for us. Raises StartError where a file
+    def __init__(self, settings: Log, owner: Owner | None = None) -> None:
+        """`owner` has to be able to open the files anew, where that is not who we are. Raises StartError where a file
         cannot be opened.
         """
         self._settings = settings

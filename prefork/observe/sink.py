@@ -15,6 +15,9 @@ import select
 import stat
 from weakref import WeakSet
 
+from prefork.net import paths
+from prefork.observe.log_file import Owner, open_log
+
 _STDERR = 2
 _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _PIPE_SIZE = 1 << 20  # Linux has 64 KiB, 10 ms of a busy access log: a reader waits longer than that for a processor
@@ -27,10 +30,10 @@ class Sink:
     Raises OSError where the target cannot be opened; a named pipe needs a reader by then. `dropped` counts lost lines.
     """
 
-    def __init__(self, target: str, owner: int = -1) -> None:
-        """As root, a file may be given to the user `owner`, who is to open it anew."""
+    def __init__(self, target: str, owner: Owner | None = None) -> None:
+        """As root, a file may be given to `owner`, who has to open it anew."""
         # absolute, as an application may change the directory before we open it again
-        self.target = target if target in ("", "-") else os.path.abspath(target)
+        self.target = target if target in ("", "-") else paths.absolute(target)
         self._reason = ""
         self.start_afresh()
         self._owner = owner
@@ -72,7 +75,7 @@ class Sink:
         try:
             fresh = _open(self.target, self._owner)
         except OSError as error:
-            return f"{self.target}: {error.strerror}"
+            return "" if self._is_there() else f"{self.target}: {error.strerror}"
         if self._rest and not os.path.sameopenfile(fresh, self._fd):
             self._rest = b""
             self.dropped += 1
@@ -81,6 +84,12 @@ class Sink:
         os.close(fresh)
         self._paced = _needs_pacing(self._fd)
         return ""
+
+    def _is_there(self) -> bool:
+        """Whether the target is the very file that is open: nobody has moved it away."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(self.target), os.fstat(self._fd))
+        return False
 
     def close(self) -> None:
         """Close the descriptor; from then on the target is off."""
@@ -124,13 +133,10 @@ def _start_afresh() -> None:
 os.register_at_fork(after_in_child=_start_afresh)  # before the child can write, or close what is its parent's alone
 
 
-def _open(target: str, owner: int) -> int:
+def _open(target: str, owner: Owner | None) -> int:
     if not target:
         return -1
-    fd = _open_stderr() if target == "-" else os.open(target, _FLAGS | os.O_APPEND | os.O_CREAT, 0o644)
-    if owner >= 0 and target != "-" and os.geteuid() == 0 and stat.S_ISREG(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError):  # some file systems have no owners
-            os.fchown(fd, owner, -1)
+    fd = _open_stderr() if target == "-" else open_log(target, owner)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         with contextlib.suppress(OSError, AttributeError):  # beyond the user's quota; not Linux
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)

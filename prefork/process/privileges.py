@@ -6,6 +6,7 @@ import os
 import pwd
 
 from prefork.errors import StartError
+from prefork.observe.log_file import Owner
 from prefork.settings.schema import Master, Settings
 
 ROOT = 0
@@ -36,7 +37,7 @@ def drop(master: Master) -> None:
         return
     user = ROOT if master.user is None else master.user
     entry = _entry(user)
-    group = master.group if master.group is not None else entry.pw_gid if entry else os.getgid()
+    group = _group(master, entry)
     if entry is None:
         os.setgroups([group])
     else:
@@ -47,9 +48,18 @@ def drop(master: Master) -> None:
     os.setuid(user)
 
 
-def owner_of_logs(master: Master) -> int:
-    """Whose the log files must be, so that workers can open them anew; -1 where they are already."""
-    return -1 if master.user is None or os.geteuid() != ROOT else master.user
+def owner_of_logs(master: Master) -> Owner | None:
+    """Whose the log files must be, so that workers can open them anew; None where they are already."""
+    if master.user is None or os.geteuid() != ROOT:
+        return None
+    entry = _entry(master.user)
+    group = _group(master, entry)
+    return Owner(master.user, frozenset(os.getgrouplist(entry.pw_name, group) if entry else [group]))
+
+
+def _group(master: Master, entry: pwd.struct_passwd | None) -> int:
+    """That of the workers, whose user has this entry."""
+    return master.group if master.group is not None else entry.pw_gid if entry else os.getgid()
 
 
 def _entry(user: int) -> pwd.struct_passwd | None:
