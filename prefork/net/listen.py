@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import select
 import socket
-import stat
 import struct
 import sys
 from array import array
@@ -15,19 +13,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from prefork.errors import StartError
-from prefork.net import permissions
+from prefork.net import paths, permissions, socket_file
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
 Sockets = dict[Address, socket.socket]
-File = tuple[int, int]  # its device and inode
 
 log = logging.getLogger("prefork")
 
-_files: WeakKeyDictionary[socket.socket, File | None] = WeakKeyDictionary()  # of the unix sockets that were bound here
 _SO_ATTACH_FILTER = 26 if sys.platform == "linux" else -1  # Python has no name for it
 _INSTRUCTION = "HBBI"  # code, jump if true, jump if false, operand (linux/filter.h)
 _DROP_SYN = array("B")  # a packet filter
@@ -38,9 +33,10 @@ _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0))  # drop the packet
 _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0xFFFFFFFF))  # take all of it
 
 
-def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Sockets:
+def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: int = permissions.EVERYBODY) -> Sockets:
     """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. One that an
-    application has shut down, which it does to all processes that share it, is opened again.
+    application has shut down, which it does to all processes that share it, is opened again. `mode` is that of unix
+    sockets that do not say which.
 
     With reuse_port there is one for each of `workers`, and more where there were more: who waits in a queue is not to
     lose it. The new ones among these are not open for clients before `begin`, as nobody is there to accept them yet.
@@ -58,7 +54,7 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Soc
                 known = current.get(address) or current.get(address.numbered(1)) or _by_path(address, current)
                 if known is not None and known.family == socket.AF_UNIX and is_shut(known):
                     known = None  # a TCP socket listens again when it is told to; this kind never does
-                sockets[address] = known or _open(listener, leaving)
+                sockets[address] = known or _open(listener, leaving, mode)
     except StartError:
         release(sockets, keep=current)
         raise
@@ -71,9 +67,9 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1) -> Soc
 def _by_path(address: Address, current: Sockets) -> socket.socket | None:
     """The one of a unix socket that was called by another path to the same place."""
     if address.kind == "unix":
-        path = os.path.abspath(address.path)
+        path = paths.absolute(address.path)
         for other, listener in current.items():
-            if other.kind == "unix" and os.path.abspath(other.path) == path:
+            if other.kind == "unix" and paths.absolute(other.path) == path:
                 return listener
     return None
 
@@ -120,16 +116,15 @@ def _share_port(address: Address, bound: socket.socket) -> None:
         raise StartError(f"cannot listen on {address}: this system has no reuse_port") from None
 
 
-def _open(listener: Listener, leaving: Sockets) -> socket.socket:
-    with permissions.creating(listener):
+def _open(listener: Listener, leaving: Sockets, mode: int) -> socket.socket:
+    with permissions.creating(mode if listener.mode is None else listener.mode):
         bound = bind(listener.address, leaving)
     try:
-        permissions.permit(listener)  # while nobody can connect yet
+        permissions.permit(listener, bound)  # while nobody can connect yet
         bound.listen(listener.backlog)  # where two have bound the same address, the second learns of it here
     except (OSError, StartError) as error:
+        _remove_file(bound)
         bound.close()
-        if listener.address.kind == "unix":
-            unlink(listener.address.path)
         raise (_refused(listener.address, error, leaving) if isinstance(error, OSError) else error) from None
     return bound
 
@@ -143,11 +138,14 @@ def release(sockets: Sockets, keep: Sockets) -> None:
     kept = set(keep.values())  # by another number, perhaps
     for address in [address for address, listener in sockets.items() if listener not in kept]:
         listener = sockets.pop(address)
-        is_there = address.kind == "unix" and _files.get(listener) in (None, identity(address.path))
+        _remove_file(listener)
         _close_queue(listener)
         listener.close()
-        if is_there:
-            unlink(address.path)
+
+
+def _remove_file(listener: socket.socket) -> None:
+    if file := socket_file.of(listener):
+        file.remove()
 
 
 def _close_queue(listener: socket.socket) -> None:
@@ -178,8 +176,6 @@ def bind(address: Address, leaving: Sockets | None = None) -> socket.socket:
         bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address)
     except OSError as error:
         raise _refused(address, error, leaving or {}) from None
-    if address.kind == "unix":
-        _files[bound] = identity(address.path)
     bound.setblocking(False)
     return bound
 
@@ -210,43 +206,11 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...
 def _bind_unix(path: str) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _is_stale(path):
-            unlink(path)
-        bound.bind(path)
+        socket_file.bind(bound, path)
     except OSError:
         bound.close()
         raise
     return bound
-
-
-def _is_stale(path: str) -> bool:
-    """True for a socket file that nobody listens on any more."""
-    if not _is_socket(path):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(path) == errno.ECONNREFUSED
-
-
-def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
-def identity(path: str) -> File | None:
-    """Which file it is that stands at `path`; None where there is none."""
-    with suppress(OSError):
-        status = os.stat(path)
-        return status.st_dev, status.st_ino
-    return None
-
-
-def unlink(path: str) -> None:
-    """Remove a socket file, if it is there."""
-    with suppress(OSError):
-        os.unlink(path)
 
 
 def _refused(address: Address, error: OSError, leaving: Sockets) -> StartError:
@@ -257,7 +221,7 @@ def _refused(address: Address, error: OSError, leaving: Sockets) -> StartError:
         errno.ENOENT: "its directory does not exist",
     }
     why = error.strerror or str(error)
-    if address.kind == "unix" and error.errno == errno.EADDRINUSE and not _is_socket(address.path):
+    if address.kind == "unix" and error.errno == errno.EADDRINUSE and not socket_file.is_socket(address.path):
         why = "it is there already, and is no socket"
     elif address.kind == "unix" and error.errno == errno.EACCES:
         why = "no permission to create a file in its directory"

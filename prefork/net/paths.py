@@ -62,10 +62,14 @@ def absolute(path: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """The entry `name` of the directory of which `directory` is a descriptor; `made` tells whether that was missing."""
+    """The entry `name` of the directory of which `directory` is a descriptor; `made` tells whether that was missing.
+
+    `path` is how it was called.
+    """
 
     directory: int
     name: str
+    path: str = ""
     made: bool = False
 
     def status(self) -> os.stat_result:
@@ -103,7 +107,7 @@ def place(path: str, *, make: bool = False) -> Iterator[Place]:
             os.makedirs(folder, 0o755, exist_ok=True)
         directory = os.open(folder or os.curdir, _DIRECTORY)
     try:
-        yield Place(directory, name, made)
+        yield Place(directory, name, path, made)
     finally:
         os.close(directory)
 

@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from prefork.errors import StartError
+from prefork.net import socket_file
 from prefork.settings.schema import Listener
+
+EVERYBODY = 0o666  # may connect, as to nginx, gunicorn and uvicorn: a proxy is another user mostly
+
+
+def usual_mode(umask: int | None) -> int:
+    """The mode of a socket's file where its listener names none; `umask` is what the operator has named, if anything.
+
+    What a shell or a service manager happens to have set does not count: 022, the usual one, keeps proxies out.
+    """
+    return EVERYBODY & ~(umask or 0)
 
 
 @contextmanager
-def creating(listener: Listener) -> Iterator[None]:
-    """While its file is made: it has the listener's mode from the beginning, if that has one."""
-    if listener.mode is None:
-        yield
-        return
-    mask = os.umask(0o777 & ~listener.mode)
+def creating(mode: int) -> Iterator[None]:
+    """While its file is made: it has this mode from the beginning."""
+    mask = os.umask(0o777 & ~mode)
     try:
         yield
     finally:
         os.umask(mask)
 
 
-def permit(listener: Listener) -> Callable[[], None]:
-    """Give the file of a unix socket the mode, owner and group that its listener has; what undoes it.
+def permit(listener: Listener, bound: socket.socket) -> Callable[[], None]:
+    """Give the file of a unix socket the mode, owner and group that its listener has; what undoes it. To the file of
+    one that is not ours nothing happens.
 
     Raises StartError, with nothing changed.
     """
     address, mode, owner, group = listener.address, listener.mode, listener.owner, listener.group
-    if mode is owner is group is None:
+    file = socket_file.of(bound)
+    if file is None or mode is owner is group is None:
         return lambda: None
     try:
-        before = os.stat(address.path)
-
-        def restore() -> None:
-            with suppress(OSError):  # somebody has removed it
-                os.chown(address.path, before.st_uid, before.st_gid)
-                os.chmod(address.path, stat.S_IMODE(before.st_mode))
-
-        os.chown(address.path, -1 if owner is None else owner, -1 if group is None else group)
-        if mode is not None:
-            os.chmod(address.path, mode)
+        with file.opened() as (path, before):
+            os.chown(path, -1 if owner is None else owner, -1 if group is None else group)
+            if mode is not None:
+                os.chmod(path, mode)
     except PermissionError:
         raise StartError(
             f"cannot give {address} to its owner and group: no permission; that takes root, or a group that you are in"
         ) from None
     except OSError as error:
         raise StartError(f"cannot set the permissions of {address}: {error.strerror}") from None
+
+    def restore() -> None:
+        with suppress(OSError), file.opened() as (path, _):  # else somebody has removed it
+            os.chown(path, before.st_uid, before.st_gid)
+            os.chmod(path, stat.S_IMODE(before.st_mode))
+
     return restore

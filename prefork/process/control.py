@@ -12,7 +12,8 @@ import msgspec
 
 from prefork.errors import Disconnected, StartError, TimedOut
 from prefork.kernel.loop import Loop
-from prefork.net import accept, listen
+from prefork.net import accept, listen, paths, socket_file
+from prefork.net.socket_file import SocketFile
 from prefork.net.stream import Stream
 from prefork.settings.address import Address
 
@@ -29,10 +30,9 @@ class ControlSocket:
 
     def __init__(self, path: str, borrowed: socket.socket | None = None) -> None:
         """Makes it, mode 0600, unless one that is there already is `borrowed`. Raises StartError."""
-        self.path = os.path.abspath(path)
+        self.path = paths.absolute(path)
         self.lent = borrowed is not None
         self._listener = borrowed or _bind(self.path, path)
-        self._file = listen.identity(self.path)
         self._clients: set[Stream] = set()
 
     def fileno(self) -> int:
@@ -52,10 +52,16 @@ class ControlSocket:
 
         await accept.accept(loop, self._listener, room, greet)
 
+    @property
+    def file(self) -> SocketFile | None:
+        """Where it is found; None where that is not known."""
+        return socket_file.of(self._listener)
+
     def remove(self) -> None:
+        """Close it, and remove its file, unless that is another master's by now."""
+        if self.file is not None and not self.lent:
+            self.file.remove()
         self._listener.close()
-        if not self.lent and self._file == listen.identity(self.path):  # else it is another master's by now
-            listen.unlink(self.path)
 
     def close_in_child(self) -> None:
         self._listener.close()

@@ -101,7 +101,8 @@ class Master:
             undo.callback(self._pid_file.remove)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
-            sockets = listen.adopt(self._lent, settings.listen, configured_size(settings))
+            mode = permissions.usual_mode(settings.master.umask)
+            sockets = listen.adopt(self._lent, settings.listen, configured_size(settings), mode)
             undo.callback(listen.release, sockets, keep=self._lent)
             self._control = control or ControlSocket(settings.master.control)
             undo.callback(self._control.remove)
@@ -299,11 +300,13 @@ class Master:
         with ExitStack() as undo:
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             undo.callback(logs.close)
-            sockets = listen.adopt(current.sockets, settings.listen, configured_size(settings))
+            mode = permissions.usual_mode(settings.master.umask)
+            sockets = listen.adopt(current.sockets, settings.listen, configured_size(settings), mode)
             undo.callback(listen.release, sockets, keep=current.sockets)
             modes = undo.enter_context(ExitStack())
             for listener in settings.listen:
-                modes.callback(permissions.permit(listener))
+                if listener.address in sockets:
+                    modes.callback(permissions.permit(listener, sockets[listener.address]))
             fresh = self._succession.make(current.number + 1, settings, sockets, logs)
             undo.callback(self._succession.forget, fresh)
             undo.callback(fresh.kill)

@@ -26,9 +26,10 @@ import psutil
 from prefork import __version__
 from prefork.errors import BootError, MalformedMessage, PreforkError, TimedOut
 from prefork.kernel.loop import Loop
-from prefork.net import listen
+from prefork.net import listen, paths, socket_file
 from prefork.net.listen import Sockets
 from prefork.net.passed import Passed
+from prefork.net.socket_file import SocketFile
 from prefork.process.child import Child
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket
@@ -62,6 +63,7 @@ class Offer(msgspec.Struct):
     control: tuple[str, int]
     groups: dict[str, list[int]] = {}  # with reuse_port: the sockets of an address, in order
     passed: dict[str, str] = {}  # those of the sockets that a service manager has passed: its names for them
+    files: dict[str, tuple[int, int]] = {}  # of unix sockets that a master has bound: device and inode, by path
 
     def listeners(self) -> list[int]:
         """The descriptors of all listening sockets."""
@@ -220,13 +222,18 @@ class Predecessor:
             os.set_inheritable(descriptor, False)  # no application is to pass it on
         self._talk = socket.socket(fileno=offer.talk)
         self._pid_file = PidFile(*offer.pid_file)
-        self._control = ControlSocket(offer.control[0], socket.socket(fileno=offer.control[1]))
+        control = socket.socket(fileno=offer.control[1])
+        _learn_file(offer, control, offer.control[0])
+        self._control = ControlSocket(offer.control[0], control)
         self._sockets = {
             Address.parse(text): socket.socket(fileno=descriptor) for text, descriptor in offer.sockets.items()
         }
         for text, descriptors in offer.groups.items():
             for number, descriptor in enumerate(descriptors, 1):
                 self._sockets[Address.parse(text).numbered(number)] = socket.socket(fileno=descriptor)
+        for address, listener in self._sockets.items():
+            if address.kind == "unix" and str(address) not in offer.passed:
+                _learn_file(offer, listener, address.path)
         self.passed = Passed(names={Address.parse(text): name for text, name in offer.passed.items()})
         self._unneeded: list[PidFile | ControlSocket] = []
         _speak_up(offer.stderr)
@@ -252,7 +259,7 @@ class Predecessor:
         return fitting, pid_file, self._fitting(self._control, settings.master.control)
 
     def _fitting(self, thing: T, path: str) -> T | None:
-        if thing.path == os.path.abspath(path):
+        if thing.path == paths.absolute(path):
             return thing
         self._unneeded.append(thing)
         return None
@@ -307,23 +314,38 @@ def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
         return duplicate
 
     sockets, pid_file, control = estate.sockets, estate.pid_file, estate.control
+    files = [file for file in (*map(socket_file.of, sockets.values()), control.file) if file is not None]
     groups: dict[str, list[int]] = {}
     for address in sorted(filter(attrgetter("number"), sockets), key=attrgetter("number")):
         groups.setdefault(str(address), []).append(copy(sockets[address]))
     return Offer(
         talk.fileno(),
         copy(2),
-        {str(_absolute(address)): copy(sockets[address]) for address in sockets if not address.number},
+        {str(_bound(address, sockets[address])): copy(sockets[address]) for address in sockets if not address.number},
         (pid_file.path, copy(pid_file), pid_file.made_directory),
         (control.path, copy(control)),
         groups,
         {str(address): name for address, name in estate.names.items()},
+        {file.path: (file.device, file.inode) for file in files},
     )
+
+
+def _learn_file(offer: Offer, listener: socket.socket, path: str) -> None:
+    if path in offer.files:
+        socket_file.entrust(listener, SocketFile(path, *offer.files[path]))
+    else:  # by a version that did not tell
+        socket_file.know(listener, path)
+
+
+def _bound(address: Address, listener: socket.socket) -> Address:
+    """Where the listener for this address is bound."""
+    file = socket_file.of(listener)
+    return _absolute(address) if file is None else Address("unix", path=file.path)
 
 
 def _absolute(address: Address) -> Address:
     """The same from wherever one looks."""
-    return Address("unix", path=os.path.abspath(address.path)) if address.kind == "unix" else address
+    return Address("unix", path=paths.absolute(address.path)) if address.kind == "unix" else address
 
 
 def _send(talk: socket.socket, word: Word) -> bool:

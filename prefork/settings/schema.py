@@ -39,7 +39,7 @@ class Listener(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Annotated[
         int | None,
         kinds.MODE,
-        Meta(description="Permissions of a unix socket's file, such as \"660\"; else the umask's."),
+        Meta(description='Permissions of a unix socket\'s file, such as "660"; else "666", less master.umask.'),
     ] = None
     owner: Annotated[int | None, kinds.USER, Meta(description="The user whose a unix socket's file is.")] = None
     group: Annotated[int | None, kinds.GROUP, Meta(description="The group of a unix socket's file.")] = None

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from prefork.errors import StartError
-from prefork.net.listen import Sockets, adopt, begin, bind, own, release, unlink
+from prefork.net import paths
+from prefork.net.listen import Sockets, adopt, begin, bind, own, release
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 from tests.e2e.harness import free_port
@@ -217,13 +218,41 @@ def test_what_is_no_socket_stays_and_is_called_by_its_name(directory: Path, kind
     assert os.path.lexists(path)
 
 
-def test_removing_a_socket_file_that_is_not_there_is_no_error(directory: Path) -> None:
-    unlink("app.sock")
+def test_releasing_a_socket_whose_file_is_not_there_is_no_error(directory: Path) -> None:
+    ours = adopt({}, listeners("unix:app.sock"))
+    os.unlink("app.sock")
+    release(ours, keep={})
+
+
+def test_a_link_is_neither_probed_nor_removed(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind("dead.sock")
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind("living.sock")
+        living.listen()
+        living.setblocking(False)
+        for target in ("dead.sock", "living.sock"):
+            os.symlink(target, "app.sock")
+            with pytest.raises(StartError, match=r"app\.sock: it is there already, and is no socket"):
+                bind(Address.parse("unix:app.sock"))
+            os.unlink("app.sock")
+        with pytest.raises(BlockingIOError):
+            living.accept()
+
+
+@pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+def test_a_link_of_another_user_leads_no_socket_of_roots_elsewhere(directory: Path) -> None:
+    (directory / "elsewhere").mkdir()
+    os.symlink("elsewhere", "run")
+    os.chown("run", 12345, -1, follow_symlinks=False)
+    with pytest.raises(StartError, match=r"run/app\.sock: a symlink of user 12345 leads to what is not that user's"):
+        bind(Address.parse("unix:run/app.sock"))
+    assert os.listdir("elsewhere") == []
 
 
 def test_a_socket_file_that_has_taken_the_place_of_ours_stays(directory: Path) -> None:
     ours = adopt({}, listeners("unix:app.sock"))
-    unlink("app.sock")
+    os.unlink("app.sock")
     with socket.socket(socket.AF_UNIX) as others:
         others.bind("app.sock")
         others.listen()

@@ -1,0 +1,118 @@
+"""Socket files: the entry in the file system by which a unix socket is found (unix(7)). Owns which of them are ours.
+
+Whoever owns the directory may put something else in the place of a socket that we have bound: another socket, or a link
+to a file of root's. So each is known by device and inode, which it keeps as long as the socket is open; what is done to
+it, be it root who does it, is done to that very file, by a descriptor, and to no other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from prefork.net import paths
+from prefork.net.paths import Place
+
+
+@dataclass(frozen=True)
+class SocketFile:
+    """The file at an absolute `path`, as long as it is the one with this `device` and `inode`."""
+
+    path: str
+    device: int
+    inode: int
+
+    @contextmanager
+    def found(self) -> Iterator[Place]:
+        """The place where it stands. Raises OSError where it does so no more."""
+        with paths.place(self.path) as place:
+            status = place.status()
+            if (status.st_dev, status.st_ino) != (self.device, self.inode):
+                raise FileNotFoundError(errno.ENOENT, "another file has taken its place")
+            yield place
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[str, os.stat_result]]:
+        """A path to this very file, whoever renames what meanwhile, and its status. Raises OSError as `found`."""
+        with self.found() as place, _very(place) as very:
+            status = os.stat(very)
+            if (status.st_dev, status.st_ino) != (self.device, self.inode):
+                raise FileNotFoundError(errno.ENOENT, "another file has taken its place")
+            yield very, status
+
+    def remove(self) -> None:
+        """Remove it, if it is there still."""
+        with suppress(OSError), self.found() as place:
+            place.unlink()
+
+
+_ours: WeakKeyDictionary[socket.socket, SocketFile] = (
+    WeakKeyDictionary()
+)  # of sockets that were bound here, or handed on
+
+
+def bind(bound: socket.socket, path: str) -> None:
+    """Bind it to `path`, in the place of a file of which nobody listens any more. Raises OSError."""
+    with paths.place(path) as place:
+        if _is_stale(place):
+            place.unlink()
+        bound.bind(path)
+        know(bound, path)
+        if bound not in _ours:
+            raise FileNotFoundError(errno.ENOENT, "its directory has been moved away meanwhile")
+
+
+def know(bound: socket.socket, path: str) -> None:
+    """What stands at `path` is the file of this socket, if it is a socket that has no other name."""
+    with suppress(OSError), paths.place(path) as place:
+        status = place.status()
+        if stat.S_ISSOCK(status.st_mode) and status.st_nlink == 1:
+            _ours[bound] = SocketFile(paths.absolute(path), status.st_dev, status.st_ino)
+
+
+def entrust(bound: socket.socket, file: SocketFile) -> None:
+    """Another process has bound this socket, and tells which its file is."""
+    _ours[bound] = file
+
+
+def of(bound: socket.socket) -> SocketFile | None:
+    """The file of a unix socket of ours; None where others have bound it, or nobody."""
+    return _ours.get(bound)
+
+
+def is_socket(path: str) -> bool:
+    """Whether a socket stands at `path`, and no link to one."""
+    try:
+        with paths.place(path) as place:
+            return stat.S_ISSOCK(place.status().st_mode)
+    except OSError:
+        return False
+
+
+def _is_stale(place: Place) -> bool:
+    """True for a socket file of which nobody listens any more."""
+    with suppress(FileNotFoundError), _very(place) as very:
+        if stat.S_ISSOCK(os.stat(very).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                return probe.connect_ex(very) == errno.ECONNREFUSED
+    return False
+
+
+@contextmanager
+def _very(place: Place) -> Iterator[str]:
+    """A path to the very file that stands there now, which follows no link. Raises OSError."""
+    if not hasattr(os, "O_PATH"):  # the rest has to trust in names
+        yield place.path
+        return
+    file = place.open(os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{file}"
+    finally:
+        os.close(file)
