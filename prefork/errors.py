@@ -122,6 +122,12 @@ class TooManyConnections(ProtocolError):
     status = 503
 
 
+class ServerLeaving(ProtocolError):
+    """503: the server leaves, and has ended the application's call before there was a response."""
+
+    status = 503
+
+
 class VersionNotSupported(ProtocolError):
     """505: neither HTTP/1.0 nor HTTP/1.1 (RFC 9110 §15.6.6)."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from prefork.errors import TimedOut
@@ -18,7 +19,7 @@ from prefork.handlers.lifespan import Lifespan
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
 from prefork.kernel.event import Bell
 from prefork.kernel.guest import Guest
-from prefork.kernel.loop import Loop
+from prefork.kernel.loop import PAUSE, Loop
 from prefork.settings.schema import Websocket
 
 Message = dict[str, Any]
@@ -32,7 +33,8 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 # application that streams and does not receive is cancelled when its client leaves (asgi_http.py)
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
-CLOSING = 0.5  # seconds that cancelled tasks of an application have to end
+CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
+ENDING = (0.5, 0.25)  # seconds that requests have to end, once they are, and once more
 WEBSOCKET = Websocket()  # the defaults
 
 log = logging.getLogger("prefork")
@@ -92,19 +94,40 @@ class Asgi:
         """Wait, in a task of our loop, until no application call is under way."""
         await self._last.until(lambda: not self.under_way)
 
+    def requests(self) -> list[Request]:
+        """Those whose application is not done, its response sent or not."""
+        return [exchange.request for exchange in self.under_way]
+
+    async def end(self) -> None:
+        """End what is under way, in a task of our loop: cancel it, after a WebSocket has been closed. What does not end
+        by that in some tenths of a second goes on.
+        """
+        for seconds in ENDING:
+            for exchange in tuple(self.under_way):
+                exchange.end()
+            with suppress(TimedOut), self.loop.within(seconds):
+                await self.finished()
+        await PAUSE  # their connections say so
+
     async def shut_down(self, timeout: float) -> None:
-        """Shut every lifespan down, the last one first, and wait for that, in a task of our loop, `timeout` seconds."""
-        for exchange in self.under_way:
-            log.warning("not done within graceful_timeout: %s %s", exchange.request.method, exchange.request.target)
+        """Shut every lifespan down, all of them at once, as one that hangs must not cost the others their time; wait
+        for that, in a task of our loop, `timeout` seconds.
+        """
+        lifespans = [*reversed(self._lifespans.values())]
         try:
             with self.loop.within(timeout):
-                for lifespan in reversed(self._lifespans.values()):
-                    await self.guest.join([self.guest.asyncio.create_task(lifespan.shut_down())])
+                await self.guest.join([self.guest.asyncio.create_task(lifespan.shut_down()) for lifespan in lifespans])
         except TimedOut:
-            log.warning("an application's lifespan did not shut down within %g s", timeout)
+            said = (
+                "an application's lifespan has not shut down within %g s (workers.shutdown_timeout), and is cancelled"
+            )
+            for _ in filter(Lifespan.give_up, lifespans):
+                log.warning(said, timeout)
 
     def close(self) -> None:
         """End asyncio, and with it whatever an application has left running there."""
+        for lifespan in self._lifespans.values():
+            lifespan.give_up()
         self.guest.close(CLOSING)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
-from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError, ServerLeaving
 from prefork.handlers.asgi_messages import FIELDS, News, ended_by, is_hangup, to_bytes, to_fields, to_segment
 from prefork.http.message import Fields, FileSegment, Request, Response
 from prefork.kernel.loop import PARKED, Loop, Task
@@ -62,6 +62,7 @@ class Exchange:
     fields: Fields = ()
     response: Response | None = None
     over = False
+    _ended = False  # by the server, which has said so
     error: BaseException | None = None  # what the connection's task is to raise
     task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
     received = False  # the whole body has been
@@ -94,6 +95,14 @@ class Exchange:
             self.over = True
             if self._task is not None:
                 self.host.ended(self)
+
+    def end(self) -> None:
+        """Cancel the application, for which the server does not wait any longer. Its client gets a 503, or what there
+        is of the response.
+        """
+        self._ended = True
+        if self.task is not None:
+            self.task.cancel()
 
     # ---- the connection's side: a task of our loop
 
@@ -340,7 +349,12 @@ class Exchange:
     def _failed(self, error: BaseException) -> None:
         """Hand what the application raised to the connection, which logs it; where that has gone on, log it here."""
         asked = f"{self.request.method} {self.request.target}"
-        if self.stage is GONE:
+        if self._ended and self.stage in _OPEN:
+            self.error = (
+                Disconnected("the server leaves") if self.stage is STREAMING else ServerLeaving("the server leaves")
+            )
+            self._enter(GONE)
+        elif self.stage is GONE or self._ended:
             if not is_hangup(error):
                 log.warning("%s failed once its client had gone: %r", asked, error)
         elif self.stage is COMPLETE or self.stage is UNSEEN:

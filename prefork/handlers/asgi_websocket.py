@@ -14,11 +14,11 @@ from typing import Any
 
 from websockets.frames import Close
 
-from prefork.errors import ApplicationError, ClientGone, Disconnected
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ServerLeaving
 from prefork.handlers.asgi_http import Host
 from prefork.handlers.asgi_messages import News, ended_by, is_hangup, to_bytes, to_fields
 from prefork.handlers.handshake import Handshake
-from prefork.handlers.websocket import ABNORMAL, WebSocket
+from prefork.handlers.websocket import ABNORMAL, RESTART, WebSocket
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.kernel.loop import PARKED, Task
 from prefork.settings.schema import Websocket
@@ -54,6 +54,7 @@ class Session:
         self._response: Response | None = None
         self._error: BaseException | None = None  # what the connection's task is to raise
         self._over = False
+        self._ended = False  # by the server, which has said so
         self._greeted = False  # it has received websocket.connect, which some answer without having
         self._status = 0  # of a response of the application's own
         self._fields: Fields = ()
@@ -87,6 +88,16 @@ class Session:
             self._over = True
             self._wake()
             self.host.ended(self)
+
+    def end(self) -> None:
+        """Close the conversation, as the server does not wait any longer; at the second time, or where there is none
+        yet, cancel the application.
+        """
+        if self.stage is Stage.OPEN and not self._ended:
+            self._socket.close(1012, RESTART)
+        elif self.task is not None:
+            self.task.cancel()
+        self._ended = True
 
     # ---- the connection's side: a task of our loop
 
@@ -192,13 +203,22 @@ class Session:
         """End the conversation with what the application raised, or the handshake with a 500."""
         asked = f"{self.request.method} {self.request.target}"
         if self._response is None and self.stage is not Stage.GONE:
-            self._error = ended_by(error)  # which the connection logs
-        elif self.stage is Stage.GONE and is_hangup(error):
+            self._error = (
+                ServerLeaving("the server leaves") if self._ended else ended_by(error)
+            )  # which the connection logs
+        elif (self.stage is Stage.GONE or self._ended) and (is_hangup(error) or self._is_farewell(error)):
             pass
         else:
             log.error("%s failed: %r", asked, error, exc_info=error)
         if self._response is not None:
             self._socket.close(1011, "")
+
+    def _is_farewell(self, error: BaseException) -> bool:
+        """Whether it says no more than the websocket.disconnect that the application has received, as Starlette's
+        WebSocketDisconnect does.
+        """
+        closed = self._socket.closed
+        return closed is not None and getattr(error, "code", None) == closed.code
 
 
 def _content(message: Message) -> str | bytes:

@@ -32,6 +32,7 @@ class Lifespan:
         self.state: dict[str, Any] = {}
         self._phase = _Phase.SCOPE
         self._failure: BaseException | None = None
+        self._told = False  # its failure has been logged, or it has been given up
         self._foreign = False  # it has sent what is no message of a lifespan, so it takes this for a request
         self._task: asyncio.Task[None] | None = None
         self._changed: News
@@ -58,6 +59,11 @@ class Lifespan:
             while not self._is_over():
                 await self._changed.next()
 
+    def give_up(self) -> bool:
+        """It is to be cancelled, and what it says of that is nobody's news; False where it is over already."""
+        self._told = True
+        return not self._is_over()
+
     async def _live(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
@@ -78,7 +84,8 @@ class Lifespan:
             self._failure.__cause__ = error
         elif self._failure is not None:
             self._failure.__cause__ = error  # said first, raised then, as Starlette does
-        elif self._phase is not _Phase.OVER and not isinstance(error, asyncio.CancelledError):
+        elif not self._told and not isinstance(error, asyncio.CancelledError):
+            self._told = True
             log.error("the application's lifespan failed: %r", error, exc_info=error)
 
     async def _receive(self) -> dict[str, Any]:
@@ -97,14 +104,25 @@ class Lifespan:
             reason = str(message.get("message", "")).strip().rpartition("\n")[2]  # of a traceback, the last line
             self._failure = LifespanError(f"the application's lifespan failed to start: {reason or 'it says not why'}")
             self._enter(_Phase.OVER)
-        elif kind == "lifespan.shutdown.complete" and self._phase is _Phase.LEAVING:
+        elif kind == "lifespan.shutdown.complete" and self._phase in (_Phase.LEAVING, _Phase.OVER):
             self._enter(_Phase.OVER)
-        elif kind == "lifespan.shutdown.failed" and self._phase is _Phase.LEAVING:
-            log.error("the application's lifespan failed to shut down: %s", message.get("message", ""))
-            self._enter(_Phase.OVER)
+        elif kind == "lifespan.shutdown.failed" and self._phase in (_Phase.RUNNING, _Phase.LEAVING, _Phase.OVER):
+            # unasked for, too: Starlette sends it whenever a lifespan is cancelled, or fails at its work, then raises
+            self._tell_failure(str(message.get("message", "")))
+            if self._phase is _Phase.LEAVING:
+                self._enter(_Phase.OVER)
         else:
             self._foreign = not str(kind).startswith("lifespan.")
             raise RuntimeError(f"an unexpected message in a lifespan: {kind!r}")
+
+    def _tell_failure(self, text: str) -> None:
+        """What an application says of its failure is a traceback, or a line."""
+        if not self._told:
+            self._told = True
+            reason = text.strip().rpartition("\n")[2] or "it says not why"
+            report = text if "\n" in text.strip() else ""
+            doing = "failed to shut down" if self._phase is not _Phase.RUNNING else "failed"
+            log.error("the application's lifespan %s: %s", doing, reason, extra={"report": report})
 
     def _is_over(self) -> bool:
         return self._phase is _Phase.OVER

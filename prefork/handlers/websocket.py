@@ -34,6 +34,7 @@ PORTION = 4096
 BUSY = 32  # frames in a portion, beyond which the others have a turn
 BUSY_BYTES = 256 * 1024  # of what a portion was inflated to, likewise
 CLOSING = 2.0  # seconds that a client has to answer a close frame
+RESTART = "service restart"  # says 1012 in words
 ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
 
 log = logging.getLogger("prefork.websocket")  # what `websockets` has to say
@@ -192,7 +193,7 @@ class WebSocket(Upgrade):
         if self._frames.state is not State.OPEN:
             return
         if self._leave <= now:
-            self.close(1012, "service restart")
+            self.close(1012, RESTART)
         elif self._pinged and self._pinged + self._settings.ping_timeout <= now:
             self._fail(1011, f"no pong within {self._settings.ping_timeout:g} s")
         elif self._next_ping <= now:

@@ -87,7 +87,7 @@ class Forwarding:
         return any(number & mask == network for network, mask in self._ipv4)
 
     def _client(self, proxy: Client, headers: Headers) -> Client:
-        """The client that `proxy`, which is trusted, speaks for; `proxy` itself where it says nothing that can be read."""
+        """The client that the trusted `proxy` speaks for; `proxy` itself where it tells nothing that can be read."""
         first, second = headers.get(self._sources[0]), headers.get(self._sources[1])
         read = self._known if len(first) + len(second) <= ENTRY_LENGTH else self._read
         address, scheme = read(first, second)

@@ -23,9 +23,9 @@ class Headers:
 
     `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out
     once, when the block is parsed: `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the
-    version's default), `expects_continue`, `host`; and so are `proxy_fields`, the names in it that only a proxy may write
-    (proxy_fields.py). `views` holds what others derive from the block, each under a key of
-    its own (the WSGI environ, say). `fields` maps each name to its value; repeated ones are joined by comma
+    version's default), `expects_continue`, `host`; and so are `proxy_fields`, the names in it that only a proxy may
+    write (proxy_fields.py). `views` holds what others derive from the block, each under a key
+    of its own (the WSGI environ, say). `fields` maps each name to its value; repeated ones are joined by comma
     (RFC 9110 §5.3), cookies by semicolon.
     """
 

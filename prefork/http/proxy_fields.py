@@ -1,7 +1,7 @@
 """The fields of a request that only a proxy may write. Owns the list, and the memory of which blocks have some.
 
-Applications, frameworks and their plug-ins believe these, or did while a proxy stood in front that wrote them: as to who
-the client is, how it came and what it asked for. So of a client's own they would be forged, and forwarded.py drops
+Applications, frameworks and their plug-ins believe these, or did while a proxy stood in front that wrote them: as to
+who the client is, how it came and what it asked for. So of a client's own they would be forged, and forwarded.py drops
 them. What a client itself may say (Via, X-Request-ID, X-HTTP-Method-Override) is not here.
 """
 

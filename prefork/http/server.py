@@ -18,7 +18,7 @@ from prefork.http.message import Client, Handler, Request, Response, Upgrade
 from prefork.http.proxy_fields import ProxyFields
 from prefork.http.render import Head, Renderer
 from prefork.kernel.event import Bell
-from prefork.kernel.loop import PAUSE, Loop, Task
+from prefork.kernel.loop import AWAY, PAUSE, Loop, Task
 from prefork.settings.schema import Http
 
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
@@ -122,6 +122,13 @@ class Server:
         """Have idle connections give way to one that there is no descriptor for; False: none is."""
         await PAUSE  # as in `room`
         return self._evict()
+
+    def close(self) -> None:
+        """Close every connection, whatever it is at; save those whose task another thread has, or has not begun."""
+        for connection in tuple(self.connections):
+            connection.cut()
+            if connection.task is not None and connection.task.wait is not AWAY:
+                connection.task.cancel()
 
     def cut(self) -> None:
         """The loop has stopped: what is under way does not come to its end."""

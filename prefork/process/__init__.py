@@ -3,7 +3,7 @@
     signal      master                                                  worker
     HUP         reload; what does not boot is rolled back               ignored
     QUIT, TERM  finish what is under way, then stop; a second is fast   drain
-    INT         stop at once                                            stop at once
+    INT         stop, and wait for no request; a second one kills       leave, and wait for no request
     USR1        reopen the log files                                    reopen the log files
     USR2        upgrade: a new master takes over, or nothing changes    write all stacks to the error log
     WINCH       drain the workers, keep the master; not in a terminal       -

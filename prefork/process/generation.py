@@ -23,6 +23,7 @@ from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
 from prefork.process.child import Child
 from prefork.process.children import Children, Tell
+from prefork.process.drain import patience
 from prefork.process.identity import cores
 from prefork.process.signals import ORDERED
 from prefork.process.template import Template
@@ -351,13 +352,13 @@ class Generation:
             log.error(died, child.pid, child.ending, child.age, served)
 
     async def _dismiss(self, children: Iterable[Child]) -> None:
-        """Ask them to leave, and wait until they are gone: they are killed GRACE after graceful_timeout."""
+        """Ask them to leave, and wait until they are gone, for as long as they may take."""
         leaving = list(children)
         self._dismissed.update(leaving)
         for child in leaving:
             if child in self._members:  # else it has gone meanwhile, and its slot may be another's
                 self._scoreboard.order(self._members[child], Order.LEAVE)
-        timeout = self.settings.workers.graceful_timeout + worker.GRACE
+        timeout = patience(self.settings.workers, asgi=any(child.asgi for child in leaving))
         await self._children.dismiss(leaving, ORDERED, timeout)
         self._dismissed.difference_update(leaving)
 

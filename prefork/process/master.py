@@ -43,7 +43,6 @@ from prefork.settings.wording import counted
 
 SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; half a MiB
 STOPPING = "the server is stopping"
-FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
 
 log = logging.getLogger("prefork")
 
@@ -359,7 +358,7 @@ class Master:
             self._loop.spawn(self.generation.drain(), "draining the workers")
 
     def _stop(self, fast: bool = False) -> None:
-        """Finish, or with `fast`, and at the second time, do not."""
+        """Finish, or with `fast`, and at the second time, wait for no request; once more, kill whoever is left."""
         fast = fast or self._state is State.STOPPING
         leaving = self._state is State.SUCCEEDED
         self._state = State.STOPPING
@@ -399,6 +398,6 @@ class Master:
 
     async def _stop_now(self) -> None:
         try:
-            await self._children.dismiss(self._children.living, signal.SIGINT, FAST)
+            await self._succession.end()
         finally:
             self._loop.stop()

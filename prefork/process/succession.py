@@ -14,6 +14,8 @@ away, as its socket is closed for good before the old workers could come back to
 from __future__ import annotations
 
 import logging
+import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from time import monotonic
 
@@ -22,7 +24,9 @@ from prefork.net import listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
+from prefork.process.child import Child
 from prefork.process.children import Children
+from prefork.process.drain import patience
 from prefork.process.generation import Generation, Phase
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
@@ -30,6 +34,7 @@ from prefork.settings.wording import counted
 PROOF = 100  # requests that a generation has answered, so it is not they that it crashes with
 CRASHES = 2  # workers that have died: one might have met a request that would have killed an old one, too
 LOOK = 0.05  # seconds
+FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
 
 log = logging.getLogger("prefork")
 
@@ -42,6 +47,7 @@ class Succession:
     def __init__(self, children: Children, scoreboard: Scoreboard) -> None:
         self.living: list[Generation] = []
         self._children = children
+        self._ending = False
         self._scoreboard = scoreboard
 
     def make(self, number: int, settings: Settings, sockets: Sockets, logs: Logs) -> Generation:
@@ -75,6 +81,29 @@ class Succession:
         finally:  # as well where the server is to stop meanwhile
             listen.release(leaving.sockets, keep=self.current.sockets)
             self._children.loop.spawn(self._retire(leaving), f"draining generation {leaving.number}")
+
+    async def end(self) -> None:
+        """End all children, and wait until they are gone. No request is waited for; ASGI applications shut down all the
+        same, but not those that hold their loop up. At the second time, all that is left is killed.
+        """
+        living = self._children.living
+        if self._ending:
+            await self._children.dismiss(living, signal.SIGKILL, FAST)
+            return
+        self._ending = True
+        able = [child for child in living if child.asgi and child.stuck < FAST]
+        for child in able:
+            child.signal(signal.SIGINT)
+        await self._children.dismiss([child for child in living if child not in able], signal.SIGINT, FAST)
+        timeout = max(patience(each.settings.workers, asgi=True, fast=True) for each in self.living)
+        telling = self._children.loop.spawn(self._tell_of_waiting(able), "telling of applications that shut down")
+        await self._children.dismiss(able, signal.SIGINT, timeout)
+        telling.cancel()
+
+    async def _tell_of_waiting(self, children: Sequence[Child]) -> None:
+        await self._children.loop.sleep(FAST)
+        if not all(child.exited.is_set() for child in children):
+            log.info("the applications shut down; INT once more does not wait for that")
 
     def _crown(self, generation: Generation) -> None:
         self.current = generation

@@ -16,7 +16,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, NoReturn
 
-from prefork.errors import TimedOut
 from prefork.handlers.build import AsgiHost, Host, build
 from prefork.handlers.file_cache import FileCache
 from prefork.http.connection import Connection
@@ -27,7 +26,7 @@ from prefork.http.server import Server
 from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import PAUSE, Loop, Task
+from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.kernel.stack import stack, stacks
 from prefork.net import accept
@@ -37,6 +36,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import STATE, Order, Scoreboard, State
 from prefork.process.children import Tell
+from prefork.process.drain import Drain, patience
 from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
 from prefork.process.report import Report
@@ -46,10 +46,7 @@ from prefork.process.turns import Turns
 from prefork.process.witness import Witness, account, place
 from prefork.settings.schema import Settings, Workers
 
-SHUTDOWN = 0.5  # seconds that an ASGI application's shutdown has at the least; then the master's patience is at its end
-GRACE = 1.0  # seconds beyond graceful_timeout until a worker that ought to have left by itself is killed
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
-FAREWELL = 5.0  # seconds of a drain that are kept for the closing handshakes of the last WebSockets
 
 log = logging.getLogger("prefork")
 
@@ -114,6 +111,7 @@ class Worker:
         self._told = 0  # orders of the master that have been obeyed
         self._standing_by = False
         self._draining = False
+        self._drain = Drain(self._server, self._crew, self._asgi, settings.workers)
         self._retiring = False  # it has asked to be replaced
         if self._asgi is not None:
             self._asgi.start_up()
@@ -166,7 +164,7 @@ class Worker:
         self._loop.spawn(self._outlive_master(), "watching the master")
         self._witness.explain = self._explain
         self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
-        self._witness.patience = self._assignment.settings.workers.graceful_timeout + GRACE  # as the master's
+        self._witness.patience = patience(self._assignment.settings.workers, asgi=self.hosts_asgi)  # as the master's
         if self._asgi is not None:
             self._asgi.run()
             self._asgi.close()
@@ -248,8 +246,8 @@ class Worker:
             elif command is Command.STOP:  # told by somebody else
                 self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
             elif command is Command.STOP_NOW:
-                self._crew.hurried = True
-                self._loop.stop()
+                self._drain.hurry()
+                self._leave()
             elif command is Command.REOPEN:
                 self._assignment.logs.reopen()
 
@@ -280,7 +278,8 @@ class Worker:
     def _leave(self) -> None:
         if not self._draining:
             self._draining = True
-            self._loop.spawn(self._drain(), "draining")
+            self._begin_drain()
+            self._loop.spawn(self._drain.run(), "draining")
 
     def _stop_accepting(self) -> None:
         for task in self._accepting:
@@ -295,7 +294,7 @@ class Worker:
             self._standing_by = True
             self._board[STATE] = State.DRAINING
             self._stop_accepting()
-            self._server.drain(max(0.0, self._assignment.settings.workers.graceful_timeout - FAREWELL))
+            self._drain.begin()
 
     def _take_clients(self) -> None:
         """For the first time, or again."""
@@ -309,34 +308,16 @@ class Worker:
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._board[STATE] = State.SERVING
 
-    async def _drain(self) -> None:
-        """Accept whoever is in the queue, answer what is under way, then stop."""
+    def _begin_drain(self) -> None:
+        """Accept whoever is in the queue, unless there is no time for them, and nobody else any more."""
         self._board[STATE] = State.DRAINING
-        has_accepted = bool(self._accepting)
+        has_accepted = bool(self._accepting) and not self._drain.hurried
         self._stop_accepting()
         for listener in self._assignment.sockets.values():
             if has_accepted:
                 accept.accept_rest(self._loop, listener, self._greeter(listener))
             listener.close()
-        timeout = self._assignment.settings.workers.graceful_timeout
-        self._server.drain(max(0.0, timeout - FAREWELL))
-        until = monotonic() + timeout
-        try:
-            with self._loop.within(timeout):
-                await PAUSE  # the clients just accepted enter first
-                await self._server.fewer(1)
-                if self._asgi is not None:
-                    await self._asgi.finished()
-                await self._crew.calls.finished()  # a close() and what else goes on without a client
-        except TimedOut:
-            requests = [connection.request for connection in self._server.connections]
-            requests += [call.what for call in self._crew.calls.under_way.values() if not call.abandoned]
-            for request in dict.fromkeys(requests):
-                if request is not None:
-                    log.warning("not done within %g s: %s %s", timeout, request.method, request.target)
-        if self._asgi is not None:
-            await self._asgi.shut_down(max(until - monotonic(), SHUTDOWN))
-        self._loop.stop()
+        self._drain.begin()
 
 
 def _kernel(workers: Workers) -> tuple[Loop, Crew]:

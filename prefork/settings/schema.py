@@ -99,6 +99,11 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     graceful_timeout: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds that a leaving worker has to finish its requests.")
     ] = 30
+    shutdown_timeout: Annotated[
+        float,
+        kinds.SECONDS,
+        Meta(description="Seconds that ASGI applications have to shut down (lifespan.shutdown) once that is over."),
+    ] = 10
     drain_delay: Annotated[
         float,
         kinds.DELAY,

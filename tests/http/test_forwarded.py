@@ -290,7 +290,9 @@ def test_what_is_dropped_of_a_trusted_proxy_is_told_once(caplog: pytest.LogCaptu
     assert max(map(len, caplog.messages)) < 200
 
 
-@pytest.mark.parametrize("line", ["X-A: b", "Via: 1.1 a", "X-Request-ID: 7", "X-Forward: a", "Remote: a", "Cookie: a=b"])
+@pytest.mark.parametrize(
+    "line", ["X-A: b", "Via: 1.1 a", "X-Request-ID: 7", "X-Forward: a", "Remote: a", "Cookie: a=b"]
+)
 def test_a_block_without_such_fields_has_none(line: str) -> None:
     assert block(line).proxy_fields == frozenset()
 
