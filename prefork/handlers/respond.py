@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from prefork.http.message import Handler, Lasting, Request, Response
+from prefork.settings.requests import REQUEST_URI
 from prefork.settings.schema import Redirect, Respond
 
 
@@ -20,13 +21,13 @@ def respond(settings: Respond) -> Handler:
 
 
 def redirect(settings: Redirect) -> Handler:
-    """To `settings.to` (RFC 9110 §15.4), in which "$request_uri" stands for the path and query that were asked for."""
-    before, keeps, after = settings.to.partition("$request_uri")
+    """To `settings.to` (RFC 9110 §15.4), in which REQUEST_URI stands for the path and query that were asked for."""
     fixed = Response(settings.status, (("Location", settings.to),))
+    keeps = REQUEST_URI in settings.to
 
     async def handle(request: Request) -> Response:
         if not keeps:
             return fixed
-        return Response(settings.status, (("Location", before + request.line.origin + after),))
+        return Response(settings.status, (("Location", settings.to.replace(REQUEST_URI, request.line.origin)),))
 
     return handle

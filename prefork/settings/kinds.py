@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from prefork.settings import requests
 from prefork.settings.address import Address
-from prefork.settings.grammar import BRACKETED, FIELD_VALUE, HOP_BY_HOP, NAME, TOKEN
+from prefork.settings.grammar import FIELD_VALUE, HOP_BY_HOP, TOKEN
 from prefork.settings.target import Target
 from prefork.settings.wording import found, quoted
 
@@ -31,10 +32,8 @@ LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 104 on BSD and macOS, 108 
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _END = r"(?!\n)$"  # in Python `$` alone would let a last newline through; \Z is not known to JSON Schema
 _SIZE = re.compile(rf"^([0-9]{{1,9}}) ?(B|KiB|MiB|GiB){_END}")
-_HOST = re.compile(rf"(?:\*\.)?(?!.*\*){NAME}|{BRACKETED}")
 X_FORWARDED = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port")
 _FAMILIES = {"x-forwarded": X_FORWARDED, "forwarded": ("forwarded",)}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # The server frames messages itself (RFC 9112 §6), and `type` already is the content type.
 _OWN_FIELDS = HOP_BY_HOP | {"content-length", "content-type"}
 
@@ -96,16 +95,6 @@ def _when(condition: object, value: T) -> T:
     return value
 
 
-def _path(text: str) -> str:
-    wrong = not text.startswith("/") or "//" in text or "?" in text or "#" in text or _CONTROL.search(text)
-    return _when(not wrong and not {".", ".."} & set(text.split("/")), text)
-
-
-def _host(text: str) -> str:
-    host = text.rstrip(".")  # a final dot says no more (RFC 1034 §3.1), and is cut off from a request's host, too
-    return _when(text == "" or _HOST.fullmatch(host), host.lower())
-
-
 def _target(text: str) -> str:
     try:
         Target.parse(text)
@@ -150,18 +139,6 @@ def _address(text: str) -> Address:
     if address.kind == "unix":
         _socket_path(address.path)
     return address
-
-
-def _index(text: str | list[str]) -> tuple[str, ...]:
-    names = (text,) if isinstance(text, str) else tuple(text)
-    return _when(not any({"/", "\0"} & set(name) for name in names), names)
-
-
-def _tries(texts: list[str]) -> tuple[str, ...]:
-    for text in texts:
-        if not text.startswith(("/", "$uri")) or ".." in text.split("/") or "\0" in text:
-            raise ValueError(f'expected paths that begin with "/" or "$uri", without "..", got {quoted(text)}')
-    return tuple(texts)
 
 
 def _symlinks(text: str) -> str:
@@ -256,13 +233,13 @@ GROUP = Kind("a group's name or number", _ID, _group)
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
 FILE = Kind("a file name", _NON_EMPTY, _file_name)
 SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)
-INDEX = Kind('a file name without "/", several, or "" for none', str | list[str], _index)
-TRIES = Kind('a list of paths such as "$uri" and "/index.html"', Annotated[list[str], Meta(min_length=1)], _tries)
-SYMLINKS = Kind('one of "inside", "owner", "all", "none"', Literal["inside", "owner", "all", "none"], _symlinks)
-PATTERN = Kind('a pattern such as "*.html" or "/assets/*"', _NON_EMPTY, _file_name)
-FILE_TYPE = Kind(
-    'an extension such as ".md", a file name, or "*"', _NON_EMPTY, lambda text: _when("/" not in text, text)
+INDEX = Kind('a file name without "/", several, or "" for none', str | list[str], requests.index)
+TRIES = Kind(
+    'a list of paths such as "$uri" and "/index.html"', Annotated[list[str], Meta(min_length=1)], requests.tries
 )
+SYMLINKS = Kind('one of "inside", "owner", "all", "none"', Literal["inside", "owner", "all", "none"], _symlinks)
+PATTERN = Kind('a pattern such as "*.html" or "/assets/*"', _NON_EMPTY, requests.file_pattern)
+FILE_TYPE = Kind('an extension such as ".md", a file name, or "*"', _NON_EMPTY, requests.file_type)
 EXISTING_FILE = Kind("an existing file", _NON_EMPTY, lambda text: _when(os.path.isfile(text), text))
 ERROR_STATUS = Kind("a status from 400 to 599", Annotated[str, Meta(pattern=f"^[45][0-9]{{2}}{_END}")])
 DIRECTORY = Kind("an existing directory", _NON_EMPTY, lambda text: _when(os.path.isdir(text), text))
@@ -272,11 +249,11 @@ LOG_FORMAT = Kind(
     'one of "common", "combined", "json", or a template with "$" variables',
     Annotated[str, Meta(pattern=rf"^(common|combined|json){_END}|\$")],
 )
-HOST = Kind('a host name such as "example.com" or "*.example.com", without a port', str, _host)
+HOST = Kind('a host name such as "example.com" or "*.example.com", without a port', str, requests.host)
 PATH = Kind(
     'a path that starts with "/" and has no "?", "#", "//", no "." or ".." segments and no control characters',
     Annotated[str, Meta(pattern=rf"^/[^?#]*{_END}")],
-    _path,
+    requests.path,
 )
 TARGET = Kind(
     '"module:attribute", such as "myproject.wsgi:application" or "myapp:create_app()"',
@@ -294,7 +271,7 @@ TRUSTED_FIELDS = Kind(
 )
 FIELD_NAME = Kind("a header name of letters, digits and dashes", str, _field_name)
 FIELD_TEXT = Kind("latin-1 text without control characters", str, _field_text)
-LOCATION = Kind("a path or URL in latin-1, without control characters", _NON_EMPTY, _field_text)
+LOCATION = Kind("a path or URL in latin-1, without control characters", _NON_EMPTY, requests.location)
 REDIRECT_STATUS = Kind("one of 301, 302, 303, 307, 308", Literal[301, 302, 303, 307, 308])
 CODINGS = Kind(
     '"auto" or a list of "zstd", "br" and "gzip", each once',

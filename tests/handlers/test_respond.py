@@ -77,3 +77,8 @@ def test_a_redirect_can_keep_what_was_asked_for(target: bytes, location: str) ->
     handler = redirect(Redirect(to="https://www.example.com$request_uri"))
     got = exchange(handler, b"GET " + target + b" HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n")
     assert f"Location: {location}\r\n".encode() in got
+
+
+def test_a_redirect_can_repeat_what_was_asked_for() -> None:
+    got = answer(Redirect(to="/login?next=$request_uri&here=$request_uri"))
+    assert got.headers["Location"] == "/login?next=/any?x&here=/any?x"
