@@ -20,7 +20,7 @@ def prepare(settings: Settings) -> str:
     is_root = os.geteuid() == ROOT
     if not is_root and (master.user not in (None, os.geteuid()) or master.group not in (None, os.getegid())):
         key = "user" if master.user not in (None, os.geteuid()) else "group"
-        raise StartError(f"master.{key}: only root can become somebody else, and this is {_called(os.geteuid())}")
+        raise StartError(f"master.{key}: only root can become somebody else, and this is {called(os.geteuid())}")
     if master.user is not None and master.group is None and _entry(master.user) is None:
         raise StartError(f'master.user: {master.user} is no user of this system, so "group" has to stand beside it')
     if is_root and master.user is None and any(route.app or route.wsgi or route.asgi for route in settings.routes):
@@ -69,6 +69,7 @@ def _entry(user: int) -> pwd.struct_passwd | None:
         return None
 
 
-def _called(user: int) -> str:
+def called(user: int) -> str:
+    """A user by his name, if he has one."""
     entry = _entry(user)
     return entry.pw_name if entry else f"user {user}"

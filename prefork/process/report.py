@@ -9,7 +9,7 @@ import traceback
 import msgspec
 
 import prefork
-from prefork.errors import TargetError
+from prefork.errors import StartError, TargetError
 
 LEADING = (  # where the frames are that lead to the application's
     os.path.join(os.path.dirname(prefork.__file__), ""),
@@ -50,7 +50,7 @@ def describe(error: BaseException) -> Report:
 
     That begins where the application does: the frames that led to it are ours, and say nothing of its own.
     """
-    if isinstance(error, TargetError):
+    if isinstance(error, (TargetError, StartError)):
         return Report(_shortened(str(error), MOST_OF_PROBLEM))
     problem = traceback.format_exception_only(error)[-1].strip()
     told = traceback.TracebackException.from_exception(error)

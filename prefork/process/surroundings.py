@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prefork.errors import StartError
 from prefork.handlers.build import Load
 from prefork.handlers.interface import load_application
 from prefork.handlers.pages import Pages
@@ -26,11 +28,23 @@ class Home:
 
 
 def enter(settings: Settings) -> Home:
-    """Make this process the applications' home; they are imported as they are asked for."""
-    pages, roots = Pages(settings.error_pages), os.getcwd()
+    """Make this process the applications' home; they are imported as they are asked for. Raises StartError.
+
+    The first thing that is done is to drop privileges: whatever is read here may be another's than root's.
+    """
     privileges.drop(settings.master)
+    pages, roots = _pages(settings.error_pages), os.getcwd()
     settle(settings.workers)
     return Home(pages, roots, load_application)
+
+
+def _pages(files: Mapping[str, str]) -> Pages:
+    """Raises StartError."""
+    try:
+        return Pages(files)
+    except OSError as error:
+        user = privileges.called(os.geteuid())
+        raise StartError(f"error_pages: {error.filename} cannot be read by {user}: {error.strerror}") from None
 
 
 def settle(workers: Workers) -> None:

@@ -90,6 +90,27 @@ def test_workers_are_the_user_from_the_import_on_and_for_good(serve_openly: Serv
     assert server.get().body == repr(expected).encode()
 
 
+@pytest.mark.parametrize("preload", [False, True])
+def test_an_error_page_is_read_by_the_user_so_a_link_to_what_is_roots_shows_nothing(
+    serve_openly: Serve, preload: bool
+) -> None:
+    config = f'[error_pages]\n404 = "pages/404.html"\n{USER}{CONFIG}' + '\n[[route]]\npath = "/none"\nfiles = "pages"\n'
+    config = config.replace("[workers]", f"[workers]\npreload = {str(preload).lower()}")
+    server = serve_openly(config, {"app.py": APP, "pages/404.html": "nothing", "secret": "root's alone"})
+    assert server.get("/none/x").body == b"nothing"
+    page = server.directory / "pages/404.html"
+    (server.directory / "secret").chmod(0o600)
+    page.unlink()
+    page.symlink_to("../secret")
+    done = server.command("reload")
+    assert done.returncode == 1
+    assert re.search(
+        r"cannot boot: error_pages: pages/404.html cannot be read by nobody: Permission denied$", done.stderr, re.M
+    )
+    assert "Traceback" not in done.stderr
+    assert server.get("/none/x").body == b"nothing"
+
+
 def test_applications_as_root_are_warned_of(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     server.wait_log(r'warning: applications run as root: name a "user" in \[master\]')
