@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
+from contextlib import suppress
 
 from prefork.errors import StartError
 from prefork.observe.log_file import Owner
@@ -29,12 +31,15 @@ def prepare(settings: Settings) -> str:
 
 
 def drop(master: Master) -> None:
-    """Become the user and the group of the workers; root's supplementary groups go, those of the user come.
+    """Become the user and the group of the workers; root's supplementary groups go, those of the user come. Root's
+    terminal stays behind.
 
     Nothing happens where none is named, or where we are no root, and are that user already.
     """
     if os.geteuid() != ROOT or (master.user is None and master.group is None):
         return
+    if master.user not in (None, ROOT):
+        _leave_terminal()
     user = ROOT if master.user is None else master.user
     entry = _entry(user)
     group = _group(master, entry)
@@ -46,6 +51,29 @@ def drop(master: Master) -> None:
         os.environ.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
     os.setgid(group)
     os.setuid(user)
+
+
+def _leave_terminal() -> None:
+    """Begin a session of our own, and keep of a terminal no more than the right to write to it.
+
+    Whoever shares root's terminal can type for him (TIOCSTI, ioctl_tty(2)), and whoever can read from it gets what is
+    typed, in the shell too. Ctrl-C and the like reach the master alone then, which tells its workers to stop; Ctrl-Z
+    stops only the master, and its workers serve on.
+    """
+    with suppress(PermissionError):  # it is a session of our own
+        os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if os.isatty(0):
+        os.dup2(nowhere, 0)
+    for stream in filter(os.isatty, (1, 2)):
+        try:
+            path = f"/proc/self/fd/{stream}" if sys.platform == "linux" else os.ttyname(stream)
+            writing = os.open(path, os.O_WRONLY | os.O_NOCTTY)
+        except OSError:  # it cannot be found by a name
+            writing = os.dup(nowhere)
+        os.dup2(writing, stream)
+        os.close(writing)
+    os.close(nowhere)
 
 
 def owner_of_logs(master: Master) -> Owner | None:
