@@ -90,7 +90,7 @@ class Connection:
         server, stream, peer = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
         judge = server.forwarding.judge
-        whole, find, render = server.whole, server.find, server.render
+        whole, find, render = server.whole, server.find, server.renderer(peer)
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else http.header_timeout)

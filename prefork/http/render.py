@@ -6,20 +6,28 @@ validated once, and whole heads are kept for the second that their Date is true.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Container
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from prefork.errors import ApplicationError
 from prefork.http.counts import status_class
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, Lasting, RequestLine, Response, Upgrade
+from prefork.kernel.throttle import Throttle
 
 ENTRIES = 512  # of each cache
 ENTRY_BYTES = 8192  # what is larger is made anew each time: so a cache, which has it twice, is never above 8 MiB
 FIELD = 80  # bytes of each field of an entry, besides what it says
 
+# What asks a proxy to send a file in the answer's place (nginx; Apache and lighttpd), and tells where it lies
+TO_PROXIES = frozenset(("x-accel-redirect", "x-sendfile", "x-sendfile2", "x-lighttpd-send-file"))
+INTERVAL = 60.0  # seconds between two times that the log tells of such a field
+
 _DATE = b"\r\nDate: "
+log = logging.getLogger("prefork")
 _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
 
 
@@ -27,21 +35,23 @@ class Block:
     """A validated field block: `wire` is its bytes, without what the server itself says.
 
     `length` is the Content-Length that the application gave, or None; `close`: it wishes the connection to end;
-    `upgrade` is its Upgrade field, or "".
+    `upgrade` is its Upgrade field, or ""; `withheld` the last of the fields that were to be, or "".
     """
 
-    __slots__ = ("close", "has_date", "has_server", "length", "upgrade", "wire")
+    __slots__ = ("close", "has_date", "has_server", "length", "upgrade", "wire", "withheld")
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, fields: Fields, withhold: Container[str] = ()) -> None:
         """Raises ApplicationError for a name or value that RFC 9110 §5 does not allow: it could split the response."""
         self.length: int | None = None
         self.close = self.has_date = self.has_server = False
-        self.upgrade = ""
+        self.upgrade = self.withheld = ""
         lines = []
         for name, value in map(_pair, fields):
             if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
                 raise ApplicationError(f"an invalid response field: {name!r}: {value!r}")
-            if self._passes(name.lower(), value):
+            if name.lower() in withhold:
+                self.withheld = name
+            elif self._passes(name.lower(), value):
                 lines.append(f"{name}: {value}\r\n")
         self.wire = "".join(lines).encode("latin-1")
 
@@ -91,10 +101,14 @@ class Head:
 
 
 class Renderer:
-    """Renders response heads. One for all connections of a worker; `server` is the Server field's value, or ""."""
+    """Renders response heads. One for all connections of a worker that get the same; `server` is the Server field's
+    value, or "". Of the fields `withhold` (lower case), which an application may have given, its clients get none.
+    """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, withhold: Container[str] = ()) -> None:
         self._server = server
+        self._withhold = withhold
+        self._notice = Throttle(INTERVAL)
         self._blocks: dict[tuple[tuple[str, str], ...], Block] = {}
         self._heads: dict[_Key, Head] = {}
         self._expires = 0.0
@@ -169,7 +183,7 @@ class Renderer:
         """The head behind which `upgrade` has the connection (RFC 9110 §15.2.2). No two are the same."""
         if status != 101:
             raise ApplicationError(f"an invalid status of an upgrade: {status}")
-        lines = self._lines("101 Switching Protocols", Block(fields))
+        lines = self._lines("101 Switching Protocols", Block(fields, self._withhold))
         lines.append(f"Connection: Upgrade\r\nUpgrade: {upgrade.protocol}\r\n\r\n")
         head = Head(101, None, False, False, False)
         head.wire = "".join(lines).encode("latin-1")
@@ -190,10 +204,21 @@ class Renderer:
         if block is None:
             if len(self._blocks) >= ENTRIES:
                 del self._blocks[next(iter(self._blocks))]
-            block = Block(fields)
+            block = Block(fields, self._withhold)
+            if block.withheld:
+                self._explain(block.withheld)
             if len(block.wire) + FIELD * len(fields) <= ENTRY_BYTES:
                 self._blocks[fields] = block
         return block
+
+    def _explain(self, name: str) -> None:
+        if count := self._notice.happened(monotonic()):
+            log.warning(
+                "an application answers with %s, for a proxy to send a file, but no trusted one asks "
+                "(http.trusted_proxies): dropped, the client gets the body as it is; %d such answers",
+                name,
+                count,
+            )
 
 
 def _pair(field: Any) -> tuple[str, str]:

@@ -14,9 +14,9 @@ from typing import Protocol
 from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import Heads
-from prefork.http.message import Client, Handler, Request, Response, Upgrade
+from prefork.http.message import Client, Handler, Request, RequestLine, Response, Upgrade
 from prefork.http.proxy_fields import ProxyFields
-from prefork.http.render import Head, Renderer
+from prefork.http.render import TO_PROXIES, Head, Renderer
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import AWAY, PAUSE, Loop, Task
 from prefork.settings.schema import Http
@@ -25,6 +25,7 @@ LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its clie
 
 Find = Callable[[Request], Handler]
 Dress = Callable[[Response], Response]
+Render = Callable[[Response, RequestLine, bool, float], Head]
 Record = Callable[[Client, Request | None, int, int, int, float], None]
 
 
@@ -60,7 +61,9 @@ class Server:
         self.dress = dress
         self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
         self.whole = self.heads.whole  # bound once: 64 bytes less a connection
-        self.render = Renderer("prefork" if http.server_header else "").head
+        name = "prefork" if http.server_header else ""
+        self.render = Renderer(name, TO_PROXIES).head
+        self._render_to_proxies = Renderer(name).head
         self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
         self.connections: set[Served] = set()
         self._per_client: Counter[str] = Counter()
@@ -82,6 +85,10 @@ class Server:
         if not limit or not address or self._per_client[address] <= limit:
             return True
         return self.forwarding.trusts(address)
+
+    def renderer(self, peer: Client) -> Render:
+        """What renders the responses to `peer`: a proxy of ours gets what applications say to it, and nobody else."""
+        return self._render_to_proxies if self.forwarding.trusts(peer.address) else self.render
 
     def leave(self, connection: Served) -> None:
         """Count a connection out, once."""

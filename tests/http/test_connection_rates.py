@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from prefork.http.message import Client, Request, Response
+from prefork.http.message import Body, Client, Request, Response
 from prefork.net import stream
-from tests.http.conftest import GET, World, answering, echo
+from tests.http.conftest import GET, Pieces, World, answering, echo
 from tests.http.oracle import answers
 
 Make = Callable[..., World]
@@ -148,3 +148,12 @@ def test_what_is_dropped_of_a_stranger_is_kept_of_a_proxy_with_the_same_head(wor
         for peer, fields in ((stranger, b"host"), (proxy, b"host,x-forwarded-for,x-forwarded-proto")):
             peer.send(FORWARDED % b"198.51.100.1")
             assert peer.answer().body == fields
+
+
+@pytest.mark.parametrize("body", [b"", Pieces(b"abc")])
+def test_where_a_file_lies_an_application_tells_proxies_alone(world: Make, body: Body) -> None:
+    fields = (("X-Accel-Redirect", "/private/file"),)
+    for proxies, told in (((), False), (("127.0.0.1",), True)):
+        peer = world(answering(lambda request: Response(200, fields, body)), trusted_proxies=proxies).connect()
+        peer.send(GET)
+        assert (b"/private/file" in peer.take(b"\r\n\r\n")) is told

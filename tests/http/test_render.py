@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefork.errors import ApplicationError
 from prefork.http.message import Body, FileSegment, Lasting, RequestLine, Response, plain
-from prefork.http.render import ENTRIES, ENTRY_BYTES, Head, Renderer
+from prefork.http.render import ENTRIES, ENTRY_BYTES, TO_PROXIES, Head, Renderer
 from tests.http.conftest import Pieces
 
 FILE = FileSegment(-1, 0, 7, lambda: None)
@@ -219,6 +219,18 @@ def test_what_concerns_the_connection_is_the_servers_to_say(field: str, minor: i
 def test_the_application_may_name_its_own_server_and_date() -> None:
     head = render(Response(200, (("server", "mine"), ("DATE", "today"))))
     assert head.wire == b"HTTP/1.1 200 OK\r\nserver: mine\r\nDATE: today\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", ["X-Accel-Redirect", "x-sendfile", "X-LIGHTTPD-send-file"])
+def test_what_an_application_says_to_a_proxy_is_withheld_from_others(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    renderer = Renderer("prefork", TO_PROXIES)
+    for number in range(3):
+        fields = ((name, f"/private/{number}"), ("X-Accel-Buffering", "no"))
+        assert lines(render(Response(200, fields, b"abc"), renderer=renderer))[1:-1] == ["X-Accel-Buffering: no"]
+        assert f"{name}: /private/{number}" in lines(render(Response(200, fields, b"abc")))
+    assert [message.split(",")[0] for message in caplog.messages] == [f"an application answers with {name}"]
 
 
 def test_the_server_field_can_be_switched_off() -> None:
