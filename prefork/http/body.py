@@ -141,7 +141,7 @@ class Incoming:
         self._stream = stream
         self._buffer = http.body_buffer
         self._timeout = http.body_timeout
-        self._pace = Pace(http.min_receive_rate)
+        self._pace = Pace(http.min_receive_rate, http.body_timeout)
         # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
         self._awaited = headers.expects_continue and request.line.minor == 1
         self._silent = False
@@ -227,7 +227,7 @@ class Incoming:
                 await self._stream.write(CONTINUE, self._timeout)
                 self._stream.sent = 0  # it is no part of the answer
             began = monotonic()
-            data = await self._stream.read(self._pace.patience(self._timeout))
+            data = await self._stream.read(self._pace.patience)
         except TimedOut:
             raise RequestTimeout(f"too little of the body, or no more of it for {self._timeout:g} s") from None
         if not data:

@@ -29,26 +29,31 @@ _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
 
 
 class Pace:
-    """How long to wait for a peer that has to move at least `rate` bytes (0: any) in a second of our waiting for it,
-    GRACE seconds aside.
+    """How long to wait for a peer that has to move something within `timeout` seconds, and at least `rate` bytes in a
+    second of our waiting for it (0: any), GRACE seconds aside.
+
+    It may move more now and pause then, but not pay in advance for more than one `timeout`: or a burst of 300 kB would
+    buy 20 minutes of one byte now and then.
     """
 
-    __slots__ = ("_left", "_rate")
+    __slots__ = ("_left", "_rate", "_timeout")
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, timeout: float) -> None:
         self._rate = rate
+        self._timeout = timeout
         self._left = GRACE
 
     def moved(self, count: int) -> None:
         if self._rate:
-            self._left += count / self._rate
+            self._left = min(self._left + count / self._rate, max(GRACE, self._timeout))
 
     def waited(self, seconds: float) -> None:
         self._left -= seconds
 
-    def patience(self, timeout: float) -> float:
-        """Seconds until it has moved too little: `timeout` at most, negative when that is so already."""
-        return min(timeout, self._left) if self._rate else timeout
+    @property
+    def patience(self) -> float:
+        """Seconds until it has moved too little: negative when that is so already."""
+        return min(self._timeout, self._left) if self._rate else self._timeout
 
 
 class Stream:
@@ -90,7 +95,7 @@ class Stream:
         Raises Disconnected when the peer takes nothing for `timeout` seconds, or too little for its minimum rate.
         """
         view = memoryview(data)
-        pace = Pace(self._min_rate)
+        pace = Pace(self._min_rate, timeout)
         sliced = 0
         while view:
             try:
@@ -114,7 +119,7 @@ class Stream:
 
         Raises Disconnected as `write` does, CutShort when the file ends before `count` bytes, and the file's OSError.
         """
-        pace = Pace(self._min_rate)
+        pace = Pace(self._min_rate, timeout)
         while count:
             try:
                 sent = os.sendfile(self.fd, file, offset, min(count, SLICE))
@@ -136,7 +141,7 @@ class Stream:
 
     async def _room(self, pace: Pace, timeout: float) -> None:
         task, began = self._loop.current, monotonic()
-        task.deadline = began + pace.patience(timeout)
+        task.deadline = began + pace.patience
         try:
             await self._loop.writable(self.fd)  # made when it is needed, which is rare: 80 bytes less a connection
         except TimedOut:

@@ -57,15 +57,43 @@ def test_a_client_that_reads_below_the_minimum_rate_is_dropped(world: Make) -> N
 
 
 def test_without_a_minimum_rate_only_the_timeouts_count() -> None:
-    pace = stream.Pace(0)
-    assert pace.patience(7.0) == 7.0
+    pace = stream.Pace(0, 7.0)
+    assert pace.patience == 7.0
 
 
 def test_what_has_moved_buys_time() -> None:
-    pace = stream.Pace(100)
+    pace = stream.Pace(100, 60.0)
     pace.moved(1000)
-    assert 14.0 < pace.patience(60.0) <= 15.0
-    assert pace.patience(3.0) == 3.0
+    assert 14.0 < pace.patience <= 15.0
+
+
+def test_what_has_moved_buys_one_timeout_at_most() -> None:
+    pace = stream.Pace(100, 30.0)
+    pace.moved(1_000_000)
+    assert pace.patience == 30.0
+    pace.waited(20.0)
+    pace.moved(500)
+    assert pace.patience == 15.0
+
+
+def test_a_grace_longer_than_the_timeout_lasts() -> None:
+    pace = stream.Pace(100, 1.0)
+    pace.waited(3.0)
+    pace.moved(1)
+    assert pace.patience == 1.0
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_body_that_drips_after_a_burst_is_408(world: Make) -> None:
+    here = world(echo, body_timeout=0.3, min_receive_rate=1000)
+    peer = here.connect()
+    peer.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n", b"x" * 100_000)
+    began = time.monotonic()
+    while not here.log:
+        peer.send(b"x")
+        here.loop.turn()
+        assert time.monotonic() - began < 5, "a burst has paid for the drip"
+    assert [answer.status for answer in answers(peer.rest(), ["POST"])] == [408]
 
 
 def test_more_connections_than_one_client_may_have_are_503_and_others_are_served(world: Make) -> None:
