@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from prefork.errors import TimedOut
-from prefork.handlers.asgi_http import COMPLETE, Exchange
+from prefork.handlers.asgi_http import Exchange
+from prefork.handlers.asgi_stages import COMPLETE
 from prefork.handlers.lifespan import Lifespan
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
 from prefork.kernel.event import Bell
@@ -26,11 +27,12 @@ Message = dict[str, Any]
 Scope = dict[str, Any]
 Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
-# 2.4: send raises OSError once the client is gone. Frameworks that read 2.4 rely on that alone, so the generator of
-# an event stream that has nothing to send would never hear of it; those that read 2.3 receive beside it until they get
-# http.disconnect, then cancel it, which takes the body away from a generator that reads it (both: Starlette's
-# StreamingResponse). So requests with a body are told of 2.4, and what those frameworks leave out is done by us: an
-# application that streams and does not receive is cancelled when its client leaves (asgi_http.py)
+# Once the client is gone, receive gives http.disconnect and send raises OSError, whichever is announced. Starlette and
+# FastAPI, the only ones who look, stream in one of two ways (StreamingResponse). By 2.3, as with uvicorn, they receive
+# beside the generator until they get http.disconnect, then cancel it and go on to the background task; but what they
+# receive of a body is taken away from a generator that reads it. By 2.4 they rely on send alone, so a generator that
+# has nothing to send would never hear of its client's end. So it is 2.3, but 2.4 for as long as there is some of the
+# request's body that the application has not received; see Exchange for what comes of that.
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
 CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
@@ -147,7 +149,9 @@ class Mounted:
         if "upgrade" in request.headers.fields and wants_websocket(request):
             return await self._converse(request)
         exchange = Exchange(self._asgi, request)
-        task = self._start(exchange.live(self._application, self.scope(request)))
+        scope = self.scope(request)
+        exchange.versions = scope["asgi"]
+        task = self._start(exchange.live(self._application, scope))
         if exchange.over and exchange.stage is COMPLETE:
             return exchange.response  # type: ignore[return-value]
         exchange.task = task
@@ -185,7 +189,7 @@ class Mounted:
         scope["scheme"], scope["client"], scope["server"] = client.views[Asgi]
         scope["headers"] = _authoritative(fields, line) if line.authority else fields.copy()
         if headers.has_body:
-            scope["asgi"] = WITH_BODY
+            scope["asgi"] = WITH_BODY.copy()
         scope["state"] = self._state.copy()
         scope["extensions"] = {"http.response.pathsend": {}}
         return scope

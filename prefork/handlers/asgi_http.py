@@ -10,35 +10,31 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from enum import Enum, auto
 from typing import Any, Protocol
 
-from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError, ServerLeaving
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError, ServerLeaving, TimedOut
 from prefork.handlers.asgi_messages import FIELDS, News, ended_by, is_hangup, to_bytes, to_fields, to_segment
+from prefork.handlers.asgi_stages import (
+    COMPLETE,
+    EXPECTED,
+    GONE,
+    OPEN,
+    STARTED,
+    STREAMING,
+    UNDER_WAY,
+    UNSEEN,
+    WAITING,
+    Stage,
+)
 from prefork.http.message import Fields, FileSegment, Request, Response
 from prefork.kernel.loop import PARKED, Loop, Task
 
 Message = dict[str, Any]
 
 HIGH_WATER = 64 * 1024  # bytes on their way to the client beyond which `send` waits
-PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304)
+PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304, or gone)
 
 log = logging.getLogger("prefork")
-
-
-class Stage(Enum):
-    """How far a response is."""
-
-    WAITING = auto()  # for http.response.start
-    STARTED = auto()  # its head is known; nothing of it is out
-    STREAMING = auto()
-    UNSEEN = auto()  # the body goes on, and nobody is to see it
-    COMPLETE = auto()
-    GONE = auto()  # nobody is there to get it
-
-
-# a member looked up in its class costs 25 ns more on Python 3.11
-WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Stage
 
 
 class Host(Protocol):
@@ -54,6 +50,10 @@ class Exchange:
     """One request and its response; `response` is set once it is known, and `over` once the application has ended.
 
     It is the response's Chunks, too, where the body comes in pieces.
+
+    An application whose client leaves is told by http.disconnect and by a `send` that raises, and goes on as it likes,
+    whatever the request was. One case is left in which it may hear of neither, for ever: it streams, relies on `send`,
+    as it was told of spec_version 2.4 (asgi.py), and has nothing to send. That one is cancelled after PATIENCE.
     """
 
     # defaults of the class instead of an __init__ for all: most exchanges set but a few of these
@@ -62,7 +62,11 @@ class Exchange:
     fields: Fields = ()
     response: Response | None = None
     over = False
+    versions: dict[str, str]  # the scope's "asgi", this exchange's own where there is a request body
     _ended = False  # by the server, which has said so
+    _relies_on_send = False  # the response began while 2.4 was announced
+    _told = False  # the application has heard that its client is gone
+    _last_resort: asyncio.TimerHandle | None = None
     error: BaseException | None = None  # what the connection's task is to raise
     task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
     received = False  # the whole body has been
@@ -93,6 +97,8 @@ class Exchange:
                 raise
         finally:
             self.over = True
+            if self._last_resort is not None:
+                self._last_resort.cancel()
             if self._task is not None:
                 self.host.ended(self)
 
@@ -125,7 +131,7 @@ class Exchange:
             raise
         if self.response.body is not self:
             self._stop_reading()
-        elif self.request.body.ended:
+        else:
             self._read_on()  # for the client's end: there may be nothing to send for hours
         return self.response
 
@@ -168,14 +174,15 @@ class Exchange:
 
     async def receive(self) -> Message:
         """ASGI's receive: the request's body piece by piece, then http.disconnect when there is cause for it."""
-        if not self.received and self.stage in _OPEN:
+        if not self.received and self.stage in OPEN:
             if not self.request.headers.has_body:
                 self.received = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             return await self._receive_piece()
-        while self.stage in _OPEN:
+        while self.stage in OPEN:
             self._want()
             await self._news()
+        self._told = True
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -193,23 +200,25 @@ class Exchange:
             self.status = status = message["status"]
             if not isinstance(status, int):
                 raise RuntimeError(f"the status of a response is {status!r}, not an int")
+            self._relies_on_send = self.request.headers.has_body and not self.received
             self._enter(STARTED)
         elif kind == "http.response.body" and stage is STARTED and not message.get("more_body"):
             body = message.get("body", b"")
             body = body if type(body) is bytes else to_bytes(body)
             self.response = Response(self.status, self.fields, body)
             self._enter(COMPLETE)
-        elif kind == "http.response.body" and stage in _STREAMING:
+        elif kind == "http.response.body" and stage in UNDER_WAY:
             await self._stream(to_bytes(message.get("body", b"")), bool(message.get("more_body")))
         elif kind == "http.response.pathsend" and stage is STARTED:
             self.response = Response(self.status, self.fields, to_segment(message.get("path")))
             self._enter(COMPLETE)
-        elif kind == "http.response.pathsend" and stage in _STREAMING:
+        elif kind == "http.response.pathsend" and stage in UNDER_WAY:
             await self._stream_file(to_segment(message.get("path")))
         elif stage is GONE:
+            self._told = True
             raise ClientGone("the client is gone")
         else:
-            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {_EXPECTED[stage]}")
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {EXPECTED[stage]}")
 
     async def _stream(self, body: bytes, more: bool) -> None:
         if self.stage is UNSEEN:
@@ -230,6 +239,7 @@ class Exchange:
         while self._unsent > HIGH_WATER and self.stage is STREAMING:
             await self._news()
         if self.stage is GONE:
+            self._told = True
             raise ClientGone("the client is gone")
 
     def _begin_stream(self) -> None:
@@ -254,17 +264,19 @@ class Exchange:
                 piece = body.arrived()
             except ProtocolError as error:
                 self._lost(error)
-                return {"type": "http.disconnect"}
+                return await self.receive()
         while not piece and not body.ended:
             self._want()
             await self._news()
-            if self.stage not in _OPEN:
-                return {"type": "http.disconnect"}
+            if self.stage not in OPEN:
+                return await self.receive()
             piece, self._piece = self._piece, b""
         if self.received:  # another task has received the end meanwhile
             return await self.receive()
         self.received = body.ended
         self._wanted = False
+        if self.received:
+            self.versions["spec_version"] = "2.3"
         if body.ended and self.stage is STREAMING:
             self._read_on()
         return {"type": "http.request", "body": piece, "more_body": not self.received}
@@ -309,6 +321,8 @@ class Exchange:
                     piece = await body.piece()
                     self._piece += piece  # by now, some of it may have been received
                     self._tell()
+                elif self.stage is STREAMING:
+                    await self._look_for_end()
                 else:
                     await PARKED
             while self.stage is not STREAMING and not (self._wanted and self.received):
@@ -318,6 +332,17 @@ class Exchange:
         except (ProtocolError, Disconnected) as error:
             self._reader = None
             self._lost(error)
+
+    async def _look_for_end(self) -> None:
+        """Wait until the application wants more of the body. Raises Disconnected where its client leaves meanwhile,
+        which is not known soon: to look at the end of a stream, one has to read it.
+        """
+        try:
+            with self.host.loop.within(PATIENCE):
+                await PARKED
+        except TimedOut:
+            if self.request.body.client_left:
+                raise Disconnected("the client has hung up") from None
 
     def _stop_reading(self) -> None:
         if self._reader is not None:
@@ -334,22 +359,23 @@ class Exchange:
             self._enter(GONE)
 
     def _leave(self) -> None:
-        """The client of a stream is gone. An application that does not receive hears of it when it sends next; one that
-        has been told of spec_version 2.4 (see asgi.py) is cancelled, as it may have nothing to send for hours.
-        """
+        """The client of a stream is gone."""
         self._enter(GONE)
-        silent = self.received and not self._wanted  # it has the whole body, and has not asked for more since
-        if silent and self.request.headers.has_body and self.task is not None:
+        if self._relies_on_send and self.task is not None:
+            self._last_resort = self.task.get_loop().call_later(PATIENCE, self._cancel_deaf)
+
+    def _cancel_deaf(self) -> None:
+        if self.task is not None and not self._told:
             self.task.cancel()
 
     def _fell_short(self) -> None:
         if self.stage is not GONE and self.stage is not UNSEEN:
-            raise ApplicationError(f"the application has returned, while {_EXPECTED[self.stage]}")
+            raise ApplicationError(f"the application has returned, while {EXPECTED[self.stage]}")
 
     def _failed(self, error: BaseException) -> None:
         """Hand what the application raised to the connection, which logs it; where that has gone on, log it here."""
         asked = f"{self.request.method} {self.request.target}"
-        if self._ended and self.stage in _OPEN:
+        if self._ended and self.stage in OPEN:
             self.error = (
                 Disconnected("the server leaves") if self.stage is STREAMING else ServerLeaving("the server leaves")
             )
@@ -364,15 +390,3 @@ class Exchange:
         else:
             self.error = ended_by(error)
             self._enter(GONE)
-
-
-_OPEN = frozenset((WAITING, STARTED, STREAMING))
-_STREAMING = frozenset((STARTED, STREAMING, UNSEEN))
-_EXPECTED = {
-    WAITING: "http.response.start was due",
-    STARTED: "the response's body was due",
-    STREAMING: "more of the response's body was due",
-    UNSEEN: "more of the response's body was due",
-    COMPLETE: "the response was complete",
-    GONE: "the client was gone",
-}

@@ -6,10 +6,17 @@ import asyncio
 import gc
 import os
 import weakref
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from prefork.errors import ClientGone
 from prefork.handlers.asgi_messages import is_hangup
@@ -123,8 +130,7 @@ def test_stream_that_has_nothing_to_send_ends_when_its_client_leaves(body: bytes
         await send(START)
         await send(PART)
         try:
-            # with a body, frameworks that read spec_version 2.4 do not listen, and a stream may be silent for hours
-            await (asyncio.sleep(FOREVER) if body else left.wait())
+            await left.wait()
             await send(PART)
         except BaseException as error:
             story.append(type(error).__name__)
@@ -139,7 +145,73 @@ def test_stream_that_has_nothing_to_send_ends_when_its_client_leaves(body: bytes
 
     stream = request("/stream", body=body, method="POST" if body else "GET")
     meet(observer, stream, request("/other"), hang_up_after=1)
-    assert story == ["CancelledError" if body else "ClientGone"]
+    assert story == ["ClientGone"]
+
+
+def test_starlette_ends_a_silent_stream_and_does_its_background_work_whatever_the_request_was() -> None:
+    for method, body in (("GET", b""), ("POST", b"x"), ("POST", bytes(300_000))):
+        story: list[str] = []
+        meet(silent_stream(story, reads=True), request(body=body, method=method), hang_up_after=1)
+        assert story == ["cancelled", "recorded"], (method, len(body))
+
+
+def test_stream_that_hears_nothing_of_its_clients_end_is_cancelled_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it has left the request body alone, Starlette must not receive beside it, and relies on send."""
+    monkeypatch.setattr("prefork.handlers.asgi_http.PATIENCE", 0.05)
+    monkeypatch.setattr("prefork.kernel.loop.SWEEP", 0.005)
+    story: list[str] = []
+    meet(silent_stream(story, reads=False), request(body=b"x", method="POST"), hang_up_after=1)
+    assert story == ["cancelled"]
+    assert caplog.text == ""
+
+
+def test_application_that_has_heard_of_its_clients_end_goes_on_for_as_long_as_it_likes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefork.handlers.asgi_http.PATIENCE", 0.05)
+    story: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with suppress(ClientGone):
+            while True:
+                await send(PART)
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.3)
+        story.append("recorded")
+
+    meet(application, request(body=b"x", method="POST"), hang_up_after=1)
+    assert story == ["recorded"]
+
+
+def test_starlette_streams_a_body_back_that_it_reads_meanwhile() -> None:
+    async def mirror(asked: Request) -> StreamingResponse:
+        return StreamingResponse(asked.stream())
+
+    application = Starlette(routes=[Route("/", mirror, methods=["POST"])])
+    for body in (b"x", bytes(300_000)):
+        assert call(application, body=body, method="POST").body == body
+
+
+def silent_stream(story: list[str], reads: bool) -> Starlette:
+    """Streams one piece, then has nothing to send, for ever; `story` is what becomes of it."""
+
+    async def generate() -> AsyncIterator[bytes]:
+        yield b"first"
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            story.append("cancelled")
+            raise
+
+    async def respond(asked: Request) -> StreamingResponse:
+        if reads:
+            await asked.body()
+        return StreamingResponse(generate(), background=BackgroundTask(story.append, "recorded"))
+
+    return Starlette(routes=[Route("/", respond, methods=["GET", "POST"])])
 
 
 def test_application_that_receives_while_it_streams_is_told_and_not_cancelled() -> None:
