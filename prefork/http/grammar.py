@@ -28,8 +28,11 @@ ABSOLUTE_FORM = re.compile(r"https?://([^/?#]*+)(.*+)", re.IGNORECASE)  # RFC 91
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")  # RFC 3986 §2.1
 DIGITS = re.compile(r"[0-9]{1,18}")  # RFC 9110 §8.6; 18 of them fit into 63 bits
 
-# RFC 9112 §7.1, §7.1.1: padding after a size is read over; before an extension it is refused, as by h11
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)")
+# RFC 9112 §7.1, §7.1.1: white space may stand around ";" and "=" (RFC 9110 §5.6.3: bad, but to be read over), and
+# nowhere else. h11 has it the other way round; llhttp, strict as it is by default, refuses both.
+_QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t\x20-\x7e\x80-\xff])*+"'  # RFC 9110 §5.6.4
+_EXTENSION = rf"[ \t]*+;[ \t]*+[{TCHAR}]++(?:[ \t]*+=[ \t]*+(?:[{TCHAR}]++|{_QUOTED}))?+"
+CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,15}}+)(?:{_EXTENSION})*+".encode("latin-1"))
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 """Status code -> reason phrase (RFC 9110 §15)."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import h11
+import h11._readers as readers
+
+# h11 refuses the white space before an extension that RFC 9112 §7.1.1 has read over (the BWS of its grammar)
+CHUNK_HEADER = readers.chunk_header_re.pattern.replace(b"(?P<chunk_ext>", rb"[ \t]*(?P<chunk_ext>")
+readers.chunk_header_re = re.compile(CHUNK_HEADER)
 
 LIMIT = 1 << 20  # bytes of a head, beyond what any test sends
 

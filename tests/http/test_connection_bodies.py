@@ -280,3 +280,13 @@ def test_a_silent_client_that_was_refused_is_let_go(world: Make, monkeypatch: py
     peer = world().connect()
     peer.send(b"nonsense\r\n\r\n")
     peer.until_gone()
+
+
+def test_many_small_chunks_let_others_have_their_turn(world: Make) -> None:
+    here = world(echo)
+    uploader, other = here.connect(), here.connect()
+    body = b"1\r\na\r\n" * 10_000 + b"0\r\n\r\n"
+    uploader.socket.sendall(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    other.socket.sendall(GET)
+    assert uploader.answer("POST").body == b"a" * 10_000
+    assert [entry.request.method for entry in here.log if entry.request] == ["GET", "POST"]
