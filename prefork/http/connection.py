@@ -31,6 +31,7 @@ from prefork.http.render import Head
 from prefork.http.send import release, send_at_once, send_chunks, send_file, send_upgrade
 from prefork.http.server import LAME_DUCK, Server
 from prefork.kernel.loop import PAUSE, Task
+from prefork.kernel.poller import READ, is_ready
 from prefork.net.stream import Stream
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
@@ -295,6 +296,11 @@ class Connection:
         else:
             self.cut()
         raise Disconnected("the response was cut short")
+
+    @property
+    def has_asked(self) -> bool:
+        """Something has arrived that nobody has read."""
+        return is_ready(self.stream.fd, READ)
 
     def cut(self) -> None:
         """The rest of the answer will not be sent. Where nothing but the connection's end says how long that is, its

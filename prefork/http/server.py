@@ -5,9 +5,9 @@ Owns the set of the open connections; never reads or writes one of them.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic
 from typing import Protocol
 
@@ -39,6 +39,9 @@ class Served(Protocol):
     since: float
     task: Task | None
     upgrade: Upgrade | None
+
+    @property
+    def has_asked(self) -> bool: ...
 
     def cut(self) -> None: ...
 
@@ -119,11 +122,13 @@ class Server:
 
     def _evict(self) -> bool:
         """End an eighth of the idle connections, so that not every new client costs a look at all; False: none is."""
-        idle = [connection for connection in self.connections if connection.idle]
-        for connection in heapq.nsmallest(max(1, len(idle) // 8), idle, key=lambda connection: connection.since):
+        idle = sorted((one for one in self.connections if one.idle), key=lambda connection: connection.since)
+        silent = (connection for connection in idle if not connection.has_asked)
+        evicted = list(islice(silent, max(1, len(idle) // 8)))
+        for connection in evicted:
             assert connection.task is not None
             connection.task.cancel()
-        return bool(idle)
+        return bool(evicted)
 
     async def relieve(self) -> bool:
         """Have idle connections give way to one that there is no descriptor for; False: none is."""

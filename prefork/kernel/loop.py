@@ -17,7 +17,7 @@ from math import inf
 from time import monotonic
 
 from prefork.errors import TimedOut
-from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller
+from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
 LONGEST = 86400.0  # seconds in one system call, which counts them as milliseconds in 31 bits
@@ -144,7 +144,8 @@ AWAY = Away()
 
 class Task:
     """A coroutine under way. `deadline` (loop time, seconds) may be set by the task itself or while it waits: once it
-    has passed, TimedOut is raised where the task waits, at most SWEEP late, and the deadline is lifted.
+    has passed, TimedOut is raised where the task waits, at most SWEEP late, and the deadline is lifted; but not where
+    the descriptor that it waits for is ready.
     """
 
     __slots__ = ("coroutine", "deadline", "loop", "name", "send", "wait", "woken")
@@ -196,14 +197,12 @@ class Loop:
 
     def __init__(self, poller: Poller) -> None:
         self.current: Task
-        self.poller = poller
-        self.now = monotonic()
+        self.poller, self.now = poller, monotonic()
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
         self.after_turn: list[Callable[[], None]] = []
         self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
-        self._readers: dict[int, Readiness] = {}
-        self._writers: dict[int, Readiness] = {}
+        self._readers, self._writers = dict[int, Readiness](), dict[int, Readiness]()
         self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that whoever runs the loop can go on with it
         self._sleeping: list[tuple[float, int, Sleep]] = []
         self._order = count()
@@ -394,6 +393,8 @@ class Loop:
         now = self.now
         for task in tuple(self.tasks):
             if task.deadline <= now and task in self.tasks:  # one of these may have cancelled another
+                if isinstance(task.wait, Readiness) and is_ready(task.wait.fd, task.wait.event):
+                    continue  # the next turn sees it: this one may have been a long one
                 task.deadline = inf
                 self._step(task, TimedOut())
         due = min((task.deadline for task in self.tasks), default=inf)

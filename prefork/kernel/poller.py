@@ -29,6 +29,13 @@ _KQUEUE: Any = select  # typed by what this platform has, which may not be kqueu
 Events = list[tuple[int, int]]
 
 
+def is_ready(fd: int, event: int) -> bool:
+    """Whether the open descriptor `fd` is ready for `event` (READ or WRITE) at this moment: one look (poll(2))."""
+    look = select.poll()
+    look.register(fd, select.POLLOUT if event & WRITE else select.POLLIN)
+    return any(not found & select.POLLNVAL for _, found in look.poll(0))
+
+
 class Poller(Protocol):
     """What the loop needs. `limit` is the first descriptor that cannot be watched, or None."""
 

@@ -235,3 +235,20 @@ def test_a_connection_that_becomes_idle_gives_way_to_who_waits_already(world: Ma
     here.until(lambda: entered, "room")
     assert peer.answer().status == 200
     assert peer.rest() == b""
+
+
+def test_a_client_whose_request_has_arrived_does_not_give_way(world: Make) -> None:
+    here = world()
+    first, second = served(here), served(here)
+
+    async def ask() -> None:
+        await PAUSE
+        first.socket.sendall(GET)  # in the turn in which somebody has to give way: the loop has not seen it yet
+
+    async def relieve() -> None:
+        assert await here.server.relieve()
+
+    here.loop.spawn(ask(), "asking")
+    here.loop.spawn(relieve(), "relieving")
+    assert first.answer().status == 200
+    assert second.rest() == b""

@@ -10,6 +10,7 @@ from math import inf
 import pytest
 
 from prefork.http.message import Request, Response
+from prefork.kernel.loop import PAUSE
 from tests.http.conftest import GET, Peer, World, answering, echo, ignore
 from tests.http.oracle import answers
 
@@ -161,3 +162,58 @@ def test_a_client_that_takes_a_little_now_and_then_is_served(world: Make) -> Non
     here.until(sip, "the whole body")
     assert peer.answer().body == b"x" * size
     assert len(deadlines - {inf}) > 3, "each bit that is taken prolongs the deadline"
+
+
+# ---- what arrives while we are busy with somebody else is in time
+
+
+def held_up(here: World, peer: Peer, data: bytes) -> None:
+    """Another client holds the loop beyond the time-out of `peer`, and for a turn in which that sends `data`."""
+
+    async def stall(request: Request) -> Response:
+        time.sleep(3 * SHORT)
+        for _ in range(2):  # the first may end in this turn
+            await PAUSE
+        peer.socket.sendall(data)
+        return Response(200)
+
+    usual, here.handler = here.handler, stall
+    other = here.connect()
+    other.send(GET)
+    assert other.answer().status == 200
+    here.handler = usual
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_request_that_arrives_while_the_loop_is_busy_is_answered(
+    world: Make, monkeypatch: pytest.MonkeyPatch, draining: bool
+) -> None:
+    """The keep-alive time-out and the drain end idle connections; nginx would make a 502 of it."""
+    monkeypatch.setattr("prefork.http.server.LAME_DUCK", SHORT)
+    here = world(keepalive_timeout=10 if draining else SHORT)
+    peer = here.connect()
+    peer.send(GET)
+    peer.answer()
+    here.until(lambda: peer.connection.idle, "an idle connection")
+    if draining:
+        here.server.drain()
+    held_up(here, peer, GET)
+    assert peer.take(b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_arrives_while_the_loop_is_busy_is_in_time(world: Make) -> None:
+    here = world(echo, body_timeout=SHORT)
+    peer = here.connect()
+    peer.send(POST)
+    here.until(lambda: peer.connection.request, "a request")
+    held_up(here, peer, b"hello")
+    assert peer.answer("POST").body == b"hello"
+
+
+def test_a_head_that_arrives_while_the_loop_is_busy_is_in_time(world: Make) -> None:
+    here = world(header_timeout=SHORT)
+    peer = here.connect()
+    peer.send(GET[:-4])
+    here.until(lambda: peer.connection.stream.unread, "the beginning of a head")
+    held_up(here, peer, b"\r\n\r\n")
+    assert peer.answer().status == 200

@@ -155,6 +155,56 @@ def test_bytes_that_come_in_the_turn_of_the_deadline_are_read(loop: Loop, pair: 
     assert seen == [b"x"]
 
 
+@pytest.mark.parametrize("event", ["readable", "writable"])
+def test_a_descriptor_that_became_ready_during_a_long_turn_is_in_time(loop: Loop, pair: Pairs, event: str) -> None:
+    """Whatever waits: for a request, for more of a body, or for room to write."""
+    left, right = pair()
+    seen: list[object] = []
+
+    async def wait() -> None:
+        with suppress(BlockingIOError):
+            while event == "writable":
+                left.send(bytes(65536))
+        with loop.within(BRISK):
+            await getattr(loop, event)(left.fileno())
+            seen.append(event)
+
+    async def stall() -> None:
+        threading.Event().wait(SWEEP + 2 * BRISK)
+        await PAUSE  # this turn begins after the deadline, and the sweep comes at its end
+        right.send(b"x")
+        with suppress(BlockingIOError):
+            while event == "writable":
+                right.recv(1 << 20)
+
+    loop.spawn(wait(), "waiting")
+    loop.spawn(stall(), "stalling")
+    loop.run()
+    assert seen == [event]
+
+
+def test_the_deadline_of_a_descriptor_that_was_closed_is_raised(loop: Loop, pair: Pairs) -> None:
+    left, _ = pair()
+    raised: list[object] = []
+
+    async def wait() -> None:
+        try:
+            with loop.within(BRISK):
+                await loop.readable(left.fileno())
+        except TimedOut as error:
+            raised.append(error)
+
+    async def close() -> None:
+        loop.forget(left.fileno())
+        left.close()
+
+    loop.spawn(wait(), "waiting")
+    loop.turn()
+    loop.spawn(close(), "closing")
+    loop.run()
+    assert len(raised) == 1
+
+
 # ---- in simulated time
 
 
