@@ -17,6 +17,7 @@ from prefork.errors import TimedOut
 from prefork.handlers.asgi_http import Exchange
 from prefork.handlers.asgi_stages import COMPLETE
 from prefork.handlers.lifespan import Lifespan
+from prefork.http.members import members
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
 from prefork.kernel.event import Bell
 from prefork.kernel.guest import Guest
@@ -211,11 +212,8 @@ def wants_websocket(request: Request) -> bool:
     """Whether a request asks to go on as a WebSocket (RFC 9110 §7.8); where it does not, its Upgrade may be ignored."""
     if not request.line.minor:
         return False  # in HTTP/1.0 an Upgrade is to be ignored
-    return "websocket" in _tokens(request, "upgrade") and "upgrade" in _tokens(request, "connection")
-
-
-def _tokens(request: Request, name: str) -> list[str]:
-    return [token.strip().lower() for token in request.headers.get(name).split(",")]
+    headers = request.headers
+    return "websocket" in members(headers.get("upgrade")) and "upgrade" in members(headers.get("connection"))
 
 
 def _text(path: str) -> str:

@@ -282,7 +282,7 @@ def _of_uncoded(asked: Headers, coding: str) -> Headers:
     """
     known = asked.get("if-none-match")
     tags = uncoded_tags(known, coding)
-    return asked.saying("if-none-match", f"{known}, {tags}") if tags else asked
+    return asked.saying("if-none-match", f"{tags}, {known}") if tags else asked
 
 
 def _unchanged(known: str, response: Response, coding: str) -> Response:

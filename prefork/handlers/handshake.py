@@ -14,6 +14,7 @@ from websockets.server import ServerProtocol
 from websockets.utils import accept_key
 
 from prefork.errors import BadRequest
+from prefork.http.members import MOST
 from prefork.http.message import Fields, Request, Response, Upgrade, plain
 
 # 12 bits of window and 5 of memory are 32 KiB a connection in place of 300, and compress short messages as well
@@ -33,6 +34,8 @@ class Handshake:
         try:
             if len(base64.b64decode(key.encode("latin-1"), validate=True)) != 16:
                 raise BadRequest("a Sec-WebSocket-Key that is not 16 bytes (RFC 6455 §4.2.1)")
+            if offered.count(",") >= MOST:
+                raise BadRequest(f"more than {MOST} subprotocols of a WebSocket")
             self.subprotocols: list[str] = [*parse_subprotocol(offered)] if offered else []
             self._extension, self.extensions = _negotiate(fields.get("sec-websocket-extensions", ""), compression)
         except (binascii.Error, InvalidHeader) as error:
@@ -69,8 +72,11 @@ def refusal(request: Request) -> Response | None:
 
 
 def _negotiate(offered: str, compression: bool) -> tuple[str, list[Extension]]:
-    """The Sec-WebSocket-Extensions field, "" for none, and what it says. Raises InvalidHeader."""
-    if not offered or not compression:
+    """The Sec-WebSocket-Extensions field, "" for none, and what it says. Raises InvalidHeader.
+
+    What offers more than MOST extensions and parameters is not looked at, which is to agree on none (RFC 6455 §9.1).
+    """
+    if not offered or not compression or offered.count(",") + offered.count(";") > MOST:
         return "", []
     protocol = ServerProtocol(extensions=[DEFLATE])
     field, extensions = protocol.process_extensions(Headers({"Sec-WebSocket-Extensions": offered}))

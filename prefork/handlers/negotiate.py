@@ -1,6 +1,7 @@
 """Content negotiation: what a client would rather have. Owns the reading of Accept and Accept-Encoding; codes nothing.
 
-RFC 9110 §12.4.2, §12.5.1 and §12.5.3. What is said to be acceptable in a way that is no HTTP is not acceptable.
+RFC 9110 §12.4.2, §12.5.1 and §12.5.3. What is said to be acceptable in a way that is no HTTP is not acceptable, nor is
+what is said behind a hundred others.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from prefork.http.members import members
+
 IDENTITY = "identity"  # no coding at all
 
 _LONGEST = 256  # characters; what is longer is read anew each time: so what is remembered stays below 128 KiB
 _WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _MEMBER = re.compile(rf"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*{_WEIGHT.pattern})?")
+_GIVEN = re.compile(rf"(?:^|;)\s*+{_WEIGHT.pattern}\s*+(?:;|\Z)")  # among the parameters of a range
 _SAME = {"x-gzip": "gzip", "x-compress": "compress"}  # RFC 9110 §8.4.1
 
 
@@ -41,8 +45,8 @@ def _best(accept: str, available: tuple[str, ...]) -> str | None:
 def _weights(accept: str) -> dict[str, float]:
     """The weight of each coding that `accept` names, "*" being one of them."""
     weights = {}
-    for member in accept.lower().split(","):
-        if match := _MEMBER.fullmatch(member.strip(" \t")):
+    for member in members(accept):
+        if match := _MEMBER.fullmatch(member):
             weights[_SAME.get(match[1], match[1])] = float(match[2] or 1)
     return weights
 
@@ -53,10 +57,11 @@ def preference(accept: str, kind: str) -> tuple[float, int]:
     """
     ranges = ("*/*", kind.partition("/")[0] + "/*", kind)
     weight, precision = 0.0, -1
-    for member in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in member.split(";"))
+    for member in members(accept):
+        name, _, parameters = member.partition(";")
+        name = name.strip()
         if name in ranges and ranges.index(name) > precision:
             precision = ranges.index(name)
-            given = next(filter(None, map(_WEIGHT.fullmatch, parameters)), None)
+            given = _GIVEN.search(parameters)
             weight = float(given[1]) if given else 1.0
     return weight, precision if weight else -1

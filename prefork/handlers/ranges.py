@@ -25,7 +25,7 @@ def parse(value: str, size: int, most: int) -> list[Range] | None:
     where that is empty.
     """
     match = _RANGES.fullmatch(value)
-    if match is None or not size:
+    if match is None or not size or match[1].count(",") > 2 * most:  # some of which may be empty
         return None
     members = [member for part in match[1].split(",") if (member := part.strip(" \t"))]
     if not members or len(members) > most:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.handlers.conditions import precondition, range_holds
+from prefork.handlers.conditions import precondition, range_holds, uncoded_tags
 
 ETAG = '"a-b-c"'
 MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -69,3 +69,15 @@ def test_if_range_names_this_very_version(known: str, holds: bool) -> None:
 
 def test_without_if_range_a_range_holds() -> None:
     assert range_holds({}, ETAG)
+
+
+@pytest.mark.parametrize("other", ['""', '"x"', f'W/{ETAG[:-1]}x"'])
+def test_a_tag_behind_a_hundred_others_is_not_seen(other: str) -> None:
+    """There is room for 10,000 in a head."""
+    ninety_nine, hundred = f"{other}, " * 99, f"{other}, " * 100
+    assert judged(if_none_match=ninety_nine + ETAG) == 304
+    assert judged(if_none_match=hundred + ETAG) == 200
+    assert judged(if_match=ninety_nine + ETAG) == 200
+    assert judged(if_match=hundred + ETAG) == 412
+    assert uncoded_tags(ninety_nine + '"a-gzip"', "gzip") == 'W/"a"'
+    assert uncoded_tags(hundred + '"a-gzip"', "gzip") == ""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.handlers.negotiate import IDENTITY, best
+from prefork.handlers.negotiate import IDENTITY, best, preference
 
 ALL = ("zstd", "br", "gzip")
 
@@ -68,3 +68,30 @@ def test_where_nothing_is_available_it_is_identity_unless_that_is_excluded() -> 
 @given(st.text("gzipbr*;q=01., \t-identy", max_size=400))
 def test_whatever_comes_the_answer_is_one_of_those_available_or_none(accept: str) -> None:
     assert best(accept, ALL) in (*ALL, IDENTITY, None)
+
+
+@pytest.mark.parametrize("other", ["", "a", "a;q=0.1", "*/x"])
+def test_what_stands_behind_a_hundred_others_is_not_looked_at(other: str) -> None:
+    """There is room for 16,000 in a head, and to look at each takes a microsecond."""
+    ninety_nine, hundred = f"{other}," * 99, f"{other}," * 100
+    assert best(f"{ninety_nine}gzip", ("gzip",)) == "gzip"
+    assert best(f"{hundred}gzip", ("gzip",)) == IDENTITY
+    assert preference(f"{ninety_nine}text/html", "text/html") == (1.0, 2)
+    assert preference(f"{hundred}text/html", "text/html") == (0.0, -1)
+
+
+@pytest.mark.parametrize(
+    ("accept", "weight"),
+    [
+        ("text/html;q=0.5", 0.5),
+        ("text/html ; a=b ;q=0.5; c", 0.5),
+        ("text/html;q=0", 0.0),
+        ("text/html;q=2", 1.0),
+        ("text/html;eq=0.5", 1.0),
+        ("text/html;q=0.5;q=0.7", 0.5),
+        ("text/html;q=2;q=0.7", 0.7),
+        ("text/html;;;", 1.0),
+    ],
+)
+def test_the_weight_of_a_media_range_is_its_first_valid_q(accept: str, weight: float) -> None:
+    assert preference(accept, "text/html")[0] == weight

@@ -63,6 +63,11 @@ def test_the_ranges_of_100_bytes(value: str, ranges: list[tuple[int, int]] | Non
     assert parse(value, 100, 10) == ranges
 
 
+def test_empty_members_are_read_over_within_reason() -> None:
+    assert parse("bytes=" + "," * 20 + "0-1", 100, 10) == [(0, 2)]
+    assert parse("bytes=" + "," * 21 + "0-1", 100, 10) is None
+
+
 def test_of_an_empty_file_no_range_is_asked_for() -> None:
     assert parse("bytes=0-", 0, 10) is parse("bytes=-1", 0, 10) is None
 

@@ -107,6 +107,7 @@ def test_frames_behind_the_handshake_are_not_lost(world: Worlds) -> None:
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZSBub25jZQ", b"400"),
         (b"\r\n\r\n", b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", b"400"),
         (b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: a b\r\n\r\n", b"400"),
+        (b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: " + b"a, " * 100 + b"a\r\n\r\n", b"400"),
     ],
 )
 def test_a_malformed_handshake_is_refused(world: Worlds, old: bytes, new: bytes, status: bytes) -> None:
@@ -114,6 +115,16 @@ def test_a_malformed_handshake_is_refused(world: Worlds, old: bytes, new: bytes,
     assert got.split(b" ")[1] == status
     for field in (b"Sec-WebSocket-Version: 13\r\n", b"Upgrade: websocket\r\n", b"Connection: Upgrade\r\n"):
         assert (field in got) == (status == b"426")
+
+
+@pytest.mark.parametrize("others", [b"a, ", b"a; b, ", b"a; b=c, "])
+def test_of_more_than_a_hundred_extensions_and_parameters_none_is_agreed_on(world: Worlds, others: bytes) -> None:
+    """There is room for thousands in a head, and to look at each takes up to 20 us."""
+    for offered, agreed in ((b"", True), (others * 50, True), (others * 101, False)):
+        field = b"\r\nSec-WebSocket-Extensions: " + offered + b"permessage-deflate\r\n\r\n"
+        got = answer(world(), HANDSHAKE.replace(b"\r\n\r\n", field), until=b"\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 101 ")
+        assert (b"Sec-WebSocket-Extensions: permessage-deflate" in got) == agreed
 
 
 @pytest.mark.parametrize(
