@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from prefork.errors import TargetError
+from prefork.net import paths
 from prefork.settings.target import Target
 from prefork.settings.wording import nearest
 
@@ -50,7 +51,8 @@ def _import(target: str, name: str) -> ModuleType:
     if parent and hasattr(sys.modules.get(parent), last):
         near = f"{parent}:{last}"  # as in "myproject.wsgi.application"
     else:
-        near = "" if parent else nearest(missing, [module.name for module in pkgutil.iter_modules([os.getcwd()])])
+        here = [] if parent else [module.name for module in pkgutil.iter_modules([paths.absolute(os.curdir)])]
+        near = nearest(missing, here)
     raise TargetError(f'"{target}": there is no module `{missing}` on the path{_did_you_mean(near)}') from None
 
 

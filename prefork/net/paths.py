@@ -112,6 +112,23 @@ def place(path: str, *, make: bool = False) -> Iterator[Place]:
         os.close(directory)
 
 
+def enter(path: str) -> None:
+    """Make a directory the current one. Raises OSError."""
+    if not must_walk():
+        os.chdir(path)
+        return
+    directory = Walk().enter(path)
+    try:
+        os.fchdir(directory)
+    finally:
+        os.close(directory)
+
+
+def open_current() -> int:
+    """A descriptor of the current directory, by which to come back to it. Raises OSError."""
+    return os.open(os.curdir, _DIRECTORY)
+
+
 def remove_directory(path: str) -> None:
     """Remove a directory that is empty, by the way that led to it. Raises OSError."""
     with place(path) as found:

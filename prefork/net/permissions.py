@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
 from prefork.errors import StartError
 from prefork.net import socket_file
+from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
 EVERYBODY = 0o666  # may connect, as to nginx, gunicorn and uvicorn: a proxy is another user mostly
@@ -61,3 +62,15 @@ def permit(listener: Listener, bound: socket.socket) -> Callable[[], None]:
             os.chmod(path, stat.S_IMODE(before.st_mode))
 
     return restore
+
+
+def permit_all(listeners: Iterable[Listener], sockets: Mapping[Address, socket.socket]) -> ExitStack:
+    """As `permit` for all of these. What is returned undoes it when it is closed.
+
+    Raises StartError, with nothing changed.
+    """
+    with ExitStack() as undo:
+        for listener in listeners:
+            if listener.address in sockets:
+                undo.callback(permit(listener, sockets[listener.address]))
+        return undo.pop_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
@@ -16,7 +17,7 @@ from prefork.handlers.build import prepare_asgi
 from prefork.http.counts import REQUESTS
 from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop, Task
-from prefork.net import listen
+from prefork.net import listen, paths
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Order, Scoreboard
@@ -84,6 +85,7 @@ class Generation:
         self.logs = logs
         self.size = configured_size(settings)
         self.loaded = time.time()
+        self._directory = paths.open_current()  # in which its workers begin, whenever that is
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
@@ -226,6 +228,7 @@ class Generation:
     def close(self) -> None:
         """Close what is this generation's alone, save its sockets: they may be the next one's too."""
         self.logs.close()
+        os.close(self._directory)
 
     async def _supervise(self, post: Post) -> None:
         """Keep a worker at the post until it is closed; give up only while that is not established."""
@@ -376,6 +379,8 @@ class Generation:
         for other in self._living:
             if other is not self:
                 other.close()
+        os.fchdir(self._directory)
+        os.close(self._directory)
         return worker.Assignment(
             self.settings, sockets, self.logs, self._scoreboard, slot, position, self._children.lifeline
         )

@@ -23,17 +23,18 @@ from prefork.kernel.poller import make_poller
 from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
-from prefork.process import privileges, upgrade
+from prefork.process import privileges
 from prefork.process.announcement import announce, regret
 from prefork.process.background import Background
 from prefork.process.children import Children
 from prefork.process.control import ControlSocket, Message
-from prefork.process.generation import Generation, Phase, configured_size
+from prefork.process.generation import Generation, Phase
 from prefork.process.identity import PidFile, entitle, in_terminal
 from prefork.process.service_manager import ServiceManager
 from prefork.process.signals import MASTER, Command, Signals
+from prefork.process.start_directory import StartDirectory
 from prefork.process.status import describe
-from prefork.process.succession import Succession
+from prefork.process.succession import Succession, adopt
 from prefork.process.upgrade import Estate, Predecessor, Successor
 from prefork.process.watch import Watch
 from prefork.process.wishes import Change, Wish, Wishes
@@ -72,7 +73,7 @@ class Master:
         self._predecessor = predecessor
         self._background = background
         self._manager = ServiceManager(os.environ)
-        self._home = upgrade.home()
+        self._home = StartDirectory()
         self._loop = Loop(make_poller())
         self._scoreboard = Scoreboard(SLOTS)
         self._children = Children(self._loop)
@@ -100,8 +101,7 @@ class Master:
             undo.callback(self._pid_file.remove)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
-            mode = permissions.usual_mode(settings.master.umask)
-            sockets = listen.adopt(self._lent, settings.listen, configured_size(settings), mode)
+            sockets = adopt(self._lent, settings)
             undo.callback(listen.release, sockets, keep=self._lent)
             self._control = control or ControlSocket(settings.master.control)
             undo.callback(self._control.remove)
@@ -257,12 +257,14 @@ class Master:
     async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
         """Make one; what has come of it. Raises PreforkError where nothing has changed."""
         if change is Change.UPGRADE:
-            return await self._upgrade()
+            with self._home.entered():
+                return await self._upgrade()
         failed = ""
         try:
             if change is Change.RELOAD:
                 self._manager.reloading()
-                await self._reload()
+                with self._home.entered():
+                    await self._reload()
             else:
                 await self._resize(wishes)
         except Exception as error:
@@ -299,13 +301,9 @@ class Master:
         with ExitStack() as undo:
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             undo.callback(logs.close)
-            mode = permissions.usual_mode(settings.master.umask)
-            sockets = listen.adopt(current.sockets, settings.listen, configured_size(settings), mode)
+            sockets = adopt(current.sockets, settings)
             undo.callback(listen.release, sockets, keep=current.sockets)
-            modes = undo.enter_context(ExitStack())
-            for listener in settings.listen:
-                if listener.address in sockets:
-                    modes.callback(permissions.permit(listener, sockets[listener.address]))
+            modes = undo.enter_context(permissions.permit_all(settings.listen, sockets))
             fresh = self._succession.make(current.number + 1, settings, sockets, logs)
             undo.callback(self._succession.forget, fresh)
             undo.callback(fresh.kill)
@@ -319,7 +317,7 @@ class Master:
             raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
         log.info("upgrading: a new master starts")
         estate = Estate(self.generation.sockets, self._passed.names, self._pid_file, self._control)
-        successor = Successor(self._children, self._home, self._manager, estate)
+        successor = Successor(self._children, self._home.name, self._manager, estate)
         try:
             version = await successor.ready()
             if self._answering is not None:

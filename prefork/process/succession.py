@@ -20,14 +20,14 @@ from contextlib import ExitStack
 from time import monotonic
 
 from prefork.errors import BootError
-from prefork.net import listen
+from prefork.net import listen, permissions
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process.child import Child
 from prefork.process.children import Children
 from prefork.process.drain import patience
-from prefork.process.generation import Generation, Phase
+from prefork.process.generation import Generation, Phase, configured_size
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
 
@@ -125,3 +125,9 @@ class Succession:
         await generation.drain()
         self.forget(generation)
         log.info("generation %d has left", generation.number)
+
+
+def adopt(current: Sockets, settings: Settings) -> Sockets:
+    """The sockets of a generation with these settings, of `current` and bound anew. Raises StartError."""
+    mode = permissions.usual_mode(settings.master.umask)
+    return listen.adopt(current, settings.listen, configured_size(settings), mode)

@@ -12,7 +12,8 @@ from prefork.errors import StartError
 from prefork.handlers.build import Load
 from prefork.handlers.interface import load_application
 from prefork.handlers.pages import Pages
-from prefork.process import privileges
+from prefork.net import paths
+from prefork.process import privileges, start_directory
 from prefork.settings.schema import Settings, Workers
 
 
@@ -33,7 +34,8 @@ def enter(settings: Settings) -> Home:
     The first thing that is done is to drop privileges: whatever is read here may be another's than root's.
     """
     privileges.drop(settings.master)
-    pages, roots = _pages(settings.error_pages), os.getcwd()
+    start_directory.enter_by_name()
+    pages, roots = _pages(settings.error_pages), paths.absolute(os.curdir)
     settle(settings.workers)
     return Home(pages, roots, load_application)
 
@@ -48,11 +50,18 @@ def _pages(files: Mapping[str, str]) -> Pages:
 
 
 def settle(workers: Workers) -> None:
-    """Make this process the application's home, before it is imported. Relative paths are the master's until then."""
+    """Make this process the application's home, before it is imported. Relative paths are the master's until then.
+
+    Raises StartError.
+    """
     os.environ.update(workers.env)
     time.tzset()  # where TZ is among them
-    path = [os.path.abspath(directory) for directory in workers.pythonpath]
-    os.chdir(workers.chdir)
-    home = os.getcwd()  # where people keep the application that they name
+    path = [paths.absolute(directory) for directory in workers.pythonpath]
+    try:
+        os.chdir(workers.chdir)
+    except OSError as error:
+        user = privileges.called(os.geteuid())
+        raise StartError(f"workers.chdir: {workers.chdir} cannot be entered by {user}: {error.strerror}") from None
+    home = paths.absolute(os.curdir)  # where people keep the application that they name
     own = [*path, home]
     sys.path[:] = [*own, *(entry for entry in sys.path if entry not in own)]

@@ -120,7 +120,7 @@ class Successor:
         """In the child: never returns but where there is nothing to execute."""
         try:
             with suppress(OSError):  # it may be gone; then we are where we are
-                os.chdir(home)
+                paths.enter(home)
             os.dup2(self._stderr.fileno(), 2)
             control, pid_file = offer.control[1], offer.pid_file[1]
             for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.listeners()):
@@ -293,15 +293,6 @@ class Predecessor:
         while self._unneeded:
             self._unneeded.pop().remove()
         listen.release(self._sockets, keep={})
-
-
-def home() -> str:
-    """The directory that we are in, as the shell calls it: by and by, a symlink may lead to another."""
-    name = os.environ.get("PWD", "")
-    with suppress(OSError):
-        if os.path.isabs(name) and os.path.samefile(name, os.curdir):
-            return name
-    return os.getcwd()
 
 
 def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:

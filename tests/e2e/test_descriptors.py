@@ -25,11 +25,13 @@ LOGS = f'listen = ["127.0.0.1:PORT", "unix:app.sock"]\n{PAIR}'.replace(
 
 
 def kinds(pid: int) -> list[str]:
-    """The kinds of all descriptors of a process, sorted: "eventpoll", "pipe r", "socket", or a file's name."""
+    """The kinds of all descriptors of a process, sorted: "eventpoll", "pipe r", "directory", or a file's name."""
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
             kind = re.sub(r"^anon_inode:\[(\w+)\]$|:\[\d+\]$", r"\1", os.readlink(entry)).rpartition("/")[2]
+            if entry.is_dir():
+                kind = "directory"
             if kind == "pipe":
                 flags = int(re.findall(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text())[0], 8)
                 kind += " w" if flags & os.O_ACCMODE == os.O_WRONLY else " r"
@@ -42,8 +44,8 @@ STREAMS = ("null", "stdout.log", "stderr.log")
 BOTH = (*STREAMS, "error.log", "access.log", "eventpoll", "pipe r", "pipe w", "pipe r", "socket", "socket")
 # besides those: the pipe by which its threads wake the loop, and the line to the master
 WORKER = sorted([*BOTH, "pipe r", "pipe w", "socket"])
-# besides those: the lifeline's writing end, two workers' lines, lock and control socket
-MASTER = sorted([*BOTH, "pipe w", "socket", "socket", "prefork.pid", "socket"])
+# besides those: the lifeline's writing end, two workers' lines, lock and control socket, the generation's directory
+MASTER = sorted([*BOTH, "pipe w", "socket", "socket", "prefork.pid", "socket", "directory"])
 
 
 def see(server: Server) -> None:
