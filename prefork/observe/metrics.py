@@ -18,10 +18,10 @@ from prefork.http.counts import (
     STATUS_CLASS,
     TAKEOVERS,
 )
-from prefork.observe.scoreboard import Scoreboard
+from prefork.observe.scoreboard import Board
 
 
-def snapshot(scoreboard: Scoreboard) -> dict[str, object]:
+def snapshot(scoreboard: Board) -> dict[str, object]:
     """JSON-able: whether the server is `ready` for clients, which it is until it is told to stop; totals since the
     master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes.
     """

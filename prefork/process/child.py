@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -24,8 +25,6 @@ from prefork.process.report import Account, Report
 
 WHERE = b"?"
 WHAT = b"!"
-
-NO_PULSE = memoryview(bytes(8)).cast("d")
 
 log = logging.getLogger("prefork")
 
@@ -43,7 +42,10 @@ class Child:
         self.heard = Bell(loop)  # rung when it has said something
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
         self.out_of_memory = False  # is what the kernel seems to have killed it for
-        self.pulse = NO_PULSE  # of its loop (Loop.pulse), where it has one
+        # when the turn began that its loop is in, as Board.turn has it, where it has a loop
+        self.turn: Callable[[], float] = lambda: inf
+        self.hold: Callable[[bool], None] = lambda held: None  # called when SIGSTOP or the like holds it, or no more
+        self._odd = inf  # since when its loop's turn makes no sense (monotonic seconds)
         self.asgi = False  # it is ready, and hosts an ASGI application
         self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
         self._loop = loop
@@ -125,8 +127,13 @@ class Child:
 
     @property
     def stuck(self) -> float:
-        """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it."""
-        return max(0.0, monotonic() - min(self.pulse[0] or inf, self.stopped))
+        """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it.
+
+        A loop that turns would write over what makes no sense there.
+        """
+        began, now = self.turn(), monotonic()
+        self._odd = min(self._odd, now) if began == -inf else inf
+        return max(0.0, now - min(began if began > 0.0 else self._odd, self.stopped))
 
     def _note(self, report: Report) -> None:
         """Raises MalformedMessage where it gives an account that nobody has asked for: there would be no end of them,

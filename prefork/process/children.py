@@ -149,9 +149,11 @@ class Children:
                 continue
             if os.WIFSTOPPED(status):
                 child.stopped = monotonic()
+                child.hold(True)
                 log.warning("%s %d is stopped: %s", child.name, pid, signal.Signals(os.WSTOPSIG(status)).name)
             elif os.WIFCONTINUED(status):
                 child.stopped = inf
+                child.hold(False)
                 log.warning("%s %d goes on", child.name, pid)
             else:
                 del self._living[pid]

@@ -184,8 +184,8 @@ class Generation:
         child.signal(ORDERED)
 
     def answered(self) -> int:
-        """How many requests the workers that live have answered."""
-        return sum(self._scoreboard.slot(slot)[REQUESTS] for slot in self._members.values())
+        """How many requests the workers that live have answered, by their own word."""
+        return sum(self._scoreboard.counts(slot)[REQUESTS] for slot in self._members.values())
 
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone."""
@@ -320,14 +320,15 @@ class Generation:
         self._scoreboard.occupy(slot, 0, self.number)
         try:
             if self._template is not None:
-                child = await self._template.fork(slot, post.position, self.size)
+                child = await self._template.fork(slot, self._scoreboard.pages, post.position, self.size)
             else:
                 child = self._children.fork(partial(self._become_worker, slot, post.position))
         except BaseException:
             self._scoreboard.vacate(slot)
             raise
         self._scoreboard.occupy(slot, child.pid, self.number)
-        child.pulse = self._scoreboard.pulse(slot)
+        child.turn = partial(self._scoreboard.turn, slot)
+        child.hold = partial(self._scoreboard.hold, slot)
         self._members[child] = slot
         post.children.add(child)
         self._children.loop.spawn(self._bury(post, child, slot), f"waiting for the end of worker {child.pid}")
@@ -336,7 +337,7 @@ class Generation:
     async def _bury(self, post: Post, child: Child, slot: int) -> None:
         """When it is gone: say so, where nobody has asked it to leave, and free its place."""
         await child.exited.wait()
-        served = self._scoreboard.slot(slot)[REQUESTS]
+        served = self._scoreboard.counts(slot)[REQUESTS]
         self._scoreboard.vacate(slot)
         del self._members[child]
         post.children.discard(child)
@@ -372,7 +373,9 @@ class Generation:
         return template.run(self._enter_child(0, 0, self.sockets), line, tell)
 
     def _enter_child(self, slot: int, position: int, sockets: Sockets) -> worker.Assignment:
-        """In the child: a removed address must close with its generation, though we were forked before."""
+        """In the child: a removed address must close with its generation, though we were forked before; and what is
+        the master's to write must not be ours.
+        """
         inherited = {listener for generation in self._living for listener in generation.sockets.values()}
         for listener in inherited - set(sockets.values()):
             listener.close()
@@ -382,7 +385,14 @@ class Generation:
         os.fchdir(self._directory)
         os.close(self._directory)
         return worker.Assignment(
-            self.settings, sockets, self.logs, self._scoreboard, slot, position, self._children.lifeline
+            self.settings,
+            sockets,
+            self.logs,
+            self._scoreboard.enter_child(),
+            self._scoreboard.pages,
+            slot,
+            position,
+            self._children.lifeline,
         )
 
 

@@ -42,7 +42,7 @@ from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
 
-SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; half a MiB
+SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; 256 KiB, and a page each
 STOPPING = "the server is stopping"
 
 log = logging.getLogger("prefork")

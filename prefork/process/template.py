@@ -62,9 +62,9 @@ class Template:
         self._turn = Bell(children.loop)
         self._dismissed = False
 
-    async def fork(self, slot: int, position: int, workers: int) -> Child:
-        """A worker for `slot` of the scoreboard, the one at `position` of so many. Raises BootError where there is
-        none, or no template.
+    async def fork(self, slot: int, pages: int, position: int, workers: int) -> Child:
+        """A worker for `slot` of the scoreboard, of which the descriptor `pages` gives it its page, the one at
+        `position` of so many. Raises BootError where there is none, or no template.
         """
         await self._turn.until(lambda: not self._busy)
         self._busy = True
@@ -73,7 +73,7 @@ class Template:
                 raise BootError("its generation leaves")
             if self._child is None or self._child.exited.is_set():
                 await self._boot()
-            return await self._ask(b"%d %d %d" % (slot, position, workers))
+            return await self._ask(b"%d %d %d" % (slot, position, workers), pages)
         finally:
             self._busy = False
             self._turn.ring()
@@ -114,14 +114,14 @@ class Template:
         await self._turn.until(lambda: not self._busy or self._child is not child)
         line.close()
 
-    async def _ask(self, which: bytes) -> Child:
+    async def _ask(self, which: bytes, pages: int) -> Child:
         """Have it fork a worker. Raises BootError."""
         assert self._child is not None
         loop, line = self._children.loop, self._line
         ours, theirs = socket.socketpair()
         with ours, theirs, self._children.adopting():
             try:
-                socket.send_fds(line, [which], [theirs.fileno()])
+                socket.send_fds(line, [which], [theirs.fileno(), pages])
                 with loop.within(self._boot_timeout):
                     await loop.readable(line.fileno())
                 answer = line.recv(64)
@@ -152,6 +152,7 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     assignment.logs.apply()
     assignment.logs.catch_crashes()
     entitle("template")
+    os.close(assignment.pages)  # it comes with each worker that we are asked for
     home = surroundings.enter(assignment.settings)
     _die_with_parent()
     home = replace(home, load=load_applications(assignment.settings.routes))
@@ -163,15 +164,16 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     gc.freeze()  # or the collector of each copy would write to what they share
     tell(Report())
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(line, 64, 1)
+        asked, descriptors, _, _ = socket.recv_fds(line, 64, 2)
         if not asked:
             return os.EX_OK
         slot, position, workers = map(int, asked.split())
         sockets = listen.own(assignment.sockets, position, workers)
         others = set(assignment.sockets.values()) - set(sockets.values())
-        born = replace(assignment, slot=slot, position=position, sockets=sockets, home=home)
+        said, pages = descriptors
+        born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, home=home)
         with suppress(OSError):
-            line.send(_bear(born, [line, *others], Tell(descriptors[0])))
+            line.send(_bear(born, [line, *others], Tell(said)))
 
 
 def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell) -> bytes:
@@ -190,6 +192,7 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Te
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writing)
         os.close(tell.fd)
+        os.close(assignment.pages)
     with open(reading, "rb") as told:
         answer = told.read()
     os.waitpid(parent, 0)

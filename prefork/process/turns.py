@@ -11,7 +11,7 @@ import socket
 
 from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.kernel.loop import Loop
-from prefork.observe.scoreboard import GENERATION, STATE, Scoreboard, State
+from prefork.observe.scoreboard import STATE, Board, State
 
 SLACK = 4  # connections that a worker may have more than its share
 SHARE = 1.1  # times the mean, which is its share
@@ -23,9 +23,10 @@ SPAN = 0.1  # seconds; where connections live for less, the shares are even by t
 class Turns:
     """The turns of the worker in `slot`, among those of `generation`."""
 
-    def __init__(self, loop: Loop, scoreboard: Scoreboard, slot: int) -> None:
+    def __init__(self, loop: Loop, scoreboard: Board, slot: int) -> None:
         self._loop = loop
         self._scoreboard = scoreboard
+        self._slot = slot
         self._own = scoreboard.slot(slot)
         self._taken = 0  # clients that the others had taken when we looked last
         self._allowed = 0  # clients that we may take though we are ahead
@@ -66,11 +67,13 @@ class Turns:
         own = self._own[CONNECTIONS]
         if own <= SLACK or self._is_in_flux(own):
             return False
-        generation, serving = self._own[GENERATION], State.SERVING.value
-        column = self._scoreboard.column
+        board, serving = self._scoreboard, State.SERVING.value
+        generation = board.generation(self._slot)
         counts = [
             count
-            for count, state, number in zip(column(CONNECTIONS), column(STATE), column(GENERATION), strict=True)
+            for count, state, number in zip(
+                board.column(CONNECTIONS), board.column(STATE), board.generations(), strict=True
+            )
             if state == serving and number == generation
         ]
         return own * len(counts) > SHARE * sum(counts) + SLACK * len(counts)

@@ -34,7 +34,7 @@ from prefork.net.listen import Sockets
 from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import STATE, Order, Scoreboard, State
+from prefork.observe.scoreboard import PULSE, STATE, Board, Order, State
 from prefork.process.children import Tell
 from prefork.process.drain import Drain, patience
 from prefork.process.identity import entitle, pin
@@ -53,15 +53,16 @@ log = logging.getLogger("prefork")
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is given: its configuration, the listening sockets, the logs, its `slot` of the scoreboard, its
-    `position` in its generation, from 0 on, and the descriptor `lifeline`, which ends when the master does. A copy of a
-    template has its `home` from that.
+    """What a worker is given: its configuration, the listening sockets, the logs, the scoreboard to read, its `slot` of
+    that, with the descriptor `pages`, by which it has its page to write, its `position` in its generation, from 0 on,
+    and the descriptor `lifeline`, which ends when the master does. A copy of a template has its `home` from that.
     """
 
     settings: Settings
     sockets: Sockets
     logs: Logs
-    scoreboard: Scoreboard
+    scoreboard: Board
+    pages: int
     slot: int
     position: int
     lifeline: int
@@ -92,9 +93,9 @@ class Worker:
         settings = assignment.settings
         self._assignment = assignment
         self._tell = tell
-        self._board = assignment.scoreboard.slot(assignment.slot)
+        self._board = assignment.scoreboard.own(assignment.slot, assignment.pages)
         self._loop, self._crew = _kernel(settings.workers)
-        self._loop.pulse = assignment.scoreboard.pulse(assignment.slot)
+        self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
         # before the application is imported: HUP must not kill us meanwhile
         self._signals = Signals(self._loop, WORKER)
         assignment.logs.apply()

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,10 +43,16 @@ def kinds(pid: int) -> list[str]:
 # the streams, the logs, the loop, its wakeup pipe, the reading end of the lifeline, the two listeners
 STREAMS = ("null", "stdout.log", "stderr.log")
 BOTH = (*STREAMS, "error.log", "access.log", "eventpoll", "pipe r", "pipe w", "pipe r", "socket", "socket")
-# besides those: the pipe by which its threads wake the loop, and the line to the master
-WORKER = sorted([*BOTH, "pipe r", "pipe w", "socket"])
-# besides those: the lifeline's writing end, two workers' lines, lock and control socket, the generation's directory
-MASTER = sorted([*BOTH, "pipe w", "socket", "socket", "prefork.pid", "socket", "directory"])
+# what Python keeps for each mapping of memory before 3.13: it leads nowhere
+MAPPING = ("null",) if sys.version_info < (3, 13) else ()
+# besides those: the pipe by which its threads wake the loop, the line to the master, and the scoreboard, mapped twice
+# to read and once to write
+WORKER = sorted([*BOTH, "pipe r", "pipe w", "socket", *MAPPING * 3])
+# besides those: the lifeline's writing end, two workers' lines, lock and control socket, the generation's directory, and
+# the scoreboard, of which workers have a descriptor to read by and one to write their page by until they have mapped it
+MEMORY = ("memfd:prefork (deleted)",)
+OWN = ("pipe w", "socket", "socket", "prefork.pid", "socket", "directory")
+MASTER = sorted([*BOTH, *OWN, *MEMORY * 3, *MAPPING * 2])
 
 
 def see(server: Server) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import msgspec
+import pytest
 
 from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import STARTED, STATE, Scoreboard, State
+from prefork.observe.scoreboard import STATE, Order, Scoreboard, State
 
 
 def make_board() -> Scoreboard:
@@ -19,12 +21,14 @@ def make_board() -> Scoreboard:
     slot[STATE] = State.SERVING
     slot[ACCEPTED], slot[CONNECTIONS], slot[REQUESTS], slot[SENT] = 3, 2, 5, 4096
     slot[STATUS_CLASS + 2], slot[STATUS_CLASS + 4] = 4, 1
-    slot[STARTED] -= 60_000
+    board.order(2, Order.SERVE)
     return board
 
 
-def test_a_snapshot_shows_each_worker_alive() -> None:
-    (worker,) = json.loads(msgspec.json.encode(snapshot(make_board())))["workers"]
+def test_a_snapshot_shows_each_worker_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, now = make_board(), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    (worker,) = json.loads(msgspec.json.encode(snapshot(board)))["workers"]
     assert 60 <= worker.pop("age") < 70
     assert worker.pop("started") > 1_700_000_000
     assert worker == {
@@ -57,8 +61,8 @@ def test_totals_include_departed_workers() -> None:
     assert (totals["requests"], totals["connections"], totals["sent"]) == (105, 2, 4096)
 
 
-def test_a_clock_set_back_makes_no_negative_age() -> None:
-    board = make_board()
-    board.slot(2)[STARTED] += 3_600_000
+def test_a_clock_set_back_makes_no_negative_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, now = make_board(), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
     (worker,) = json.loads(json.dumps(snapshot(board)))["workers"]
     assert worker["age"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from math import inf
 from time import monotonic
 
 import pytest
@@ -25,7 +26,8 @@ class Ward:
         ours, self.line = socket.socketpair()
         self.signals: list[int] = []
         self.child = Child(self.loop, os.getpid(), ours.detach())
-        self.child.pulse = memoryview(bytearray(8)).cast("d")
+        self.began = inf  # the turn that its loop is in
+        self.child.turn = lambda: self.began
         self.child.signal = self.signals.append  # type: ignore[method-assign]
 
     def watch(self, looks: float) -> bool:
@@ -58,15 +60,29 @@ def test_a_worker_that_idles_is_left_alone_for_ever(ward: Ward) -> None:
 
 
 def test_a_worker_in_a_turn_that_has_just_begun_is_left_alone(ward: Ward) -> None:
-    ward.child.pulse[0] = monotonic()
+    ward.began = monotonic()
     assert not ward.watch(5)
 
 
 def test_a_worker_too_long_in_a_turn_is_asked_and_where_it_cannot_answer_dumped_and_replaced(ward: Ward) -> None:
-    ward.child.pulse[0] = monotonic() - TIMEOUT
+    ward.began = monotonic() - TIMEOUT
     assert ward.watch(60)
     assert ward.line.recv(10) == b"?"  # once
     assert ward.signals == [vigil.signal.SIGUSR2]
+
+
+def test_a_worker_whose_pulse_makes_no_sense_for_too_long_is_replaced(ward: Ward) -> None:
+    ward.began = -inf
+    assert ward.child.stuck < TIMEOUT
+    assert ward.watch(60)
+
+
+def test_a_worker_whose_pulse_made_no_sense_for_a_moment_is_left_alone(ward: Ward) -> None:
+    ward.began = -inf
+    assert ward.child.stuck < TIMEOUT
+    ward.began = inf
+    assert not ward.watch(20)
+    assert ward.child.stuck == 0
 
 
 def test_a_worker_that_is_stopped_too_long_is_replaced_without_a_word(ward: Ward) -> None:
@@ -80,6 +96,6 @@ def test_a_worker_that_is_stopped_too_long_is_replaced_without_a_word(ward: Ward
 
 def test_a_worker_that_is_to_be_replaced_already_is_not_asked_again(ward: Ward) -> None:
     ward.child.departing.set()
-    ward.child.pulse[0] = monotonic() - TIMEOUT
+    ward.began = monotonic() - TIMEOUT
     assert ward.watch(5)
     assert ward.signals == []
