@@ -47,6 +47,9 @@ class Child:
         self.hold: Callable[[bool], None] = lambda held: None  # called when SIGSTOP or the like holds it, or no more
         self._odd = inf  # since when its loop's turn makes no sense (monotonic seconds)
         self.asgi = False  # it is ready, and hosts an ASGI application
+        self.served = 0.0  # once exited: the seconds for which it was ready
+        self.clients = 0  # once exited: how many it has accepted, by its own word
+        self._ready_at = inf  # monotonic seconds
         self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
         self._loop = loop
         self._report = report
@@ -66,6 +69,7 @@ class Child:
             if report.problem:
                 raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
             ready = True
+            self._ready_at = monotonic()
             self.asgi = report.asgi
         except MalformedMessage as error:
             raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
@@ -102,6 +106,7 @@ class Child:
     def end(self, status: int) -> None:
         """It has ended, with what `os.waitpid` says."""
         self.status = os.waitstatus_to_exitcode(status)
+        self.served = max(0.0, monotonic() - self._ready_at)
         self.exited.set()
         self.departing.set()
         self.heard.ring()

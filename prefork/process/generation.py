@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from functools import partial
 
-from prefork.errors import BootError, TimedOut
+from prefork.errors import BootError
 from prefork.handlers.build import prepare_asgi
-from prefork.http.counts import REQUESTS
-from prefork.kernel.event import Bell, Event
-from prefork.kernel.loop import Loop, Task
+from prefork.http.counts import ACCEPTED, REQUESTS
+from prefork.kernel.event import Bell
+from prefork.kernel.loop import Task
 from prefork.net import listen, paths
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
@@ -26,12 +26,10 @@ from prefork.process.child import Child
 from prefork.process.children import Children, Tell
 from prefork.process.drain import patience
 from prefork.process.identity import cores
+from prefork.process.post import Post
 from prefork.process.signals import ORDERED
 from prefork.process.template import Template
 from prefork.settings.schema import Settings
-
-YOUNG = 5.0  # seconds: who dies before has not made it
-LONGEST_PAUSE = 30.0  # seconds between two attempts to replace a worker that keeps dying young
 
 log = logging.getLogger("prefork")
 
@@ -47,22 +45,6 @@ def configured_size(settings: Settings) -> int:
     """How many workers the configuration asks for."""
     count = settings.workers.count
     return cores() if count == "auto" else count
-
-
-class Post:
-    """A worker's place: whoever holds it is replaced, until the post is `closed`.
-
-    `holder` is ready and alive; `children` are all that live, those that boot or leave too. Where a post that is not
-    `established` cannot be filled, `failure` says why.
-    """
-
-    def __init__(self, loop: Loop, position: int) -> None:
-        self.position = position  # from 0 on
-        self.holder: Child | None = None
-        self.children: set[Child] = set()
-        self.established = False
-        self.failure: BootError | None = None
-        self.closed = Event(loop)
 
 
 class Generation:
@@ -88,6 +70,8 @@ class Generation:
         self._directory = paths.open_current()  # in which its workers begin, whenever that is
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
+        self.deaths = 0  # of workers that nobody has asked to leave, or that could not boot in the place of one
+        self.last_death: tuple[float, str] | None = None  # when (Unix time), and of what
         self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
         self._children = children
         self._scoreboard = scoreboard
@@ -232,7 +216,6 @@ class Generation:
 
     async def _supervise(self, post: Post) -> None:
         """Keep a worker at the post until it is closed; give up only while that is not established."""
-        early = 0  # deaths in a row at a young age, and by its own doing
         child: Child | None = None
         while True:
             await self._news.until(lambda: post.closed.is_set() or self.phase is not Phase.STANDING_BY)
@@ -240,7 +223,10 @@ class Generation:
                 return
             try:
                 child = await self._one_life(post, child)
-                lived = child.age if child.exited.is_set() and not child.was_killed else YOUNG
+                died = child.exited.is_set()
+                pause = (
+                    post.respawn.after_death(child.served, child.clients) if died else post.respawn.after_departure()
+                )
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
                 if post.closed.is_set() or self.phase is Phase.STANDING_BY:
@@ -250,19 +236,13 @@ class Generation:
                     self._news.ring()
                     return
                 log.error("%s", failure, extra={"report": failure.report})
-                lived = 0.0
-            early = early + 1 if lived < YOUNG else 0
-            if early > 1 and not post.closed.is_set():
-                await self._pause(post, pause_after(early))
+                self._note_death(str(failure))
+                pause = post.respawn.after_death(0.0, 0)
+            await post.pause(pause)
 
-    async def _pause(self, post: Post, seconds: float) -> None:
-        """Wait before the next attempt, but no longer than there is the post."""
-        log.warning("the next attempt to replace it in %g s", seconds)
-        try:
-            with self._children.loop.within(seconds):
-                await post.closed.wait()
-        except TimedOut:
-            pass
+    def _note_death(self, reason: str) -> None:
+        self.deaths += 1
+        self.last_death = time.time(), reason
 
     async def _one_life(self, post: Post, predecessor: Child | None) -> Child:
         """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
@@ -278,6 +258,9 @@ class Generation:
         await child.departing.wait()
         listening.cancel()
         child.hang_up()
+        await self._news.until(
+            lambda: not child.exited.is_set() or child not in self._members
+        )  # what it has done is known
         return child
 
     async def _boot_in_turn(self, post: Post) -> Child:
@@ -337,9 +320,11 @@ class Generation:
     async def _bury(self, post: Post, child: Child, slot: int) -> None:
         """When it is gone: say so, where nobody has asked it to leave, and free its place."""
         await child.exited.wait()
-        served = self._scoreboard.counts(slot)[REQUESTS]
+        counts = self._scoreboard.counts(slot)
+        child.clients = counts[ACCEPTED]
         self._scoreboard.vacate(slot)
         del self._members[child]
+        self._news.ring()
         post.children.discard(child)
         if post.holder is child:
             post.holder = None
@@ -352,8 +337,9 @@ class Generation:
         else:
             if not child.was_killed:
                 self.crashes.append(f"worker {child.pid} died: {child.ending}")
-            died = "worker %d died: %s (after %.0f s, %d requests); replacing it"
-            log.error(died, child.pid, child.ending, child.age, served)
+            died = f"worker {child.pid} died: {child.ending} (after {child.age:.0f} s, {counts[REQUESTS]} requests)"
+            self._note_death(died)
+            log.error("%s; replacing it", died)
 
     async def _dismiss(self, children: Iterable[Child]) -> None:
         """Ask them to leave, and wait until they are gone, for as long as they may take."""
@@ -394,11 +380,6 @@ class Generation:
             position,
             self._children.lifeline,
         )
-
-
-def pause_after(early: int) -> float:
-    """Seconds until the next attempt to replace a worker, after so many deaths in a row at a young age."""
-    return min(LONGEST_PAUSE, 2.0 ** min(early - 2, 5)) if early > 1 else 0.0
 
 
 def _unforeseen(error: Exception) -> BootError:

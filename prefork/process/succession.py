@@ -7,7 +7,7 @@ its processes, and so can come back at once, with the code that worked. That is 
 reload that fails, and says why. It costs the memory of the old workers for that time. A generation that is busy has
 proven itself sooner, after PROOF requests.
 
-Who crashes later has to do with what there is: respawn, with growing pauses. So has a reload that takes an address
+Who crashes later has to do with what there is: respawn (respawn.py). So has a reload that takes an address
 away, as its socket is closed for good before the old workers could come back to it.
 """
 

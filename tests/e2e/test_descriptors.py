@@ -48,7 +48,7 @@ MAPPING = ("null",) if sys.version_info < (3, 13) else ()
 # besides those: the pipe by which its threads wake the loop, the line to the master, and the scoreboard, mapped twice
 # to read and once to write
 WORKER = sorted([*BOTH, "pipe r", "pipe w", "socket", *MAPPING * 3])
-# besides those: the lifeline's writing end, two workers' lines, lock and control socket, the generation's directory, and
+# besides those: the lifeline's writing end, two workers' lines, lock, control socket, the generation's directory, and
 # the scoreboard, of which workers have a descriptor to read by and one to write their page by until they have mapped it
 MEMORY = ("memfd:prefork (deleted)",)
 OWN = ("pipe w", "socket", "socket", "prefork.pid", "socket", "directory")

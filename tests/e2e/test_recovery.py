@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
 
 import psutil
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import APP, CONFIG, PAIR, answer, begin, open_gate, pids
+from tests.e2e.apps import APP, CONFIG, PAIR, answer, begin, open_gate, pids, serving
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server, is_alive, read_all, suspend
 
@@ -20,7 +22,8 @@ import threading
 def fall():
     while not os.path.exists("doom"):
         time.sleep(0.005)
-    os._exit(7)
+    with open("doom") as doom:
+        os.kill(os.getpid(), int(doom.read()))
 
 {APP}
 with open("boots", "a") as boots:
@@ -34,10 +37,11 @@ def boots(server: Server) -> int:
 
 
 @pytest.fixture
-def doomed(serve: Serve) -> Iterator[Server]:
+def doomed(serve: Serve, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server whose worker keeps dying, in the first second's pause before the next attempt."""
     server = serve(CONFIG, {"app.py": DOOMED})
-    (server.directory / "doom").touch()
+    (server.directory / "doom.new").write_text(str(int(getattr(request, "param", signal.SIGABRT))))
+    (server.directory / "doom.new").rename(server.directory / "doom")
     server.wait_log("the next attempt to replace it in 1 s")
     yield server
     (server.directory / "doom").unlink(missing_ok=True)
@@ -84,12 +88,26 @@ def test_a_client_that_waits_in_the_accept_queue_of_a_killed_worker_is_answered_
         assert read_all(connection).endswith(b"one")
 
 
+@pytest.mark.parametrize("doomed", [signal.SIGABRT, signal.SIGKILL], indirect=True)
 def test_a_worker_that_keeps_dying_young_is_replaced_ever_later(doomed: Server) -> None:
     used = doomed.master.cpu_times().user
     doomed.wait_log("the next attempt to replace it in 2 s")
     assert boots(doomed) == 3  # the first, the one that took its place at once, the one a second later
     assert doomed.master.cpu_times().user - used < 0.5
     assert doomed.master.children() == []
+
+
+def test_a_url_that_kills_its_worker_is_no_outage_for_the_others(serve: Serve) -> None:
+    """Workers that had booted and met clients are replaced at once: a pause would be an outage for all."""
+    deadly = APP.replace('if path == "/stream"', 'if path == "/die":\n        os.abort()\n    if path == "/stream"')
+    server = serve(PAIR, {"app.py": deadly})
+    for number in range(1, 9):
+        with suppress(OSError, HTTPException):
+            server.get("/die")
+        assert server.get("/version").body == b"one"
+        eventually(lambda number=number: server.stderr.count("died: SIGABRT") == number)
+        eventually(lambda: len(serving(server)) == 2, 2, what="two workers")
+    assert "next attempt" not in server.stderr
 
 
 def test_a_stop_does_not_wait_for_the_next_attempt_nor_make_it(doomed: Server) -> None:
