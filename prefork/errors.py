@@ -47,6 +47,13 @@ class BodyLost(PreforkError, OSError):
     """Raised in a WSGI application that reads a request body of which no more can come: for frameworks, an OSError."""
 
 
+class ForkedError(PreforkError, OSError):
+    """Raised in a process that an application has forked, where it asks for what only its parent can give."""
+
+    def __init__(self) -> None:
+        super().__init__("this process was forked by the application: the request is its parent's")
+
+
 class TimedOut(PreforkError):
     """Raised by the loop in a task whose deadline has passed."""
 

@@ -19,6 +19,7 @@ from prefork.handlers.asgi_stages import COMPLETE
 from prefork.handlers.lifespan import Lifespan
 from prefork.http.members import members
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
+from prefork.kernel import forks
 from prefork.kernel.event import Bell
 from prefork.kernel.guest import Guest
 from prefork.kernel.loop import PAUSE, Loop
@@ -93,6 +94,9 @@ class Asgi:
         if not self.under_way:
             self._last.ring()
 
+    def close_in_child(self) -> None:
+        self.guest.close_in_child()
+
     async def finished(self) -> None:
         """Wait, in a task of our loop, until no application call is under way."""
         await self._last.until(lambda: not self.under_way)
@@ -155,6 +159,8 @@ class Mounted:
         task = self._start(exchange.live(self._application, scope))
         if exchange.over and exchange.stage is COMPLETE:
             return exchange.response  # type: ignore[return-value]
+        if forks.forked:  # it awaits something
+            forks.leave()
         exchange.task = task
         return await exchange.begun()
 
@@ -173,6 +179,8 @@ class Mounted:
             return refused
         session = Session(self._asgi, request, self._asgi.websocket, self._asgi.send_timeout)
         session.task = self._start(session.live(self._application, session.scope(self.scope(request))))
+        if forks.forked:
+            forks.leave()
         return await session.begun()
 
     def scope(self, request: Request) -> Scope:

@@ -27,6 +27,7 @@ from prefork.handlers.asgi_stages import (
     Stage,
 )
 from prefork.http.message import Fields, FileSegment, Request, Response
+from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Loop, Task
 
 Message = dict[str, Any]
@@ -89,9 +90,13 @@ class Exchange:
         """The asyncio task of the application, from its beginning to its end."""
         try:
             await application(scope, self.receive, self.send)
+            if forks.forked:
+                forks.leave()
             if self.stage is not COMPLETE:
                 self._fell_short()
         except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
             self._failed(error)
             if isinstance(error, asyncio.CancelledError):
                 raise

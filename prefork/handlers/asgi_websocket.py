@@ -20,6 +20,7 @@ from prefork.handlers.asgi_messages import News, ended_by, is_hangup, to_bytes, 
 from prefork.handlers.handshake import Handshake
 from prefork.handlers.websocket import ABNORMAL, RESTART, WebSocket
 from prefork.http.message import Fields, Request, Response, plain
+from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Task
 from prefork.settings.schema import Websocket
 
@@ -77,10 +78,14 @@ class Session:
         self.host.under_way.add(self)
         try:
             await application(scope, self.receive, self.send)
+            if forks.forked:
+                forks.leave()
             if self._response is None and self.stage is not Stage.GONE:
                 raise ApplicationError("the application has returned, and neither accepted nor refused a WebSocket")
             self._socket.close()
         except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
             self._failed(error)
             if isinstance(error, asyncio.CancelledError):
                 raise

@@ -59,6 +59,8 @@ class AsgiHost(Protocol):
 
     def close(self) -> None: ...
 
+    def close_in_child(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Host:

@@ -10,6 +10,7 @@ from typing import Any
 
 from prefork.errors import TargetError
 from prefork.handlers.target import load_callable
+from prefork.kernel import forks
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -29,7 +30,8 @@ def load_application(target: str, key: str) -> tuple[Interface, Any]:
     """The application that `target` names, and whether it is to be called by WSGI or ASGI; `key` is what the route
     says: "wsgi", "asgi", or "app" for either. Raises TargetError where it is neither, or the other, and as `load` does.
     """
-    application = load_callable(target)
+    with forks.applications_code():
+        application = load_callable(target)
     found = interface(application)
     if found is Interface.UNKNOWN and key != "app":
         found = Interface(key)

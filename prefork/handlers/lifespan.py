@@ -12,6 +12,7 @@ from typing import Any
 
 from prefork.errors import LifespanError
 from prefork.handlers.asgi_messages import News
+from prefork.kernel import forks
 
 log = logging.getLogger("prefork")
 
@@ -68,7 +69,11 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._application(scope, self._receive, self._send)
+            if forks.forked:
+                forks.leave()
         except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
             self._failed(error)
             if isinstance(error, asyncio.CancelledError):
                 raise

@@ -22,6 +22,7 @@ from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
 from prefork.http.connection import failed
 from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
 from prefork.http.send import release
+from prefork.kernel import forks
 from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.leader import Crew
 
@@ -92,6 +93,8 @@ class Wsgi:
         baton = crew.enter(request, self._timeout)
         try:
             result = self._application(environ, call.start_response)
+            if forks.forked:
+                forks.leave()
             if type(result) is list and not call.written and call.status:
                 content = to_bytes(result[0]) if len(result) == 1 else b"".join(map(to_bytes, result))
                 response: Response | None = Response(call.status, call.headers, content, call.reason)
@@ -100,6 +103,8 @@ class Wsgi:
             else:
                 response = call.conclude(result)
         except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
             call.close()
             if not crew.leave(baton):
                 await self._rejoin_failed(request, error)
@@ -149,8 +154,13 @@ class Wsgi:
 
         def work() -> None:
             try:
-                outcome.append(call.conclude(self._application(environ, call.start_response)))
+                result = self._application(environ, call.start_response)
+                if forks.forked:
+                    forks.leave()
+                outcome.append(call.conclude(result))
             except BaseException as error:
+                if forks.forked:
+                    forks.leave(error)
                 call.close()
                 outcome.append(contained(error))
             crew.hand_back(task)

@@ -1,6 +1,7 @@
 """One call of a WSGI application: what it says by start_response, and what becomes of what it returns (PEP 3333).
 
-All of it is done in one thread, and nothing in here waits for the loop.
+All of it is done in one thread, and nothing in here waits for the loop. Where the application comes back in a process
+that it has forked, that process ends (forks.py).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
-from prefork.errors import ApplicationError
+from prefork.errors import ApplicationError, ForkedError
 from prefork.handlers.outbox import MEMORY, Outbox
 from prefork.handlers.wsgi_files import FileWrapper
 from prefork.http.grammar import DIGITS, REASONS
 from prefork.http.message import Body, Fields, Response
+from prefork.kernel import forks
 
 log = logging.getLogger("prefork")
 
@@ -57,8 +59,11 @@ class Call:
     def write(self, data: bytes) -> None:
         """PEP 3333's imperative way out. Buffered: what is written leaves with what is yielded next.
 
-        No more than MEMORY of it, or its last piece, is in memory, the rest on disk. Raises OSError (disk full).
+        No more than MEMORY of it, or its last piece, is in memory, the rest on disk. Raises OSError (disk full), and
+        ForkedError.
         """
+        if forks.forked:
+            raise ForkedError
         piece = to_bytes(data)
         if not piece:
             return
@@ -108,6 +113,8 @@ class Call:
         """
         while not self.written or (self._spool is None and self._length() == sum(map(len, self.written))):
             piece = next(self._iterator, _END)
+            if forks.forked:
+                forks.leave()
             if piece is _END:
                 return self._spool is not None
             self._add(to_bytes(piece))
@@ -126,11 +133,15 @@ class Call:
         try:
             while self._put(outbox):
                 piece = next(self._iterator, _END)
+                if forks.forked:
+                    forks.leave()
                 if piece is _END:
                     self._put(outbox)
                     break
                 self._add(to_bytes(piece))
         except BaseException as failure:
+            if forks.forked:
+                forks.leave(failure)
             error = contained(failure)
         outbox.end(error)
         self.close()
@@ -172,7 +183,11 @@ class Call:
                 if close is not None:
                     close()
             except BaseException as error:  # whatever it is, it is not to end the thread
+                if forks.forked:
+                    forks.leave(error)
                 log.error("close() of %s failed: %r", name, error, exc_info=error)
+            if forks.forked:
+                forks.leave()
 
 
 _END: Any = object()

@@ -16,6 +16,7 @@ from typing import IO, cast
 from prefork.errors import Abandoned, BodyLost, Disconnected, ProtocolError
 from prefork.http.message import Chunks, FileSegment, Handler, Request, RequestBody, Response, Upgrade
 from prefork.http.send import release
+from prefork.kernel import forks
 from prefork.kernel.calls import Call
 from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Task
@@ -96,6 +97,8 @@ class Inbox(io.RawIOBase):
         return count
 
     def _ask(self) -> None:
+        if forks.forked:
+            raise BodyLost("this process was forked by the application: its parent has the rest of the body")
         if self.error is None and not self._stopped:
             self._answered.clear()
             self._crew.step_down()

@@ -309,6 +309,9 @@ class Connection:
         if self.answer is not None and self.answer.until_close and self.upgrade is None:
             self.stream.spoil()
 
+    def close_in_child(self) -> None:
+        self.stream.close_in_child()
+
     def give_up(self) -> None:
         """Answer 504 in the place of the task whose application has not returned in time, and close.
 

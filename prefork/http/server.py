@@ -45,6 +45,8 @@ class Served(Protocol):
 
     def cut(self) -> None: ...
 
+    def close_in_child(self) -> None: ...
+
     def give_up(self) -> None: ...
 
 
@@ -146,6 +148,13 @@ class Server:
         """The loop has stopped: what is under way does not come to its end."""
         for connection in self.connections:
             connection.cut()
+
+    def close_in_child(self) -> None:
+        """In a process that an application has forked: hold no client, and count and record nothing."""
+        self.board = memoryview(bytearray(self.board.tobytes())).cast("Q")
+        self.record = None
+        for connection in self.connections:
+            connection.close_in_child()
 
     def resume(self) -> None:
         """Go on as if there had been no drain; what it has ended is ended."""

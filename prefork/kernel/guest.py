@@ -15,9 +15,11 @@ import logging
 import selectors
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
+from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Loop
 
 T = TypeVar("T")
@@ -34,8 +36,8 @@ class GuestSelector(selectors.BaseSelector):
     """
 
     def __init__(self, loop: Loop) -> None:
-        self._turn = loop.turn
-        self._inner = selectors.DefaultSelector()
+        self._turn: Callable[[float | None], None] = loop.turn
+        self._inner: selectors.BaseSelector = selectors.DefaultSelector()
         if not hasattr(self._inner, "fileno"):
             raise NotImplementedError("asyncio can be a guest only where there is epoll or kqueue")
         self._ready = False
@@ -71,6 +73,12 @@ class GuestSelector(selectors.BaseSelector):
 
     def close(self) -> None:
         self._inner.close()
+
+    def close_in_child(self) -> None:
+        """In a forked process: what it takes out of here, as it closes a transport say, the parent watches on."""
+        self._inner.close()
+        self._inner = selectors.SelectSelector()
+        self._turn = _no_turn  # asyncio's next handle ends the process
 
 
 class GuestLoop(asyncio.SelectorEventLoop):
@@ -148,7 +156,22 @@ class Guest:
         try:
             self.asyncio.run_forever()
         except (SystemExit, KeyboardInterrupt) as error:  # which asyncio lets through
+            if forks.forked:
+                forks.leave(error)
             log.error("an application's asyncio task raised %r", error, exc_info=error)
+
+    def close_in_child(self) -> None:
+        """In a process that an application has forked, in whichever thread: have whoever comes back to asyncio's loop,
+        as a task does that awaits something, or a thread that has done its work for a task, end there (forks.py).
+        """
+        self._selector.close_in_child()
+        task = _current_task(self.asyncio)
+        ending = asyncio.Handle(lambda: forks.leave(_failure(task)), (), self.asyncio)
+        inner: Any = self.asyncio  # there is no public way to these
+        inner._ready.appendleft(ending)  # else the other tasks would go on here
+        inner._ssock.close()
+        inner._csock.close()
+        self.asyncio.call_soon_threadsafe = _come_back  # type: ignore[method-assign, assignment]
 
     def run_until_complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run both loops until the asyncio `coroutine` is done; its result. Raises what it raises."""
@@ -197,6 +220,34 @@ class Guest:
 
 def _nothing() -> None:
     pass
+
+
+def _no_turn(timeout: float | None) -> None:
+    pass
+
+
+def _come_back(callback: Any, *arguments: Any, context: Context | None = None) -> NoReturn:
+    """In the place of `call_soon_threadsafe`, by which a thread reports what has become of its work (anyio hands over
+    the error itself, asyncio the concurrent.futures.Future).
+    """
+    forks.leave(next(filter(None, map(_failure, arguments)), None))
+
+
+def _failure(result: Any) -> BaseException | None:
+    """The error that `result` is, or has ended by."""
+    if isinstance(result, BaseException):
+        return result
+    if isinstance(result, (asyncio.Future, Future)) and result.done() and not result.cancelled():
+        return result.exception()
+    return None
+
+
+def _current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    """The one that has forked this process, if it was one."""
+    try:
+        return asyncio.current_task(loop)
+    except RuntimeError:
+        return None
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

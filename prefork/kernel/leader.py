@@ -39,6 +39,8 @@ from functools import partial
 from time import sleep
 from typing import Any
 
+from prefork.errors import ForkedError
+from prefork.kernel import forks
 from prefork.kernel.calls import Call, Calls
 from prefork.kernel.loop import AWAY, PARKED, Deposed, Handover, Loop, Task, Wait
 
@@ -87,6 +89,7 @@ class Crew:
         self.followers: deque[_Seat] = deque()
         self.queue: deque[Task] = deque()
         self._leader = threading.get_ident()
+        self._reading = self._writing = -1
         self._parked = False  # the watcher
         self._rouse = threading.Lock()
         self._rouse.acquire()
@@ -132,6 +135,14 @@ class Crew:
         self._left.set()
         if self._failure is not None:
             raise self._failure
+
+    def close_in_child(self) -> None:
+        """In a process that an application has forked, in whichever thread: nobody leads there."""
+        self._baton.clear()
+        self.changed = _nothing
+        for end in (self._reading, self._writing):
+            if end >= 0:
+                os.close(end)
 
     # ---- the leader, around an application call
 
@@ -206,7 +217,9 @@ class Crew:
     # ---- any thread
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have the leader call this, and look after those who wait for a thread."""
+        """Have the leader call this, and look after those who wait for a thread. Raises ForkedError."""
+        if forks.forked:
+            raise ForkedError
         self._posts.append(call)
         if not self._alarmed:
             self._alarmed = True
@@ -359,7 +372,11 @@ def _do(work: Work) -> None:
     try:
         work()
     except BaseException as error:
+        if forks.forked:
+            forks.leave(error)
         log.error("an application's thread went wrong: %r", error, exc_info=error)
+    if forks.forked:
+        forks.leave()
 
 
 def _nothing() -> None:

@@ -11,12 +11,14 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from math import inf
 from time import monotonic
+from typing import NoReturn
 
 from prefork.errors import TimedOut
+from prefork.kernel import forks
 from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
@@ -254,6 +256,16 @@ class Loop:
             next(iter(self.tasks)).cancel()
         self.poller.close()
 
+    def close_in_child(self) -> None:
+        """In a process that an application has forked: release the poller, and have whoever comes back into this loop,
+        wherever in it, end there (forks.py). What the parent's poller watches stays watched.
+        """
+        with suppress(OSError):  # a kqueue is not inherited
+            self.poller.close()
+        self.after_turn[:] = [_not_here]  # in place: this very turn may be about to go through them
+        names = ("turn", "finish_turn", "_timeout", "_notify", "_step", "_suspend", "_sweep")
+        vars(self).update(dict.fromkeys(names, _not_here), _ended=_end)
+
     # ---- for Waits
 
     def enlist(self, wait: Readiness) -> None:
@@ -399,3 +411,13 @@ class Loop:
                 self._step(task, TimedOut())
         due = min((task.deadline for task in self.tasks), default=inf)
         self._next_sweep = max(due, now + SWEEP)
+
+
+def _not_here(*_: object) -> NoReturn:
+    """In the place of a function of a loop that is the parent's."""
+    forks.leave()
+
+
+def _end(task: Task, error: BaseException) -> NoReturn:
+    """As the end of a task, in a loop that is the parent's."""
+    forks.leave(None if isinstance(error, StopIteration) else error)

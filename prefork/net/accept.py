@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any
 
+from prefork.kernel import forks
 from prefork.kernel.loop import Loop
 from prefork.net.listen import is_shut
 
@@ -52,8 +53,8 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
         await loop.readable(listener.fileno(), exclusive=True)
         await room(True)
         try:
-            client, address = listener.accept()
-        except OSError as error:
+            _accept(loop, listener, greet)
+        except OSError as error:  # by EAGAIN and the like, someone else took it, or it has left already
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
                 await loop.sleep(BREATH)
@@ -63,27 +64,30 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
                     words = "cannot accept from %s, which something has shut down; a reload opens it again: %s"
                     log.error(words, _name(listener), error.strerror)
                 await loop.sleep(BREATH)
-            continue  # someone else took it, or it has left already
-        _hand_over(loop, client, address, greet)
 
 
 def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
     """Hand over whoever is in the queue now: nobody who has connected is to meet a closed door."""
     for _ in range(LONGEST_QUEUE):
         try:
-            client, address = listener.accept()
+            _accept(loop, listener, greet)
         except OSError:
             return
-        _hand_over(loop, client, address, greet)
 
 
-def _hand_over(loop: Loop, client: socket.socket, address: Any, greet: Greet) -> None:
-    limit = loop.poller.limit
-    if limit is not None and client.fileno() >= limit:
-        log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
-        client.close()
-    else:
-        greet(client, address)
+def _accept(loop: Loop, listener: socket.socket, greet: Greet) -> None:
+    """Hand over the next client. Raises OSError.
+
+    No other thread forks meanwhile, or its child would have a client that nobody knows of yet, and could close there.
+    """
+    with forks.arriving:
+        client, address = listener.accept()
+        limit = loop.poller.limit
+        if limit is not None and client.fileno() >= limit:
+            log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
+            client.close()
+        else:
+            greet(client, address)
 
 
 def _name(listener: socket.socket) -> str:

@@ -197,6 +197,10 @@ class Stream:
             self._loop.forget(self.fd)
             self._socket.close()
 
+    def close_in_child(self) -> None:
+        """In a forked process, whose copy keeps the peer from seeing our end."""
+        self._socket.close()
+
     def spoil(self) -> None:
         """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take what it got for the whole."""
         with suppress(OSError):  # macOS: EINVAL where the peer has been faster

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import inf
@@ -16,6 +15,8 @@ from typing import NoReturn
 import msgspec
 
 from prefork.errors import BootError, MalformedMessage, TimedOut
+from prefork.kernel import forks
+from prefork.kernel.finish import finish, flush
 from prefork.kernel.loop import Loop
 from prefork.process.child import WHAT, Child
 from prefork.process.endings import OomKills
@@ -43,6 +44,11 @@ class Tell:
         except OSError:
             self.heard = False
 
+    def close(self) -> None:
+        """Say nothing any more."""
+        os.close(self.fd)
+        self.heard = False
+
 
 Main = Callable[[Tell], int]
 
@@ -67,7 +73,7 @@ class Children:
 
         `name` is what it is called in errors and logs.
         """
-        _flush()
+        flush()
         line: tuple[int, ...] = ()
         # signals wait until the child has handlers of its own: the parent's would write to the parent's descriptor
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -208,30 +214,26 @@ class Children:
 
 def live(main: Main, tell: Tell) -> NoReturn:
     """In a forked child: run `main` and exit. Never return, never unwind into the parent's frames, whose finally blocks
-    are the parent's.
+    are the parent's. Where applications ran in it, it ends in order: their threads end, and their exit functions run.
 
     All signals are blocked still; Signals lets them in.
     """
     status = os.EX_SOFTWARE
     try:
-        status = main(tell)
-    except BaseException as error:
-        if tell.told:
-            log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
-        else:
-            tell(describe(error))
-    finally:
         try:
-            _flush()
-        finally:
-            os._exit(status)
-
-
-def _flush() -> None:
-    """Flush what print has buffered, lest it leaves twice, or never. Nobody may be reading it any more."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+            status = main(tell)
+        except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
+            if tell.told:
+                log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
+            else:
+                tell(describe(error))
+        if forks.forked:
+            forks.leave()
+        (finish if forks.hosting else flush)()
+    finally:
+        os._exit(status)
 
 
 def _is_our_child(pid: int) -> bool:

@@ -116,6 +116,7 @@ class Master:
         """Serve until stopped; the exit status, 1 when the first generation could not boot."""
         loop, children = self._loop, self._children
         children.private += [
+            self._signals.close_in_child,
             loop.poller.close,
             self._pid_file.close_in_child,
             self._control.close_in_child,

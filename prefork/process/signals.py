@@ -9,6 +9,7 @@ import termios
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum, auto
+from typing import Any
 
 from prefork.kernel.loop import Loop
 
@@ -70,12 +71,14 @@ class Signals:
         os.set_blocking(self._writing, False)
         self._readable = loop.readable(self._reading)
         self.catch()
-        for number in table:
-            signal.signal(number, self._note_order if table[number] is Command.OBEY else _noted)
-            signal.siginterrupt(number, False)
+        self._handlers: dict[int, Any] = {
+            number: self._note_order if command is Command.OBEY else _noted for number, command in table.items()
+        }
         if _is_held_up_by_terminal():
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        os.register_at_fork(after_in_child=self._let_go)
+            self._handlers[signal.SIGTTOU] = signal.SIG_IGN
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+            signal.siginterrupt(number, False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
 
     def _note_order(self, number: int, frame: object) -> None:
@@ -108,18 +111,21 @@ class Signals:
         for number in self._table:
             signal.signal(number, signal.SIG_IGN)
 
-    def _let_go(self) -> None:
+    def close_in_child(self) -> None:
         """In a forked child, a worker's or an application's: its signals are its own, and not to be written into the
-        descriptor that it shares with us.
+        descriptor that it shares with us. Handlers that an application has set stay.
         """
-        if self._reading < 0:
-            return  # a grandchild
         signal.set_wakeup_fd(-1)
-        for number in self._table:
-            signal.signal(number, signal.SIG_DFL)
+        give_back(self._handlers)
         os.close(self._reading)
         os.close(self._writing)
-        self._reading = self._writing = -1
+
+
+def give_back(handlers: Mapping[int, object]) -> None:
+    """Let signals do what they do in a Python process, those that have these handlers still."""
+    for number, handler in handlers.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _is_held_up_by_terminal() -> bool:

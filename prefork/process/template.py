@@ -25,9 +25,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.handlers.build import load_applications
+from prefork.kernel import forks
 from prefork.kernel.event import Bell
 from prefork.net import listen
 from prefork.process import surroundings, worker
@@ -35,6 +37,7 @@ from prefork.process.child import Child
 from prefork.process.children import Children, Tell, live
 from prefork.process.identity import entitle
 from prefork.process.report import Report
+from prefork.process.signals import give_back
 
 QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by SIGKILL
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
@@ -145,9 +148,12 @@ class Template:
 
 def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     """The template's life; its exit status. Raises what importing the application raises."""
-    for number in QUIET:
-        signal.signal(number, _unheard)  # not ignored: that, what the application executes would inherit
-    signal.signal(signal.SIGUSR1, lambda *_: assignment.logs.reopen())
+    forks.host()
+    handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not ignored: what is executed would inherit that
+    handlers[signal.SIGUSR1] = lambda *_: assignment.logs.reopen()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    forks.on_fork(partial(_close_in_child, assignment, line, tell, handlers))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assignment.logs.apply()
     assignment.logs.catch_crashes()
@@ -164,7 +170,7 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     gc.freeze()  # or the collector of each copy would write to what they share
     tell(Report())
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(line, 64, 2)
+        asked, descriptors, _, _ = socket.recv_fds(line, 64, 2, socket.MSG_CMSG_CLOEXEC)
         if not asked:
             return os.EX_OK
         slot, position, workers = map(int, asked.split())
@@ -176,6 +182,17 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
             line.send(_bear(born, [line, *others], Tell(said)))
 
 
+def _close_in_child(assignment: worker.Assignment, line: socket.socket, tell: Tell, handlers: dict[int, Any]) -> None:
+    """In a process that the application forks as it is imported: it holds nothing of the template (forks.py)."""
+    give_back(handlers)
+    line.close()
+    tell.close()
+    for listener in assignment.sockets.values():
+        listener.close()
+    os.close(assignment.lifeline)
+    entitle("forked by template")
+
+
 def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell) -> bytes:
     """Fork a worker that is the master's child by the time this returns: its pid as text, or why there is none. Of what
     is open it is to have all but `ours`.
@@ -183,9 +200,10 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Te
     reading, writing = os.pipe()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the worker has its own handlers
     try:
-        parent = os.fork()
-        if not parent:
-            _bear_and_die(assignment, ours, tell, writing)
+        with forks.own():
+            parent = os.fork()
+            if not parent:
+                _bear_and_die(assignment, ours, tell, writing)
     except OSError as error:
         return (error.strerror or "no process").encode()
     finally:

@@ -4,13 +4,11 @@ child of the master.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import resource
 import socket
 import sys
-import threading
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -23,8 +21,10 @@ from prefork.http.counts import QUEUED, TAKEOVERS
 from prefork.http.forwarded import canonical
 from prefork.http.message import Client, Request
 from prefork.http.server import Server
+from prefork.kernel import forks
 from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
+from prefork.kernel.finish import finish
 from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
@@ -71,6 +71,7 @@ class Assignment:
 
 def run(assignment: Assignment, tell: Tell) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
+    forks.host()
     entitle(f"worker {assignment.slot}")
     if assignment.settings.workers.affinity:
         pin(assignment.position)
@@ -79,10 +80,6 @@ def run(assignment: Assignment, tell: Tell) -> int:
     if not tell.heard:  # nobody would ever ask it to leave
         return os.EX_UNAVAILABLE
     worker.serve()
-    # what ends an interpreter in order, though the child ends by _exit, past its parent's frames: the application's
-    # threads and executors finish their work, then its exit functions run
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
     return os.EX_OK
 
 
@@ -98,6 +95,7 @@ class Worker:
         self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
         # before the application is imported: HUP must not kill us meanwhile
         self._signals = Signals(self._loop, WORKER)
+        forks.on_fork(self._close_in_child)
         assignment.logs.apply()
         assignment.logs.catch_crashes()
         self._witness = Witness(assignment.lifeline, tell.fd)
@@ -123,6 +121,7 @@ class Worker:
         """The server with all its routes. Raises what importing an application raises."""
         settings, logs = self._assignment.settings, self._assignment.logs
         cache = FileCache(settings.file_cache, self._board)
+        forks.on_fork(cache.shed)
         self._loop.spawn(cache.sweep(self._loop), "closing idle files")
         host = Host(
             self._crew,
@@ -144,7 +143,21 @@ class Worker:
         if logs.access is not None:
             self._loop.after_turn.append(logs.access.flush)
         record = None if logs.access is None else logs.access.record
-        return Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
+        server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
+        forks.on_fork(server.close_in_child)
+        return server
+
+    def _close_in_child(self) -> None:
+        """In a process that an application has forked: it holds nothing of this worker (forks.py)."""
+        assignment = self._assignment
+        self._signals.close_in_child()
+        self._loop.close_in_child()
+        self._crew.close_in_child()
+        for listener in assignment.sockets.values():
+            listener.close()
+        os.close(assignment.lifeline)
+        self._tell.close()
+        entitle(f"forked by worker {assignment.slot}")
 
     @property
     def hosts_asgi(self) -> bool:
@@ -157,6 +170,7 @@ class Worker:
 
             settings = self._assignment.settings
             self._asgi = Asgi(self._loop, settings.websocket, settings.http.send_timeout)
+            forks.on_fork(self._asgi.close_in_child)
         return self._asgi
 
     def serve(self) -> None:
@@ -185,6 +199,7 @@ class Worker:
         self._end()
         if failure is not None:
             log.critical("worker %d ends: %r", os.getpid(), failure, exc_info=failure)
+        finish()
         os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
 
     async def _room(self, listener: socket.socket, is_own: bool, wanted: bool) -> None:
