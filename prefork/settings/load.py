@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from prefork.errors import ConfigError
+from prefork.settings import document
 from prefork.settings.json_schema import json_schema
 from prefork.settings.kinds import ADDRESS, DIRECTORY, SOCKET, TARGET, WORKERS
 from prefork.settings.routes import is_closed, mount, nested
@@ -38,14 +38,14 @@ def load(
     pythonpath. Raises ConfigError, and nothing else.
     """
     walk = Walk(path or "")
-    document = _read(path) if path is not None else {}
-    fields = walk.fields(Settings, document)
+    written = document.read(path) if path is not None else {}
+    fields = walk.fields(Settings, written)
     walk.single(SOCKET, fields.get("master", Master()).control, "master.control")  # the default can be too long as well
     _check_listen(fields.get("listen"), walk)
-    _check_kinds(document.get("route"), walk)
+    _check_kinds(written.get("route"), walk)
     _check_routes(fields.get("routes", ()), walk)
     _check_tries(fields.get("routes", ()), walk)
-    if not app and not files and document.get("route", []) == []:
+    if not app and not files and written.get("route", []) == []:
         walk.problem("route", "expected at least one [[route]], or an application on the command line")
     problems = [
         *walk.problems,
@@ -55,38 +55,6 @@ def load(
     if problems:
         raise ConfigError(*problems)
     return Settings(**fields, source=path or "")
-
-
-def _read(path: str) -> dict[str, Any]:
-    """The TOML document in `path`; a ConfigError of one line where it is none."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        return tomllib.loads(data.decode())
-    except FileNotFoundError:
-        problem = "no such file; name another with -c, or an application such as myapp:app"
-    except OSError as error:
-        problem = f"cannot be read: {(error.strerror or str(error)).lower()}"
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        problem = f"line {line}: expected UTF-8, got the byte {data[error.start]:#04x}"
-    except tomllib.TOMLDecodeError as error:
-        problem = _syntax(str(error), data.decode())
-    except ValueError:  # int() refuses more than 4300 digits; see sys.set_int_max_str_digits
-        problem = "a number has too many digits"
-    except RecursionError:
-        problem = "lists or tables are nested too deeply"
-    raise ConfigError(f"{path}: {problem}")
-
-
-def _syntax(message: str, text: str) -> str:
-    """tomllib's "What (at line 3, column 5)" or "What (at end of document)" with the line in front."""
-    match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
-    if not match:
-        return message
-    what, line, column = match.groups()
-    place = f"column {column}" if column else "end of the file"
-    return f"line {line or len(text.splitlines()) or 1}: {what[:1].lower()}{what[1:]} ({place})"
 
 
 def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> None:

@@ -166,16 +166,30 @@ def test_invalid_utf8_is_told_with_its_line(here: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a = 1\nb = = 2\n", "line 2: invalid value (column 5)"),
-        ("a = 1\na = 2\n", "line 2: cannot overwrite a value (column 6)"),
-        ("a = 1\nb = [\n", "line 2: invalid value (end of the file)"),
+        ("a = 1\nb = = 2\n", "line 2: b: invalid value (column 5)"),
+        ("a = 1\nb = [\n", "line 2: b: invalid value (end of the file)"),
+        ("[workers]\ncount = 1\ncount = 2\n", "line 3: workers.count: is given already (column 10)"),
+        ("[workers]\n[log]\n[workers]\n", "line 3: [workers]: is given already (column 9)"),
+        ("[workers]\n[[workers]]\n", "line 2: [[workers]]: is given already (column 10)"),
+        ("workers.count = 1\nworkers.count.x = 2", "line 2: workers.count.x: is given already (end of the file)"),
+        ("[[route]]\n[[route]]\npath = '/'\npath = '/a'\n", "line 4: route[1].path: is given already (column 12)"),
+        ("[[route]]\n[route.files]\nroot = x\n", "line 3: route[0].files.root: invalid value (column 8)"),
+        ("listen = [\n  ':80'\n  ':81'\n]\n", "line 3: listen: unclosed array (column 3)"),
+        ("[workers]\nenv = { A = '1', A = '2' }\n", "line 2: workers.env: duplicate inline table key 'A' (column 25)"),
+        ("workers:\n  count: 2\n", "line 1: expected '=' after a key in a key/value pair (column 8)"),
+        ("[log\n", "line 1: [log]: expected ']' at the end of a table declaration (column 5)"),
         ("a = " + "[" * 5000, "lists or tables are nested too deeply"),
         ("a = " + "1" * 5000, "a number has too many digits"),
     ],
 )
-def test_a_syntax_error_is_told_with_its_line(here: Path, text: str, problem: str) -> None:
+def test_a_syntax_error_is_told_with_its_line_and_its_key(here: Path, text: str, problem: str) -> None:
     Path("server.toml").write_text(text)
     assert refusal("server.toml") == f"server.toml: {problem}"
+
+
+def test_a_configuration_of_gunicorn_is_told_from_a_broken_one(here: Path) -> None:
+    Path("gunicorn.conf.py").write_text("workers = 4\n")
+    assert refusal("gunicorn.conf.py").startswith("gunicorn.conf.py: expected TOML, got Python, as gunicorn's")
 
 
 # Keys
