@@ -161,6 +161,14 @@ def test_prefork_keeps_the_working_directory_and_works_through_symlinks(made: Ch
     assert made.run(str(tmp_path / "link"), cwd=tmp_path).seen == made.seen(cwd=tmp_path)
 
 
+def test_modules_of_the_working_directory_are_left_alone(made: Checkout, tmp_path: Path) -> None:
+    for name in ("json", "locale", "runpy", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the working directory was run')")
+    (tmp_path / "prefork").mkdir()
+    (tmp_path / "prefork/__init__.py").write_text("raise SystemExit('a package of the working directory was run')")
+    assert made.run("prefork", cwd=tmp_path).seen == made.seen(cwd=tmp_path)
+
+
 def test_a_start_with_an_empty_environment_works(made: Checkout, tmp_path: Path) -> None:
     script = made.root / "bin" / "prefork"
     output = subprocess.run([script], env={}, cwd=tmp_path, capture_output=True, check=True).stdout

@@ -23,6 +23,7 @@ from typing import IO, TypeVar
 import msgspec
 import psutil
 
+import prefork
 from prefork import __version__
 from prefork.errors import BootError, MalformedMessage, PreforkError, TimedOut
 from prefork.kernel.loop import Loop
@@ -126,7 +127,7 @@ class Successor:
             for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.listeners()):
                 os.set_inheritable(descriptor, True)
             environment = {**os.environ, **manager.environment(), VARIABLE: msgspec.json.encode(offer).decode()}
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+            os.execve(sys.executable, _command(), environment)
         except OSError as error:
             _send(talk, Word(problem=f"cannot execute {sys.executable}: {error.strerror}"))
         except UnicodeEncodeError as error:
@@ -293,6 +294,17 @@ class Predecessor:
         while self._unneeded:
             self._unneeded.pop().remove()
         listen.release(self._sockets, keep={})
+
+
+def _command() -> list[str]:
+    """The command line that has started us. By -P, `python -m prefork` takes no module from the directory that we are
+    in by then, unless that is where prefork itself has come from, as in a checkout.
+    """
+    by_name = getattr(sys.modules["__main__"], "__spec__", None) is not None
+    elsewhere = (finder.find_spec("prefork", None) for finder in sys.meta_path)  # sys.path lacks that directory
+    origin = next((spec.origin for spec in elsewhere if spec is not None), None)
+    safe = ["-P"] if by_name and origin == prefork.__file__ and not sys.flags.safe_path else []
+    return [sys.executable, *safe, *sys.orig_argv[1:]]
 
 
 def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:

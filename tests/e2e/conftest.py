@@ -15,7 +15,7 @@ Serve = Callable[..., Server]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """`serve(config, files={path: content}, args=[...], wait=True)`: a running Server, closed when the test ends.
+    """`serve(config, files={path: content}, args=[...], wait=True, env={})`: a running Server, closed in the end.
 
     The first server of a test runs in `tmp_path`, further ones in directories below it. `files` are made there before
     the start. With `wait=False` it comes back at once, for a start that is meant to fail, say.
@@ -37,14 +37,18 @@ def serving(directory: Path) -> Iterator[Serve]:
         servers: list[Server] = []
 
         def start(
-            config: str, files: Mapping[str, str | bytes] | None = None, args: Sequence[str] = (), wait: bool = True
+            config: str,
+            files: Mapping[str, str | bytes] | None = None,
+            args: Sequence[str] = (),
+            wait: bool = True,
+            env: Mapping[str, str] | None = None,
         ) -> Server:
             home = directory / f"server{len(servers) + 1}" if servers else directory
             for name, content in (files or {}).items():
                 path = home / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
-            server = Server(home, config, args)
+            server = Server(home, config, args, env)
             servers.append(server)
             # Once it is closed; pytest shows what is printed here only where the test fails.
             stack.callback(lambda: print(f"--- stderr of the server in {home}\n{server.stderr}"))

@@ -57,7 +57,9 @@ class Server:
     `port` is that port, `process` what was started, `master` whose pid the server told (not the same under `--daemon`).
     """
 
-    def __init__(self, directory: Path, text: str, args: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, text: str, args: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> None:
         self.directory = directory
         self.config = directory / CONFIG
         self.config.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,7 @@ class Server:
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(directory)]),
             "PYTHONDONTWRITEBYTECODE": "1",  # else an application edited twice within a second keeps its stale .pyc
             MARK: self.mark,
+            **(env or {}),
         }
         self.env.pop("PYTHONUNBUFFERED", None)  # what the server prints, it has to flush
         self.closed = False
