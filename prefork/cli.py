@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 import psutil
 
 from prefork import __version__
 from prefork.errors import ConfigError, StartError
+from prefork.observe.terminal import printable_json, say
 from prefork.process import control, watch
 from prefork.process.background import Background
 from prefork.process.configuration import read
@@ -157,12 +157,12 @@ def _watched(options: argparse.Namespace) -> list[str]:
 def _check(options: argparse.Namespace) -> int:
     settings = read(options.config or CONFIG)
     routes, addresses = counted(len(settings.routes), "route"), counted(len(settings.listen), "address")
-    print(f"{settings.source}: good; {routes}, {addresses}")
+    say(f"{settings.source}: good; {routes}, {addresses}")
     return 0
 
 
 def _schema(options: argparse.Namespace) -> int:
-    print(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
+    say(printable_json(json_schema()))
     return 0
 
 
@@ -171,9 +171,9 @@ def _change(options: argparse.Namespace, done: str, request: Message) -> int:
     reply = _ask(options, request)
     if not reply["ok"]:
         command = request["command"]
-        _complain(f"{reply.get('report', '')}{command} failed, so all stays as it was: {reply['message']}")
+        _complain(f"{reply.get('report', '')}{command} failed, so all stays as it was: {reply.get('message', '')}")
         return FAILED
-    print(f"{done}: {reply['message']}")
+    say(f"{done}: {reply.get('message', '')}")
     return 0
 
 
@@ -190,16 +190,17 @@ def _stop(options: argparse.Namespace) -> int:
     reply, connection = control.ask(path, {"command": "stop", "now": options.now})
     with connection, suppress(OSError):
         connection.recv(1)  # ends when the master does
+    pid = reply.get("pid", 0)
     with suppress(psutil.NoSuchProcess):
-        master = psutil.Process(reply["pid"])
+        master = psutil.Process(pid)
         while master.is_running() and master.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-    print(f"stopped: master {reply['pid']} at {path} is gone")
+    say(f"stopped: master {pid} at {path} is gone")
     return 0
 
 
 def _reopen(options: argparse.Namespace) -> int:
-    print(_ask(options, {"command": "reopen"})["message"])
+    say(_ask(options, {"command": "reopen"}).get("message", ""))
     return 0
 
 
@@ -209,12 +210,16 @@ def _scale(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     reply = _ask(options, {"command": "status"})
-    print(msgspec.json.format(msgspec.json.encode(reply), indent=2).decode() if options.json else table(reply))
+    try:
+        text = printable_json(reply) if options.json else table(reply)
+    except (LookupError, TypeError, ValueError) as error:
+        raise StartError(f"the master's answer makes no sense, is it of another version? ({error!r})") from None
+    say(text)
     return 0
 
 
 def _version(options: argparse.Namespace) -> int:
-    print(f"prefork {__version__}")
+    say(f"prefork {__version__}")
     return 0
 
 
@@ -243,7 +248,7 @@ def _runs_by(path: str) -> str | None:
     """The configuration file of the master at `path`, "" for the command line alone; None where nobody answers."""
     try:
         return str(_answer(path, {"command": "status"})["master"]["config"])
-    except StartError:
+    except (StartError, LookupError, TypeError):
         return None
 
 
@@ -276,4 +281,4 @@ def _open_closed_streams() -> None:
 
 
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, sys.stderr)

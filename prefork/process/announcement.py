@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from prefork import __version__
 from prefork.errors import BootError
+from prefork.observe.terminal import say
 from prefork.process.generation import Generation
 from prefork.settings.wording import counted
 
@@ -29,7 +30,7 @@ def announce(generation: Generation, in_foreground: bool) -> None:
         f"stop with {'Ctrl-C or ' if in_foreground else ''}`prefork stop`"
     )
     try:
-        print(line, flush=True)
+        say(line)
     except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
         log.info("%s", line)
         with open(os.devnull, "wb") as nowhere:
@@ -41,7 +42,7 @@ def regret(error: BootError, is_logged_elsewhere: bool) -> None:
     log.critical("cannot start: %s", error, extra={"report": error.report})
     if is_logged_elsewhere:
         with suppress(OSError):
-            print(f"{error.report}prefork: cannot start: {error}", file=sys.stderr)
+            say(f"{error.report}prefork: cannot start: {error}", sys.stderr)
 
 
 def _actual_url(where: tuple[str, int]) -> str:

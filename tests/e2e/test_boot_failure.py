@@ -135,3 +135,16 @@ def test_a_stop_as_soon_as_there_is_a_pid_file_is_obeyed_and_leaves_nothing(serv
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
         assert not (server.directory / "run").exists()
+
+
+def test_what_an_exception_holds_does_not_reach_the_terminal_by_start_nor_by_reload(serve: Serve) -> None:
+    nasty = "raise RuntimeError('\\x1b]0;owned\\x07 \\x9b2J')\n"
+    config = CONFIG.replace("[log]", '[log]\nerror = "error.log"')
+    server = serve(config, {"app.py": nasty}, wait=False)
+    assert server.wait_exit() == 1
+    server = serve(config, {"app.py": APP})
+    (server.directory / "app.py").write_text(nasty)
+    reloaded = server.command("reload").stderr
+    for shown in (reloaded, (server.directory.parent / "stderr.log").read_text()):
+        assert "RuntimeError: \\x1B]0;owned\\x07 \\x9B2J" in shown
+        assert all(character == "\n" or character.isprintable() for character in shown)
