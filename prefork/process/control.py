@@ -1,4 +1,7 @@
-"""The control socket: a JSON object in, a JSON object out, a line each. The master serves it, commands `ask`."""
+"""The control socket: a JSON object in, a JSON object out, a line each. The master serves it, commands `ask`.
+
+Either end listens to root and to its own user alone, whatever the permissions of the socket's file have come to be.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from prefork.errors import Disconnected, StartError, TimedOut
 from prefork.kernel.loop import Loop
-from prefork.net import accept, listen, paths, socket_file
+from prefork.net import accept, listen, paths, peer, socket_file
 from prefork.net.socket_file import SocketFile
 from prefork.net.stream import Stream
+from prefork.process import privileges
 from prefork.settings.address import Address
 
 Message = dict[str, Any]
@@ -23,6 +27,16 @@ Answer = Callable[[Message], Awaitable[Message]]
 PATIENCE = 10.0  # seconds that a client has to say what it wants, and to read the answer
 AT_ONCE = {"status": 5.0, "reopen": 5.0}  # seconds that the answer to these commands may take
 LONGEST = 65536  # bytes of a request
+LONGEST_REPLY = 16 << 20  # bytes: 4096 workers and a traceback are less
+
+
+class Reply(msgspec.Struct):
+    """What every answer has, of one sort or the other; that to "status" has figures besides."""
+
+    ok: bool
+    message: str = ""
+    report: str = ""
+    pid: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
 
 
 class ControlSocket:
@@ -45,6 +59,9 @@ class ControlSocket:
             pass
 
         def greet(client: socket.socket, address: object) -> None:
+            if _is_strange(client):
+                client.close()
+                return
             client.setblocking(False)
             stream = Stream(loop, client)
             self._clients.add(stream)
@@ -105,7 +122,17 @@ def _bind(path: str, told: str) -> socket.socket:
     return listener
 
 
+def _is_strange(client: socket.socket) -> bool:
+    """Whether it is another user who asks, whom the file should have kept out."""
+    try:
+        return peer.stranger(client) is not None
+    except OSError:
+        return True
+
+
 def _is_answered(path: str) -> bool:
+    if not socket_file.is_socket(path):
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) in (0, errno.EAGAIN)  # its queue may be full
@@ -114,29 +141,49 @@ def _is_answered(path: str) -> bool:
 def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
     """Send `request` to the master behind `path`; its answer, and the connection, which ends when the master does.
 
-    Raises StartError where nobody answers.
+    Raises StartError where nobody answers who is to be believed.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(AT_ONCE.get(request["command"]))
     try:
-        connection.connect(path)
-        connection.sendall(msgspec.json.encode(request) + b"\n")
-        text = b""
-        while not text.endswith(b"\n"):
-            piece = connection.recv(65536)
-            if not piece:
-                raise ConnectionResetError("it closed the connection")
-            text += piece
-    except PermissionError:
+        connection.settimeout(AT_ONCE.get(request["command"]))
+        return _ask(connection, path, request), connection
+    except BaseException as error:
         connection.close()
-        raise StartError(f"{path}: no permission; the control socket is its owner's alone") from None
-    except TimeoutError:
-        connection.close()
-        raise StartError(f"the master at {path} does not answer: is it stopped, or stuck?") from None
-    except OSError:
-        connection.close()
+        if not isinstance(error, OSError):
+            raise
+        raise StartError(_unanswered(path, error)) from None
+
+
+def _ask(connection: socket.socket, path: str, request: Message) -> Message:
+    """Raises OSError where nobody answers, and StartError where that is nobody to be believed."""
+    connection.connect(path)
+    stranger = peer.stranger(connection)
+    if stranger is not None:
+        name = privileges.called(stranger)
         raise StartError(
-            f"no prefork answers at {path}: is it running, was it started in this directory, with this config?"
-        ) from None
-    reply: Message = msgspec.json.decode(text)
-    return reply, connection
+            f"{path}: {name} answers there, who is neither root nor {privileges.called(os.geteuid())}; "
+            f"if that is as it should be, run this command as {name}"
+        )
+    connection.sendall(msgspec.json.encode(request) + b"\n")
+    text = bytearray()
+    while not text.endswith(b"\n"):
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionResetError("it closed the connection")
+        text += piece
+        if len(text) > LONGEST_REPLY:
+            raise StartError(f"the master at {path} answers without an end")
+    try:
+        msgspec.json.decode(text, type=Reply)
+        reply: Message = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StartError(f"the master at {path} answers what makes no sense: {error}") from None
+    return reply
+
+
+def _unanswered(path: str, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path}: no permission; the control socket is its owner's alone"
+    if isinstance(error, TimeoutError):
+        return f"the master at {path} does not answer: is it stopped, or stuck?"
+    return f"no prefork answers at {path}: is it running, was it started in this directory, with this config?"
