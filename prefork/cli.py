@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
 import time
 import tomllib
@@ -22,7 +23,7 @@ from prefork.process.background import Background
 from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
-from prefork.process.status import table
+from prefork.process.status_table import table
 from prefork.process.upgrade import Predecessor
 from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.load import json_schema
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add_config(add("reopen", _reopen, "reopen the log files, after they have been moved away"))
     scale = add_config(add("scale", _scale, "have another number of workers, until the next reload"))
     scale.add_argument("count", metavar="N", type=int, help=f"how many, from 1 to {MOST_WORKERS}")
-    status = add_config(add("status", _status, "show the master and its workers"))
+    status = add_config(add("status", _status, "show the master and its workers; exits 1 where none serves"))
     status.add_argument("--json", action="store_true", help="as JSON")
     add("version", _version, "print the version")
     return parser
@@ -210,12 +211,14 @@ def _scale(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     reply = _ask(options, {"command": "status"})
+    width = max(80, shutil.get_terminal_size((80, 24)).columns)
     try:
-        text = printable_json(reply) if options.json else table(reply)
+        text = printable_json(reply) if options.json else table(reply, width)
+        serves = bool(reply["ready"])
     except (LookupError, TypeError, ValueError) as error:
         raise StartError(f"the master's answer makes no sense, is it of another version? ({error!r})") from None
     say(text)
-    return 0
+    return 0 if serves else FAILED
 
 
 def _version(options: argparse.Namespace) -> int:

@@ -1,4 +1,6 @@
-"""The status route: the scoreboard as JSON; 503 tells load balancers that the server is about to stop."""
+"""The status route: the scoreboard as JSON; 503 tells load balancers that the server is about to stop, or that no
+worker serves.
+"""
 
 from __future__ import annotations
 

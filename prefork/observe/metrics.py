@@ -18,14 +18,16 @@ from prefork.http.counts import (
     STATUS_CLASS,
     TAKEOVERS,
 )
-from prefork.observe.scoreboard import Board
+from prefork.observe.scoreboard import Board, State
 
 
 def snapshot(scoreboard: Board) -> dict[str, object]:
-    """JSON-able: whether the server is `ready` for clients, which it is until it is told to stop; totals since the
-    master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes.
+    """JSON-able: whether the server is `ready` for clients, as a worker serves and it is not told to stop; how many
+    serve; totals since the master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes.
     """
     now = time.time()
+    rows = scoreboard.workers()
+    serving = sum(row.state is State.SERVING for row in rows)
     workers = [
         {
             "slot": row.index,
@@ -36,9 +38,15 @@ def snapshot(scoreboard: Board) -> dict[str, object]:
             "age": max(0.0, round(now - row.started, 3)),
             **_figures(row.counts),
         }
-        for row in scoreboard.workers()
+        for row in rows
     ]
-    return {"ready": not scoreboard.stopping, "totals": _figures(scoreboard.totals()), "workers": workers}
+    return {
+        "ready": serving > 0 and not scoreboard.stopping,
+        "stopping": scoreboard.stopping,
+        "serving": serving,
+        "totals": _figures(scoreboard.totals()),
+        "workers": workers,
+    }
 
 
 def _figures(counts: Sequence[int]) -> dict[str, object]:

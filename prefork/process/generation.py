@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
 
@@ -73,6 +73,7 @@ class Generation:
         self.deaths = 0  # of workers that nobody has asked to leave, or that could not boot in the place of one
         self.last_death: tuple[float, str] | None = None  # when (Unix time), and of what
         self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
+        self.on_change: Callable[[Generation], None] = lambda _: None  # called when a worker is ready, or has died
         self._children = children
         self._scoreboard = scoreboard
         self._living = living
@@ -194,6 +195,16 @@ class Generation:
         """Whether one worker at the least serves, and has not been stuck for `patience` seconds; or none is to be."""
         return self.phase is Phase.LEAVING or any(child.stuck < patience for child in self._in_charge())
 
+    @property
+    def serving(self) -> int:
+        """How many workers are there for clients."""
+        return len(self._in_charge()) if self.phase is Phase.SERVING else 0
+
+    @property
+    def next_attempt(self) -> float | None:
+        """When a worker is to be forked in the place of one that has died (Unix time), where that is waited for."""
+        return min((post.next_attempt for post in self._posts if post.next_attempt is not None), default=None)
+
     def _in_charge(self) -> set[Child]:
         return self.ready - self._dismissed
 
@@ -243,6 +254,7 @@ class Generation:
     def _note_death(self, reason: str) -> None:
         self.deaths += 1
         self.last_death = time.time(), reason
+        self.on_change(self)
 
     async def _one_life(self, post: Post, predecessor: Child | None) -> Child:
         """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
@@ -295,6 +307,7 @@ class Generation:
             self._give(child, Order.SERVE)
         post.holder = child
         self._news.ring()
+        self.on_change(self)
         log.debug("worker %d is ready", child.pid)
         return child
 

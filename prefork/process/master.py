@@ -33,7 +33,7 @@ from prefork.process.identity import PidFile, entitle, in_terminal
 from prefork.process.service_manager import ServiceManager
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.start_directory import StartDirectory
-from prefork.process.status import describe
+from prefork.process.status import describe, standing
 from prefork.process.succession import Succession, adopt
 from prefork.process.upgrade import Estate, Predecessor, Successor
 from prefork.process.watch import Watch
@@ -80,6 +80,7 @@ class Master:
         self._exit_status = os.EX_OK
         self._state = State.RUNNING
         self._succession = Succession(self._children, self._scoreboard)
+        self._succession.on_change = self._tell_change
         self._wishes = Wishes(self._loop)
         self._granting: Task | None = None
         self._answering: Task | None = None
@@ -223,15 +224,17 @@ class Master:
             self._take_over(self._predecessor)
         self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
         if self._predecessor is None:  # else that has announced us
-            self._manager.ready(self._serving())
+            self._manager.ready(standing(self.generation))
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
         announce(self.generation, in_foreground=self._background is None and self._predecessor is None)
         if self._background is not None:
             self._background.let_go()
 
-    def _serving(self) -> str:
-        return f"generation {self.generation.number} serves with {counted(self.generation.size, 'worker')}"
+    def _tell_change(self, generation: Generation) -> None:
+        """A worker is ready, or has died: have the service manager show how the server stands."""
+        if self._state is State.RUNNING and self._granting is not None and generation is self.generation:
+            self._manager.status(standing(generation))
 
     def _take_over(self, predecessor: Predecessor) -> None:
         """Serve in its place: it has let us."""
@@ -273,8 +276,8 @@ class Master:
             raise
         finally:
             if self._state is State.RUNNING:
-                self._manager.ready(self._serving() + failed)
-        return self._serving()
+                self._manager.ready(standing(self.generation) + failed)
+        return standing(self.generation)
 
     async def _resize(self, wishes: Sequence[Wish]) -> None:
         """Have as many workers as the wishes come to, until the next reload. Raises BootError."""

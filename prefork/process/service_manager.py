@@ -41,6 +41,10 @@ class ServiceManager:
         """The server serves: it has started, or a reload is over, whatever became of that."""
         self._tell("READY=1", _status(status))
 
+    def status(self, status: str) -> None:
+        """How the server stands, in words."""
+        self._tell(_status(status))
+
     def reloading(self) -> None:
         # the instant is what Type=notify-reload tells this reload from an earlier one by
         self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}", _status("reloading"))

@@ -1,20 +1,21 @@
-"""What `prefork status` tells: the server, the last reload, each worker by the scoreboard, the system and itself."""
+"""What the master knows of the server: its workers by the scoreboard, the system and their own word, and how it got
+there. For programs, and for `prefork status` (status_table.py).
+"""
 
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import psutil
 
 from prefork import __version__
-from prefork.observe.error_log import escape
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import Scoreboard
+from prefork.observe.scoreboard import Board, State
 from prefork.process.children import Children
 from prefork.process.generation import Generation
 from prefork.process.report import Account, encodable
+from prefork.settings.wording import counted
 
 Figures = dict[str, Any]
 
@@ -22,14 +23,17 @@ NOTHING = Account()
 
 
 async def describe(
-    generation: Generation, children: Children, scoreboard: Scoreboard, started: float, last_reload: Figures | None
+    generation: Generation, children: Children, scoreboard: Board, started: float, last_reload: Figures | None
 ) -> Figures:
     """JSON-able: times are Unix seconds, memory is bytes resident, cpu the seconds used so far.
+
+    `deaths` are those of this generation: of workers that nobody has asked to leave, and of those that could not boot
+    in their place; `next_attempt` is when there will be another, where that is waited for.
 
     `longest` is the request of a worker that has been under way for the longest time, None where there is none, and
     where the worker does not answer: it is asked, by a thread which is there whatever its loop is in.
     """
-    serving = {row.pid for row in scoreboard.workers() if row.state != row.state.BOOTING}
+    serving = {row.pid for row in scoreboard.workers() if row.state is not State.BOOTING}
     asked = [child for child in children.living if child.pid in serving and child.reports]
     accounts = await children.accounts(asked)
     silent = {child.pid for child in asked} - accounts.keys()
@@ -49,10 +53,30 @@ async def describe(
             "listen": [encodable(str(listener.address)) for listener in generation.settings.listen],
             "generation": generation.number,
             "workers": generation.size,
+            "phase": generation.phase.name.lower(),
         },
         "last_reload": last_reload,
+        "deaths": {"count": generation.deaths, "last": _death(generation)},
+        "next_attempt": generation.next_attempt,
         **figures,
     }
+
+
+def standing(generation: Generation) -> str:
+    """How the server stands, in a few words."""
+    serving, size = generation.serving, counted(generation.size, "worker")
+    if serving >= generation.size:
+        return f"generation {generation.number} serves with {size}"
+    why = f"; {generation.last_death[1]}" if generation.last_death else ""
+    return f"generation {generation.number}: {serving} of {size} serve{why}"
+
+
+def _death(generation: Generation) -> Figures | None:
+    """When the last worker died (Unix time), and of what."""
+    if generation.last_death is None:
+        return None
+    at, reason = generation.last_death
+    return {"at": at, "reason": reason}
 
 
 def _process(pid: int) -> Figures:
@@ -63,41 +87,3 @@ def _process(pid: int) -> Figures:
             return {"cpu": round(times.user + times.system, 2), "memory": process.memory_info().rss}
     except psutil.Error:
         return {"cpu": 0.0, "memory": 0}  # it has just gone
-
-
-def table(status: Figures) -> str:
-    """The same for people."""
-    master, totals, reload = status["master"], status["totals"], status["last_reload"]
-    lines = [
-        f"prefork {status['version']}, master {master['pid']} since {_local(master['started'])}, "
-        f"generation {master['generation']}{'' if status['ready'] else ', about to stop'}",
-        f"  listens on  {', '.join(master['listen'])}",
-        f"  config      {master['config'] or '(command line)'}, loaded {_local(master['loaded'])}",
-    ]
-    if reload:
-        outcome = "done" if reload["ok"] else f"FAILED: {escape(reload['message'])}"
-        lines.append(f"  last reload {_local(reload['at'])}, {outcome}")
-    lines += [
-        f"  requests    {totals['requests']} on {totals['accepted']} connections, {totals['sent']} bytes sent",
-        "",
-        f"  {'pid':>8} {'gen':>4} {'state':<9} {'age s':>7} {'open':>6} {'requests':>10} {'cpu s':>8} {'MiB':>6}"
-        "  longest under way",
-    ]
-    lines += [
-        f"  {worker['pid']:>8} {worker['generation']:>4} {worker['state']:<9} {worker['age']:>7.0f} "
-        f"{worker['connections']:>6} {worker['requests']:>10} {worker['cpu']:>8.2f} {worker['memory'] / 2**20:>6.1f}"
-        f"  {_longest(worker)}".rstrip()
-        for worker in status["workers"]
-    ]
-    return "\n".join(lines)
-
-
-def _longest(worker: Figures) -> str:
-    if not worker["answers"]:
-        return "(it does not answer)"
-    longest = worker["longest"]
-    return f"{longest['age']:.1f} s {escape(longest['request'])}" if longest else ""
-
-
-def _local(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

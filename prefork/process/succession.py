@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from time import monotonic
 
@@ -46,12 +46,14 @@ class Succession:
 
     def __init__(self, children: Children, scoreboard: Scoreboard) -> None:
         self.living: list[Generation] = []
+        self.on_change: Callable[[Generation], None] = lambda _: None  # of each generation
         self._children = children
         self._ending = False
         self._scoreboard = scoreboard
 
     def make(self, number: int, settings: Settings, sockets: Sockets, logs: Logs) -> Generation:
         fresh = Generation(number, settings, sockets, logs, self._children, self._scoreboard, self.living)
+        fresh.on_change = self.on_change
         self.living.append(fresh)
         return fresh
 

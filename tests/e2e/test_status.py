@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.conftest import eventually
-from tests.e2e.apps import ALONE, APP, CONFIG, PAIR, answer, begin, command, open_gate, serving, status
+from tests.e2e.apps import ALONE, APP, CONFIG, PAIR, answer, begin, command, open_gate, serving, states, status
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import suspend
 
@@ -73,11 +73,62 @@ def test_a_worker_that_is_stopped_does_not_answer_and_the_others_are_told_all_th
     suspend(victim)
     try:
         told = {worker["pid"]: worker for worker in status(server)["workers"]}
-        assert "(it does not answer)" in server.command("status").stdout
+        shown = server.command("status")
+        assert "(it does not answer)" in shown.stdout
+        assert "1 of 2 serve, 1 stopped" in shown.stdout
+        assert shown.returncode == 0
     finally:
         victim.resume()
     assert [worker["pid"] for worker in told.values() if not worker["answers"]] == [victim.pid]
     assert told[victim.pid]["memory"] > 1 << 20
+    assert {worker["state"] for worker in told.values()} == {"serving", "stopped"}
+    eventually(lambda: states(server) == ["serving"] * 2)
+
+
+def test_a_worker_whose_loop_does_not_turn_is_not_said_to_serve(serve: Serve) -> None:
+    server = serve(ASGI, {"app.py": BLOCKING})
+    with_call = begin(server, "/wait")
+    eventually(lambda: states(server) == ["stuck"])
+    told = status(server)
+    assert (told["ready"], told["serving"]) == (False, 0)
+    shown = server.command("status")
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "NONE SERVES: 0 of 1 workers, 1 stuck" in shown.stdout
+    open_gate(server)
+    assert answer(with_call) == b"done"
+    with_call.close()
+    eventually(lambda: status(server)["ready"])
+
+
+def test_a_crash_loop_is_told_with_its_deaths_their_reason_and_the_next_attempt(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    assert status(server)["deaths"] == {"count": 0, "last": None}
+    (server.directory / "app.py").write_text("import a_module_that_went_away")
+    for worker in server.workers():
+        worker.kill()
+    told = eventually(lambda: (told := status(server))["next_attempt"] and not told["workers"] and told)
+    assert (told["ready"], told["serving"], told["workers"]) == (False, 0, [])
+    assert told["deaths"]["count"] >= 4
+    assert "cannot boot: ModuleNotFoundError: No module named 'a_module" in told["deaths"]["last"]["reason"]
+    assert -1 < told["next_attempt"] - told["deaths"]["last"]["at"] < 3
+    shown = server.command("status")
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "NONE SERVES: 0 of 2 workers" in shown.stdout
+    assert "No module named" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert server.command("status", "--json").returncode == 1
+    (server.directory / "app.py").write_text(APP)
+    eventually(lambda: status(server)["serving"] == 2, 10, what="both workers")
+    assert server.command("status").returncode == 0
+
+
+def test_a_server_whose_workers_were_drained_does_not_serve_and_says_why(serve: Serve) -> None:
+    server = serve(CONFIG, {"app.py": APP})
+    server.signal(signal.SIGWINCH)
+    eventually(lambda: not status(server)["workers"], what="the end of the worker")
+    shown = server.command("status")
+    assert shown.returncode == 1
+    assert "NONE SERVES: 0 of 1 workers; they have been told to leave" in shown.stdout
 
 
 def test_when_a_reload_failed_and_why_is_told_with_the_traceback(serve: Serve) -> None:

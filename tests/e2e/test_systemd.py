@@ -226,6 +226,12 @@ def test_the_service_manager_hears_how_the_server_stands(manage: Manage, tmp_pat
         assert all("STOPPING" not in said for said in manager.said)
         assert pid == int((tmp_path / "run/prefork.pid").read_text())
         manager.main = psutil.Process(pid)
+        (tmp_path / "app.py").write_text("raise ValueError('gone')")
+        manager.main.children()[0].kill()
+        assert "died: SIGKILL" in manager.hear(lambda said: "0 of 1 worker serve; " in said["STATUS"])["STATUS"]
+        assert "ValueError: gone" in manager.hear(lambda said: "cannot boot" in said["STATUS"])["STATUS"]
+        (tmp_path / "app.py").write_text(APP)
+        manager.hear(lambda said: said["STATUS"] == "generation 1 serves with 1 worker")
         manager.main.terminate()
         assert manager.hear(lambda said: "STOPPING" in said)["STATUS"] == "the server is stopping"
 

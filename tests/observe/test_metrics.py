@@ -56,6 +56,14 @@ def test_a_server_is_ready_until_it_is_to_stop() -> None:
     assert len(board.workers()) == 1
 
 
+def test_a_server_is_ready_while_a_worker_serves() -> None:
+    board = make_board()
+    board.occupy(3, 13, 2)
+    assert (snapshot(board)["ready"], snapshot(board)["serving"]) == (True, 1)
+    board.hold(2, True)
+    assert (snapshot(board)["ready"], snapshot(board)["serving"], snapshot(board)["stopping"]) == (False, 0, False)
+
+
 def test_totals_include_departed_workers() -> None:
     totals = json.loads(json.dumps(snapshot(make_board())))["totals"]
     assert (totals["requests"], totals["connections"], totals["sent"]) == (105, 2, 4096)
