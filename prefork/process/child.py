@@ -25,6 +25,8 @@ from prefork.process.report import Account, Report
 
 WHERE = b"?"
 WHAT = b"!"
+ORDER = b"o"  # there is one for it in the scoreboard
+NOW = b"n"  # end at once, as SIGINT says
 
 log = logging.getLogger("prefork")
 
@@ -155,11 +157,17 @@ class Child:
 
     def ask(self, question: bytes) -> None:
         """Ask WHERE: it logs what it is at, if it can, and answers as one that is to be replaced does; or WHAT: it
-        answers by an account.
+        answers by an account. ORDER and NOW have no answer. A worker hears these in a thread of its own, whatever its
+        application does to signals.
         """
         self._asked += question == WHAT
         with suppress(OSError):
             os.write(self._report, question)
+
+    def hurry(self) -> None:
+        """Tell it to end at once."""
+        self.ask(NOW)
+        self.signal(signal.SIGINT)  # not all are workers
 
     async def answered(self) -> None:
         """Wait for its account, or for its end."""

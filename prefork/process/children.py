@@ -18,7 +18,7 @@ from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.kernel import forks
 from prefork.kernel.finish import finish, flush
 from prefork.kernel.loop import Loop
-from prefork.process.child import WHAT, Child
+from prefork.process.child import ORDER, WHAT, Child
 from prefork.process.endings import OomKills
 from prefork.process.report import Account, Report, describe
 
@@ -187,20 +187,23 @@ class Children:
                 await child.answered()
         return {child.pid: child.account for child in children if child.account is not None}
 
-    async def dismiss(self, children: Iterable[Child], number: int, timeout: float) -> None:
-        """Send them a signal, and wait until they are gone; after `timeout` seconds they are killed. What they are at
-        is logged then, but not after SIGINT, which is urgent.
+    async def dismiss(self, children: Iterable[Child], timeout: float, *, urgent: bool = False) -> None:
+        """Tell them to end at once, where it is `urgent`, or else to obey their order, and wait until they are gone;
+        after `timeout` seconds they are killed. What they are at is logged then, where it is not urgent.
         """
         leaving = list(children)
         for child in leaving:
-            child.signal(number)
+            if urgent:
+                child.hurry()
+            else:
+                child.ask(ORDER)
         try:
             with self.loop.within(timeout):
                 for child in leaving:
                     await child.exited.wait()
         except TimedOut:
             asked = [child for child in leaving if child.reports and not child.exited.is_set()]
-            told = await self.accounts(asked) if number != signal.SIGINT else {}
+            told = await self.accounts(asked) if not urgent else {}
             for child in leaving:
                 if child.exited.is_set():
                     continue

@@ -22,12 +22,11 @@ from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
-from prefork.process.child import Child
+from prefork.process.child import ORDER, Child
 from prefork.process.children import Children, Tell
 from prefork.process.drain import patience
 from prefork.process.identity import cores
 from prefork.process.post import Post
-from prefork.process.signals import ORDERED
 from prefork.process.template import Template
 from prefork.settings.schema import Settings
 
@@ -166,7 +165,7 @@ class Generation:
 
     def _give(self, child: Child, order: Order) -> None:
         self._scoreboard.order(self._members[child], order)
-        child.signal(ORDERED)
+        child.ask(ORDER)
 
     def answered(self) -> int:
         """How many requests the workers that live have answered, by their own word."""
@@ -269,7 +268,7 @@ class Generation:
         listening = self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
         await child.departing.wait()
         listening.cancel()
-        child.hang_up()
+        self._children.loop.spawn(_hang_up(child), f"keeping the line to worker {child.pid}")
         await self._news.until(
             lambda: not child.exited.is_set() or child not in self._members
         )  # what it has done is known
@@ -362,7 +361,7 @@ class Generation:
             if child in self._members:  # else it has gone meanwhile, and its slot may be another's
                 self._scoreboard.order(self._members[child], Order.LEAVE)
         timeout = patience(self.settings.workers, asgi=any(child.asgi for child in leaving))
-        await self._children.dismiss(leaving, ORDERED, timeout)
+        await self._children.dismiss(leaving, timeout)
         self._dismissed.difference_update(leaving)
 
     def _become_worker(self, slot: int, position: int, tell: Tell) -> int:
@@ -393,6 +392,12 @@ class Generation:
             position,
             self._children.lifeline,
         )
+
+
+async def _hang_up(child: Child) -> None:
+    """When it is gone: it may have to be told to leave."""
+    await child.exited.wait()
+    child.hang_up()
 
 
 def _unforeseen(error: Exception) -> BootError:

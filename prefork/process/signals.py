@@ -30,8 +30,9 @@ class Command(Enum):
     NOTHING = auto()
 
 
-# The master has left an order: a signal that nobody else has a use for. Applications take SIGTERM, SIGHUP and SIGUSR2,
-# Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets SIGTTIN (signal(7)).
+# The master has left an order: a worker hears of it by the line between them (witness.py), and tells itself by a signal
+# that nobody else has a use for. Applications take SIGTERM, SIGHUP and SIGUSR2, Go's runtime, which a library may bring
+# along, SIGURG; and a stopped process that goes on forgets SIGTTIN (signal(7)).
 ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else signal.SIGUSR2
 
 MASTER: dict[int, Command] = {
@@ -61,7 +62,10 @@ del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
 class Signals:
     """Catches the signals of `table` from now on, and hands them out in order (signal.set_wakeup_fd)."""
 
-    def __init__(self, loop: Loop, table: Mapping[int, Command]) -> None:
+    def __init__(self, loop: Loop, table: Mapping[int, Command], *, insist: bool = False) -> None:
+        """With `insist` no signal is lost, though an application may have the wakeup descriptor at the moment, or have
+        closed it, as asyncio.run does; most come twice then.
+        """
         self._loop = loop
         self._table = table
         self._received = b""
@@ -71,9 +75,7 @@ class Signals:
         os.set_blocking(self._writing, False)
         self._readable = loop.readable(self._reading)
         self.catch()
-        self._handlers: dict[int, Any] = {
-            number: self._note_order if command is Command.OBEY else _noted for number, command in table.items()
-        }
+        self._handlers: dict[int, Any] = dict.fromkeys(table, self._insist if insist else _noted)
         if _is_held_up_by_terminal():
             self._handlers[signal.SIGTTOU] = signal.SIG_IGN
         for number, handler in self._handlers.items():
@@ -81,12 +83,13 @@ class Signals:
             signal.siginterrupt(number, False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
 
-    def _note_order(self, number: int, frame: object) -> None:
-        """No order is to be lost, though the application may have the wakeup descriptor at the moment, or have closed
-        it, as asyncio.run does: then this has to do. Twice is no harm.
-        """
-        with suppress(OSError):
+    def note(self, number: int) -> None:
+        """As if this signal had come; in any thread."""
+        with suppress(OSError):  # as full as the wakeup descriptor may be
             os.write(self._writing, bytes([number]))
+
+    def _insist(self, number: int, frame: object) -> None:
+        self.note(number)
 
     def catch(self) -> None:
         """Have the wakeup descriptor, again where an application that was imported has taken it, as asyncio does for

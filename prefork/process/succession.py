@@ -90,16 +90,19 @@ class Succession:
         """
         living = self._children.living
         if self._ending:
-            await self._children.dismiss(living, signal.SIGKILL, FAST)
+            for child in living:
+                child.signal(signal.SIGKILL)
+            for child in living:
+                await child.exited.wait()
             return
         self._ending = True
         able = [child for child in living if child.asgi and child.stuck < FAST]
         for child in able:
-            child.signal(signal.SIGINT)
-        await self._children.dismiss([child for child in living if child not in able], signal.SIGINT, FAST)
+            child.hurry()
+        await self._children.dismiss([child for child in living if child not in able], FAST, urgent=True)
         timeout = max(patience(each.settings.workers, asgi=True, fast=True) for each in self.living)
         telling = self._children.loop.spawn(self._tell_of_waiting(able), "telling of applications that shut down")
-        await self._children.dismiss(able, signal.SIGINT, timeout)
+        await self._children.dismiss(able, timeout, urgent=True)
         telling.cancel()
 
     async def _tell_of_waiting(self, children: Sequence[Child]) -> None:

@@ -1,7 +1,9 @@
 """The witness: a thread of a worker that is there when the loop is not. Owns what it waits for, and touches no loop.
 
-It sleeps until the master asks, which it does of a worker whose loop has not turned for too long, or is gone. A worker
-whose loop turns hears of neither here first: it drains when the master is gone, and the witness only bounds that.
+It sleeps until the master asks, which it does of a worker whose loop has not turned for too long, gives an order, or is
+gone. Of that last a worker whose loop turns does not hear here first: it drains, and the witness only bounds that.
+Orders come by way of this thread, as neither an application's signal handlers nor a main thread that waits in a call
+can keep it from reading.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from prefork.http.message import Request
 from prefork.http.server import Served
-from prefork.process.child import WHAT, WHERE
+from prefork.process.child import NOW, WHAT, WHERE
 from prefork.process.report import MOST_OF_REQUEST, Account
 
 SHOWN = 3  # requests, of those that are under way
@@ -25,19 +27,22 @@ log = logging.getLogger("prefork")
 
 
 class Witness:
-    """`explain` is called, in its thread, where WHERE is read from `asked`, and `account` for WHAT; it stops listening
-    at that descriptor's end.
+    """`explain` is called, in its thread, where WHERE is read from `asked`, `account` for WHAT, and `end` for NOW.
+    `look` is called whatever is read: there may have been no room for an ORDER behind it. It stops listening at that
+    descriptor's end.
 
     `patience` seconds after the end of `lifeline`, the process ends, whatever its other threads are up to. Both may be
     set later: before it serves, a worker has nothing to explain, and nothing to finish.
     """
 
-    def __init__(self, lifeline: int, asked: int) -> None:
+    def __init__(self, lifeline: int, asked: int, look: Callable[[], None], end: Callable[[], None]) -> None:
         self.explain: Callable[[], None] = _nothing
         self.account: Callable[[], None] = _nothing
         self.patience = 0.0
         self._lifeline = lifeline
         self._asked = asked
+        self._look = look
+        self._end = end
         threading.Thread(target=self._attend, name="prefork-witness", daemon=True).start()
 
     def _attend(self) -> None:
@@ -55,6 +60,9 @@ class Witness:
                     poll.unregister(fd)
 
     def _answer(self, asked: bytes) -> None:
+        self._look()
+        if NOW in asked:
+            self._end()
         try:
             if WHAT in asked:
                 self.account()

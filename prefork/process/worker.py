@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from prefork.process.drain import Drain, patience
 from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
 from prefork.process.report import Report
-from prefork.process.signals import WORKER, Command, Signals
+from prefork.process.signals import ORDERED, WORKER, Command, Signals
 from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
 from prefork.process.witness import Witness, account, place
@@ -94,11 +95,12 @@ class Worker:
         self._loop, self._crew = _kernel(settings.workers)
         self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
         # before the application is imported: HUP must not kill us meanwhile
-        self._signals = Signals(self._loop, WORKER)
+        self._signals = Signals(self._loop, WORKER, insist=True)
         forks.on_fork(self._close_in_child)
         assignment.logs.apply()
         assignment.logs.catch_crashes()
-        self._witness = Witness(assignment.lifeline, tell.fd)
+        note = self._signals.note
+        self._witness = Witness(assignment.lifeline, tell.fd, partial(note, ORDERED), partial(note, signal.SIGINT))
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up
         self._asgi: AsgiHost | None = None

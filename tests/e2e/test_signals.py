@@ -253,3 +253,38 @@ async def hear():
     server.signal(signal.SIGTERM)
     assert server.wait_exit(5) == 0
     assert "killing" not in server.stderr
+
+
+DEAF = [  # what an application does in a request, before a slow call
+    "asyncio.run(hear())",
+    "asyncio.run(hear(close=False))",
+    "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+    "[signal.signal(n, lambda *_: None) for n in (1, 2, 3, 10, 15, 64, *range(34, 50))]",
+    "signal.set_wakeup_fd(-1)",
+]
+
+
+@pytest.mark.parametrize("how", ["", "--now"])
+@pytest.mark.parametrize("own", DEAF)
+def test_a_stop_is_obeyed_whatever_an_application_has_done_to_signals(serve: Serve, own: str, how: str) -> None:
+    app = f"""
+import asyncio, os, signal, time
+{APP.replace('"/version":', '"/deaf":').replace("VERSION.encode()", "deafen()")}
+
+async def hear(close=True):
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, print)
+    if not close:
+        loop._close_self_pipe = lambda: None
+
+def deafen():
+    {own}
+    time.sleep(0.05)  # somebody else leads from here on
+    return str(os.getpid()).encode()
+"""
+    server = serve(CONFIG.replace("[log]", "graceful_timeout = 20\n[log]"), {"app.py": app})
+    assert server.get("/deaf").status == 200
+    server.command("stop", *how.split(), timeout=5)
+    assert server.wait_exit(5) == 0
+    assert "killing" not in server.stderr

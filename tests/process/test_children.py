@@ -364,14 +364,14 @@ def test_a_child_holds_neither_the_lifelines_end_nor_its_siblings_pipes(children
 
 def test_who_does_not_obey_is_killed_after_the_timeout(children: Children, caplog: pytest.LogCaptureFixture) -> None:
     def deaf(tell: Tell) -> int:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return live(tell)
 
     child = children.fork(deaf)
     assert boot(children, child) is None
 
     async def dismiss() -> None:
-        await children.dismiss([child], signal.SIGTERM, 0.05)
+        await children.dismiss([child], 0.05, urgent=True)
         children.loop.stop()
 
     async def reap() -> NoReturn:
