@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from prefork import __version__
+from prefork.arguments import MISTAKEN, parse
 from prefork.errors import ConfigError, StartError
 from prefork.observe.terminal import printable_json, say
 from prefork.process import control, watch
@@ -25,7 +26,6 @@ from prefork.process.control import Message
 from prefork.process.master import Master
 from prefork.process.status_table import table
 from prefork.process.upgrade import Predecessor
-from prefork.settings.kinds import MOST_WORKERS
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Master as MasterSettings
 from prefork.settings.schema import Settings
@@ -34,17 +34,15 @@ from prefork.settings.wording import counted, quoted
 CONFIG = "config/server.toml"
 
 FAILED = 1
-MISTAKEN = 2  # a config error or a usage error, as argparse has it
 INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 and the signal's number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     _open_closed_streams()
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.run
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = command(options)
+        status = COMMANDS[options.command](options)
         sys.stdout.flush()  # here, where it may fail
         return status
     except ConfigError as error:
@@ -60,46 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("prefork", description="The nginx process model for Python.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-        command.set_defaults(run=run)
-        return command
-
-    def add_config(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command.add_argument("-c", "--config", metavar="FILE", help=f"the configuration file, {CONFIG} by default")
-        return command
-
-    start = add_config(add("start", _start, "run the server, in the foreground unless told otherwise"))
-    start.add_argument("app", metavar="APP", nargs="?", default="", help='an application such as "myapp:app"')
-    start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
-    start.add_argument(
-        "--files", metavar="DIR", nargs="?", const=os.curdir, default="", help="serve a directory, this one by default"
-    )
-    start.add_argument("--listing", action="store_true", help="list those of its directories that have no index.html")
-    start.add_argument("--listen", metavar="ADDRESS", action="append", default=[], help="where to listen; repeatable")
-    start.add_argument("--workers", metavar="N", default="", help='how many workers, or "auto": one per CPU core')
-    start.add_argument("--daemon", action="store_true", help="run in the background; return when the server is ready")
-    start.add_argument("--watch", action="store_true", help="reload when Python files or templates below here change")
-    start.add_argument("--watch-dir", metavar="DIR", action="append", help="below this directory instead; repeatable")
-    add_config(add("check", _check, "validate the configuration"))
-    add("schema", _schema, "print the JSON Schema of the configuration")
-    add_config(add("reload", _reload, "replace the workers by ones with the configuration and code of now"))
-    stop = add_config(add("stop", _stop, "finish what is under way, then stop"))
-    stop.add_argument("--now", action="store_true", help="stop without finishing")
-    add_config(add("upgrade", _upgrade, "put a new master, of the code of now, in the place of the running one"))
-    add_config(add("reopen", _reopen, "reopen the log files, after they have been moved away"))
-    scale = add_config(add("scale", _scale, "have another number of workers, until the next reload"))
-    scale.add_argument("count", metavar="N", type=int, help=f"how many, from 1 to {MOST_WORKERS}")
-    status = add_config(add("status", _status, "show the master and its workers; exits 1 where none serves"))
-    status.add_argument("--json", action="store_true", help="as JSON")
-    add("version", _version, "print the version")
-    return parser
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -127,8 +85,8 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
             files=options.files,
             listing=options.listing,
             listen=options.listen,
-            workers=options.workers,
             app_dir=options.app_dir,
+            overrides=options.overrides,
         )
         return watch.for_development(settings) if watched else settings
 
@@ -285,3 +243,17 @@ def _open_closed_streams() -> None:
 
 def _complain(text: str) -> None:
     say(text, sys.stderr)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "start": _start,
+    "check": _check,
+    "schema": _schema,
+    "reload": _reload,
+    "stop": _stop,
+    "upgrade": _upgrade,
+    "reopen": _reopen,
+    "scale": _scale,
+    "status": _status,
+    "version": _version,
+}

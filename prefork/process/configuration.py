@@ -10,6 +10,7 @@ from prefork.handlers.codings import missing
 from prefork.kernel.poller import POLLERS
 from prefork.observe.access_log import compile_format
 from prefork.settings.load import load
+from prefork.settings.overrides import Override
 from prefork.settings.schema import Settings
 
 CAN_PRELOAD = sys.platform == "linux"  # see template.py
@@ -22,11 +23,11 @@ def read(
     files: str = "",
     listing: bool = False,
     listen: Sequence[str] = (),
-    workers: str = "",
     app_dir: str = "",
+    overrides: Sequence[Override] = (),
 ) -> Settings:
     """Settings that this platform can serve; arguments as of settings.load. Raises ConfigError."""
-    settings = load(path, app=app, files=files, listing=listing, listen=listen, workers=workers, app_dir=app_dir)
+    settings = load(path, app=app, files=files, listing=listing, listen=listen, app_dir=app_dir, overrides=overrides)
     problems = [f"{settings.source}: {problem}" for problem in _judge(settings)]
     if problems:
         raise ConfigError(*problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args, get_origin
@@ -61,6 +61,14 @@ def _suggestion(name: str, table: type[Table]) -> str:
     elsewhere = [path for key, path in _places(Settings) if key == name]
     place = elsewhere[0] if elsewhere else nearest(name, keys(table))
     return f' (did you mean "{place}"?)' if place else ""
+
+
+def twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """The index of each item that stood before, with the index of the first; None is no item."""
+    seen: dict[object, int] = {}
+    for index, item in enumerate(items):
+        if item is not None and seen.setdefault(item, index) != index:
+            yield index, seen[item]
 
 
 class Walk:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prefork.errors import ConfigError
 from prefork.settings.load import load
+from prefork.settings.overrides import Override
 from prefork.settings.schema import Settings
 from prefork.settings.tables import keys
 
@@ -81,6 +82,7 @@ def test_bytes_that_are_no_toml(file: Path, content: bytes) -> None:
 @settings(max_examples=100, deadline=None)
 @given(app=texts, listen=st.lists(texts, max_size=3), workers=texts)
 def test_options_of_odd_texts(app: str, listen: list[str], workers: str) -> None:
-    for problem in problems(None, app=app, listen=listen, workers=workers):
+    overrides = [Override("--workers", "workers.count", workers)]
+    for problem in problems(None, app=app, listen=listen, overrides=overrides):
         assert problem.startswith(("APP: ", "--listen: ", "--workers: ", "route: "))
         assert problem.isprintable()

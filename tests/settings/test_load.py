@@ -12,6 +12,7 @@ import pytest
 from prefork.errors import ConfigError
 from prefork.settings.address import Address
 from prefork.settings.load import load
+from prefork.settings.overrides import Override
 from prefork.settings.schema import FileCache, Files, Http, Log, Master, Redirect, Respond, Route, Settings, Workers
 
 Load = Callable[..., Settings]
@@ -391,25 +392,58 @@ def test_listen_replaces_the_addresses_of_the_file(settings: Load) -> None:
     assert [str(listener.address) for listener in loaded.listen] == ["127.0.0.1:0", "unix:a.sock"]
 
 
+def count(value: str) -> Override:
+    return Override("--workers", "workers.count", value)
+
+
 def test_workers_replaces_the_count_alone(settings: Load) -> None:
     text = "[workers]\ncount = 2\nconnections = 7"
-    assert settings(text, workers="4").workers == Workers(count=4, connections=7)
-    assert settings(text, workers="auto").workers == Workers(connections=7)
+    assert settings(text, overrides=[count("4")]).workers == Workers(count=4, connections=7)
+    assert settings(text, overrides=[count("auto")]).workers == Workers(connections=7)
+
+
+def test_an_option_takes_the_place_of_its_key_and_entries_join_those_of_the_file(settings: Load) -> None:
+    text = "[workers]\nthreads = 2\nenv = { A = 'a', B = 'b' }\n[http]\ntrusted_proxies = ['10.0.0.1']\n"
+    overrides = [
+        Override("--threads", "workers.threads", "4"),
+        Override("--timeout", "workers.timeout", "0.5"),
+        Override("--preload", "workers.preload", True),
+        Override("--env", "workers.env", {"B": "=", "C": "c"}),
+        Override("--forwarded-allow-ips", "http.trusted_proxies", ["unix"]),
+        Override("--umask", "master.umask", "027"),
+        Override("--user", "master.user", "0"),
+    ]
+    loaded = settings(text, overrides=overrides)
+    env = {"A": "a", "B": "=", "C": "c"}
+    assert loaded.workers == Workers(threads=4, timeout=0.5, preload=True, env=env)
+    assert loaded.http.trusted_proxies == ("unix",)
+    assert (loaded.master.umask, loaded.master.user) == (0o27, 0)
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"workers": "many"}, '--workers: expected an integer from 1 to 1024 or "auto", got "many"'),
-        ({"workers": "0"}, '--workers: expected an integer from 1 to 1024 or "auto", got 0'),
-        ({"workers": "-1"}, '--workers: expected an integer from 1 to 1024 or "auto", got "-1"'),
-        ({"workers": "9" * 5000}, f'--workers: expected an integer from 1 to 1024 or "auto", got "{"9" * 57}..."'),
+        ({"overrides": [count("many")]}, '--workers: expected an integer from 1 to 1024 or "auto", got "many"'),
+        ({"overrides": [count("0")]}, '--workers: expected an integer from 1 to 1024 or "auto", got 0'),
+        ({"overrides": [count("-1")]}, '--workers: expected an integer from 1 to 1024 or "auto", got "-1"'),
+        (
+            {"overrides": [count("9" * 5000)]},
+            f'--workers: expected an integer from 1 to 1024 or "auto", got "{"9" * 57}..."',
+        ),
         ({"listen": ["x:99999"]}, '--listen: expected a port from 0 to 65535, got "x:99999"'),
         ({"listen": [":1", ":1"]}, "--listen: 0.0.0.0:1 is given twice"),
         ({"app": "app.py"}, 'APP: expected a module, not a file: write "app", got "app.py"'),
         ({"files": "nowhere"}, '--files: expected an existing directory, got "nowhere"'),
         ({"files": "public", "app": "a:b"}, "--files: expected no application beside it"),
         ({"listing": True}, "--listing: expected only beside --files"),
+        (
+            {"overrides": [Override("--umask", "master.umask", "99")]},
+            '--umask: expected a umask such as "027" or 0o027, got "99"',
+        ),
+        (
+            {"overrides": [Override("--env", "workers.env", {"PYTHONPATH": "x"})]},
+            '--env: expected no PYTHONPATH, which Python has read already: write "pythonpath" beside "env"',
+        ),
         ({"app_dir": "nowhere"}, '--app-dir: expected an existing directory, got "nowhere"'),
     ],
 )

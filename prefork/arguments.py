@@ -1,0 +1,284 @@
+"""Arguments: the command line as it is typed. Owns the options, also those that people know from other servers.
+
+What has one meaning is accepted as gunicorn, uvicorn and others write it; the rest is answered by the word for it here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from prefork.settings.kinds import FLAG, MOST_WORKERS, Entries
+from prefork.settings.overrides import Override
+from prefork.settings.schema import Settings
+from prefork.settings.tables import Key, keys
+from prefork.settings.wording import nearest, quoted
+
+MISTAKEN = 2  # a config error or a usage error, as argparse has it
+HELP = ("-h", "--help")
+VERSION = ("-V", "--version", "-v")
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", "8000"
+
+COMMANDS = {
+    "start": "run the server, in the foreground unless told otherwise",
+    "check": "validate the configuration",
+    "schema": "print the JSON Schema of the configuration",
+    "reload": "replace the workers by ones with the configuration and code of now",
+    "stop": "finish what is under way, then stop",
+    "upgrade": "put a new master, of the code of now, in the place of the running one",
+    "reopen": "reopen the log files, after they have been moved away",
+    "scale": "have another number of workers, until the next reload",
+    "status": "show the master and its workers; exits 1 where none serves",
+    "version": "print the version",
+    "help": "explain a command",
+}
+ASKING = ("reload", "stop", "upgrade", "reopen", "scale", "status")  # a server that runs
+
+SYNONYMS = {"restart": "reload", "quit": "stop", "run": "start", "serve": "start", "test": "check", "validate": "check"}
+
+# Options of `start` that stand for a key of the file each. Errors call them by the first name.
+KEYS = {
+    "workers.count": ("--workers", "-w"),
+    "workers.threads": ("--threads",),
+    "workers.timeout": ("--timeout", "-t"),
+    "workers.graceful_timeout": ("--graceful-timeout", "--timeout-graceful-shutdown"),
+    "workers.connections": ("--worker-connections",),
+    "workers.max_requests": ("--max-requests", "--limit-max-requests"),
+    "workers.preload": ("--preload",),
+    "workers.chdir": ("--chdir",),
+    "workers.env": ("--env", "-e"),
+    "http.keepalive_timeout": ("--keep-alive", "--timeout-keep-alive"),
+    "http.trusted_proxies": ("--forwarded-allow-ips",),
+    "log.level": ("--log-level",),
+    "log.error": ("--error-logfile", "--log-file"),
+    "log.access": ("--access-logfile",),
+    "master.pid_file": ("--pid",),
+    "master.user": ("--user", "-u"),
+    "master.group": ("--group", "-g"),
+    "master.umask": ("--umask", "-m"),
+}
+_TLS = "there is no TLS here yet: let a proxy in front do it"
+_NOT_NEEDED = "not needed: prefork finds out itself"
+_IN_LISTEN = "write it into a file: listen = [{{ address = ..., {} }}]"
+HABITS = {  # what else is typed, and the word for it here
+    "--reload": "here it is --watch",
+    "--reload-dir": "here it is --watch-dir",
+    "--reload-include": "here --watch looks at Python files and templates",
+    "--reload-exclude": "here --watch looks at Python files and templates",
+    "--worker-class": f"{_NOT_NEEDED} whether the application is WSGI or ASGI, and has --threads for WSGI",
+    "-k": f"{_NOT_NEEDED} whether the application is WSGI or ASGI, and has --threads for WSGI",
+    "--interface": f"{_NOT_NEEDED} whether the application is WSGI or ASGI",
+    "--factory": 'write the call into APP: "module:create_app()"',
+    "--call": 'write the call into APP: "module:create_app()"',
+    "--pythonpath": "here it is --app-dir",
+    "--certfile": _TLS,
+    "--keyfile": _TLS,
+    "--ssl-": _TLS,
+    "--proxy-headers": "name your proxies: --forwarded-allow-ips ADDRESS,...",
+    "--no-proxy-headers": 'write --forwarded-allow-ips ""',
+    "--root-path": 'write a route into a file: [[route]] with path = "/prefix", which the application is told',
+    "--script-name": 'write a route into a file: [[route]] with path = "/prefix", which the application is told',
+    "--no-access-log": 'write --access-logfile ""',
+    "--access-logformat": "write `format` under [log] into a file, with variables such as $status",
+    "--log-config": "the application sets up its own logging; the server's is [log] in a file",
+    "--max-requests-jitter": "not needed: --max-requests varies by a tenth",
+    "--limit-max-requests-jitter": "not needed: --max-requests varies by a tenth",
+    "--limit-concurrency": "here clients wait: --worker-connections",
+    "--limit-request-line": "write `max_head` under [http] into a file",
+    "--limit-request-fields": "write `max_fields` under [http] into a file",
+    "--limit-request-field_size": "write `max_head` under [http] into a file",
+    "--backlog": _IN_LISTEN.format("backlog = ..."),
+    "--reuse-port": _IN_LISTEN.format("reuse_port = true"),
+    "--fd": 'here it is --listen systemd, as of LISTEN_FDS, or --listen "systemd:NAME"',
+    "--env-file": "write --env NAME=VALUE, or `env` under [workers] into a file",
+    "--lifespan": "write `lifespan` into the [[route]] of a file",
+    "--loop": "not needed: asyncio rides in the server's own loop",
+    "--http": "not needed: there is one implementation",
+    "--ws": "not needed: there is one implementation",
+    "--no-server-header": "write `server_header = false` under [http] into a file",
+    "--check-config": "here it is `prefork check`",
+    "--processes": "here it is --workers",
+    "-p": "write --port for the port, --pid for the pid file",
+    "-s": "here it is `prefork reload`, `prefork stop` and so on",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says in a line what is wrong, by the name that was typed, and where more is told."""
+
+    def error(self, message: str) -> NoReturn:
+        option = r"argument (?:-\w/)?([^/\s]+)\S*: "  # by its first long name
+        for pattern, ours in (
+            (rf"{option}expected (?:one|at least one) argument", r"\1: a value is missing"),
+            (rf"{option}ignored explicit argument (.*)", r"\1: expected no value, got \2"),
+            (rf"{option}(.*)", r"\1: \2"),
+            (r"the following arguments are required: (.*)", r"\1 is missing"),
+        ):
+            if re.fullmatch(pattern, message):
+                message = re.sub(pattern, ours, message)
+                break
+        self.print_usage(sys.stderr)
+        self.exit(MISTAKEN, f"{self.prog}: {message}; `{self.prog} --help` tells more\n")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for: `command`, one of COMMANDS save help, and its options; those of `start` as settings.load takes
+    them. Ends by SystemExit after a help, and where it makes no sense.
+    """
+    top = Parser("prefork", usage="prefork COMMAND [OPTION ...]", description="The nginx process model for Python.")
+    parsers = _parsers(top)
+    first, *rest = _with_command(arguments, top)
+    if first == "help":
+        topic = rest[0] if rest else ""
+        if topic and topic not in parsers:
+            top.error(_no_command(topic))
+        (parsers[topic] if topic else top).print_help()
+        top.exit()
+    if first in HELP:
+        top.print_help()
+        top.exit()
+    parser = parsers[first]
+    options, others = parser.parse_known_args(rest)
+    if others:
+        parser.error(_unknown(others, parser))
+    options.command = first
+    if first == "start":
+        options.listen = _addresses(options, parser)
+        options.overrides = _overrides(options, parser)
+    return options
+
+
+def _with_command(arguments: Sequence[str], top: Parser) -> Sequence[str]:
+    """The same with the command that goes without saying: an application, or its options, mean `start`."""
+    first = arguments[0] if arguments else ""
+    if not first:
+        top.error(f"a command is missing: {', '.join(COMMANDS)}; or an application such as myapp:app")
+    if first in VERSION:
+        return ["version"]
+    if first in COMMANDS or first in HELP:
+        return arguments
+    if not first.startswith("-") and ":" not in first:
+        top.error(_no_command(first))
+    return ["start", *arguments]
+
+
+def _no_command(name: str) -> str:
+    near = SYNONYMS.get(name) or nearest(name, COMMANDS)
+    meant = f"did you mean {near}" if near else "an application has a colon, as in myapp:app"
+    return f"{quoted(name)}: no command ({meant}{'?' if near else ''})"
+
+
+def _unknown(others: Sequence[str], parser: Parser) -> str:
+    """What is to be said of the first of `others` that is an option; or of the first, which is one value too many."""
+    option = next((each for each in others if each.startswith("-") and each != "-"), "").partition("=")[0]
+    if not option:
+        return f"{quoted(others[0])}: one too many"
+    known = {name for action in parser._actions for name in action.option_strings}
+    habits = HABITS if parser.prog == "prefork start" else {}
+    for name in (option, option[:6], option[:2]):  # --ssl-keyfile, -kgevent
+        if name in habits and (name == option or name == "--ssl-" or not name.startswith("--")):
+            return f"{option}: {habits[name]}"
+    near = nearest(option, [*known, *habits])
+    meant = f"{near}, but {habits[near]}" if near in habits else near
+    return f"{option}: unknown option{f' (did you mean {meant}?)' if near else ''}"
+
+
+def _parsers(top: Parser) -> dict[str, Parser]:
+    """That of each command."""
+    commands = top.add_subparsers(metavar="COMMAND", title="commands", prog="prefork", parser_class=Parser)
+    parsers: dict[str, Parser] = {}
+    for name, about in COMMANDS.items():
+        described = f"{about[0].upper()}{about[1:]}."
+        parsers[name] = commands.add_parser(name, help=about, description=described, allow_abbrev=False)
+    for name in ("start", "check", *ASKING):
+        help = "the configuration file, config/server.toml by default"
+        parsers[name].add_argument("-c", "--config", metavar="FILE", help=help)
+    _add_start(parsers["start"])
+    parsers["stop"].add_argument("--now", action="store_true", help="stop without finishing")
+    parsers["scale"].add_argument("count", metavar="N", type=_count, help=f"how many, from 1 to {MOST_WORKERS}")
+    parsers["status"].add_argument("--json", action="store_true", help="as JSON")
+    parsers["help"].add_argument("topic", metavar="COMMAND", nargs="?", help="the command")
+    for parser in parsers.values():
+        places = "".join(f" [{action.metavar}]" for action in parser._actions if not action.option_strings)
+        parser.usage = f"{parser.prog} [OPTION ...]{places}"
+    return parsers
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"expected an integer from 1 to {MOST_WORKERS}, got {quoted(text)}")
+    return int(text)
+
+
+def _add_start(start: Parser) -> None:
+    start.add_argument("app", metavar="APP", nargs="?", default="", help='an application such as "myapp:app"')
+    start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
+    start.add_argument(
+        "--files", metavar="DIR", nargs="?", const=os.curdir, default="", help="serve a directory, this one by default"
+    )
+    start.add_argument("--listing", action="store_true", help="list those of its directories that have no index.html")
+    _add_listen(start, "where to listen; repeatable")
+    start.add_argument("-D", "--daemon", action="store_true", help="run in the background; return when it is ready")
+    start.add_argument("--watch", action="store_true", help="reload when Python files or templates below here change")
+    start.add_argument("--watch-dir", metavar="DIR", action="append", help="below this directory instead; repeatable")
+    group = start.add_argument_group("in place of keys of the file")
+    for place, names in KEYS.items():
+        key = _key(place)
+        about = f"{key.about} ({place})".replace("%", "%%")
+        if key.value is FLAG:
+            group.add_argument(*names, dest=place, action="store_true", help=about)
+        elif isinstance(key.value, Entries):
+            group.add_argument(*names, dest=place, action="append", metavar="NAME=VALUE", help=about)
+        else:
+            group.add_argument(*names, dest=place, metavar="VALUE", help=about)
+
+
+def _add_listen(parser: Parser, help: str) -> None:
+    names = ("-b", "--listen", "--bind")
+    parser.add_argument(*names, metavar="ADDRESS", dest="listen", action="append", default=[], help=help)
+    parser.add_argument("--host", help=f"the same in parts; {DEFAULT_HOST} by default")
+    parser.add_argument("--port", help=f"{DEFAULT_PORT} by default")
+    parser.add_argument("--uds", metavar="PATH", help="the same for a unix socket")
+
+
+def _addresses(options: argparse.Namespace, parser: Parser) -> list[str]:
+    """All addresses as `listen` has them; settings.load says of `start` what is wrong with one."""
+    listen: list[str] = options.listen
+    if options.uds is not None:
+        listen.append(f"unix:{options.uds}")
+    if options.host is not None or options.port is not None:
+        host = DEFAULT_HOST if options.host is None else options.host
+        port = DEFAULT_PORT if options.port is None else options.port
+        if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            parser.error(f"--port: expected a port from 0 to 65535, got {quoted(port)}")
+        listen.append(f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}")
+    return listen
+
+
+def _overrides(options: argparse.Namespace, parser: Parser) -> list[Override]:
+    overrides = []
+    for place, (option, *_) in KEYS.items():
+        value: Any = getattr(options, place)
+        if value is None or value is False:
+            continue
+        key = _key(place)
+        if isinstance(key.value, Entries):
+            for entry in value:
+                if "=" not in entry:
+                    parser.error(f"{option}: expected NAME=VALUE, got {quoted(entry)}")
+            value = dict(entry.split("=", 1) for entry in value)
+        elif isinstance(key.default, tuple):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        overrides.append(Override(option, place, value))
+    return overrides
+
+
+def _key(place: str) -> Key:
+    name, _, key = place.partition(".")
+    table = keys(Settings)[name].value
+    assert isinstance(table, type)
+    return keys(table)[key]
