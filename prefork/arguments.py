@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from prefork.settings.address import Address
 from prefork.settings.kinds import FLAG, MOST_WORKERS, Entries
 from prefork.settings.overrides import Override
 from prefork.settings.schema import Settings
@@ -146,8 +147,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if others:
         parser.error(_unknown(others, parser))
     options.command = first
-    if first == "start":
+    if first == "start" or first in ASKING:
         options.listen = _addresses(options, parser)
+    if first == "start":
         options.overrides = _overrides(options, parser)
     return options
 
@@ -197,6 +199,8 @@ def _parsers(top: Parser) -> dict[str, Parser]:
     for name in ("start", "check", *ASKING):
         help = "the configuration file, config/server.toml by default"
         parsers[name].add_argument("-c", "--config", metavar="FILE", help=help)
+    for name in ASKING:
+        _add_listen(parsers[name], "where it listens, of several that run here without a file")
     _add_start(parsers["start"])
     parsers["stop"].add_argument("--now", action="store_true", help="stop without finishing")
     parsers["scale"].add_argument("count", metavar="N", type=_count, help=f"how many, from 1 to {MOST_WORKERS}")
@@ -256,6 +260,11 @@ def _addresses(options: argparse.Namespace, parser: Parser) -> list[str]:
         if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
             parser.error(f"--port: expected a port from 0 to 65535, got {quoted(port)}")
         listen.append(f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}")
+    if options.command != "start":
+        try:
+            return [str(Address.parse(text)) for text in listen]
+        except ValueError as error:
+            parser.error(f"--listen: {error}")
     return listen
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
@@ -19,19 +16,18 @@ from prefork import __version__
 from prefork.arguments import MISTAKEN, parse
 from prefork.errors import ConfigError, StartError
 from prefork.observe.terminal import printable_json, say
-from prefork.process import control, watch
+from prefork.process import control, reach, watch
 from prefork.process.background import Background
 from prefork.process.configuration import read
 from prefork.process.control import Message
 from prefork.process.master import Master
+from prefork.process.reach import CONFIG
+from prefork.process.runtime_directory import Place, find_place
 from prefork.process.status_table import table
 from prefork.process.upgrade import Predecessor
 from prefork.settings.load import json_schema
-from prefork.settings.schema import Master as MasterSettings
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted, quoted
-
-CONFIG = "config/server.toml"
 
 FAILED = 1
 INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 and the signal's number
@@ -49,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return MISTAKEN
     except StartError as error:
+        for problem in error.problems:
+            _complain(problem)
         _complain(f"prefork: {error}")
         return FAILED
     except OSError as error:  # what is printed cannot be written: `prefork status | head`, `prefork schema >/dev/full`
@@ -77,6 +75,7 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
     path = options.config or (None if options.app or options.files else CONFIG)
 
     watched = _watched(options)
+    place: Place | None = None
 
     def load() -> Settings:
         settings = read(
@@ -88,9 +87,15 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
             app_dir=options.app_dir,
             overrides=options.overrides,
         )
+        if place is not None:
+            has_pid_file = any(one.key == "master.pid_file" for one in options.overrides)
+            settings = place.given_to(settings, has_pid_file)
         return watch.for_development(settings) if watched else settings
 
     settings, background = load(), None
+    if path is None:
+        place = predecessor.place() if predecessor else _place(settings)
+        settings = load()
     if predecessor is None and (options.daemon or settings.master.daemon):
         background = Background()
         if background.is_mute and "-" in (settings.log.error, settings.log.access):
@@ -98,6 +103,13 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
     status = Master(settings, load, watched, predecessor, background).run()
     sys.stdout.flush()
     os._exit(status)  # nothing is left to do; for Python to take itself apart takes longer than all of a stop
+
+
+def _place(settings: Settings) -> Place:
+    place = find_place([listener.address for listener in settings.listen])
+    if place.problem:
+        _complain(f"prefork: no pid file and no control socket, so signals reach it, but no command: {place.problem}")
+    return place
 
 
 def _watched(options: argparse.Namespace) -> list[str]:
@@ -185,51 +197,17 @@ def _version(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace, request: Message) -> Message:
-    return _answer(_reached(options), request)
-
-
-def _answer(path: str, request: Message) -> Message:
-    reply, connection = control.ask(path, request)
+    reply, connection = control.ask(_reached(options), request)
     connection.close()
     return reply
 
 
 def _reached(options: argparse.Namespace) -> str:
-    """The control socket to ask. Where no file is named, and nobody answers as CONFIG has it, that of a server which
-    was started without the file, or before it said so: never of one that runs by another file.
-    """
-    path, usual = _control_path(options), MasterSettings().control
-    if options.config or path == usual or _runs_by(path) is not None or _runs_by(usual) not in ("", CONFIG):
-        return path
-    _complain(f"prefork: nobody answers at {path} ({CONFIG}); this is the one at {usual}")
-    return usual
-
-
-def _runs_by(path: str) -> str | None:
-    """The configuration file of the master at `path`, "" for the command line alone; None where nobody answers."""
-    try:
-        return str(_answer(path, {"command": "status"})["master"]["config"])
-    except (StartError, LookupError, TypeError):
-        return None
-
-
-def _control_path(options: argparse.Namespace) -> str:
-    """Where the master that runs with this configuration is asked: also when the file has been broken meanwhile."""
-    path = options.config or CONFIG
-    text = ""
-    try:
-        text = Path(path).read_text()
-        told = tomllib.loads(text)["master"]["control"]
-    except FileNotFoundError:
-        if options.config and _runs_by(MasterSettings().control) != options.config:
-            raise ConfigError(f"{path}: no such file") from None
-        told = None
-    except tomllib.TOMLDecodeError:
-        line = re.search(r"""^\s*control\s*=\s*(["'])(.+?)\1""", text, re.MULTILINE)
-        told = line and line[2]
-    except (OSError, ValueError, KeyError, TypeError):
-        told = None
-    return told if isinstance(told, str) else MasterSettings().control
+    """The control socket to ask."""
+    path, note = reach.find(options.config, options.listen)
+    if note:
+        _complain(f"prefork: {note}")
+    return path
 
 
 def _open_closed_streams() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PreforkError(Exception):
     """The root: whatever prefork raises on purpose."""
@@ -16,7 +18,13 @@ class ConfigError(PreforkError):
 
 
 class StartError(PreforkError):
-    """The server cannot start here: a port in use, a pid file that is held. One line, with the way out."""
+    """The server cannot start here, or not be reached: a port in use, a pid file that is held. One line, with the way
+    out; `problems`, as of a ConfigError, are lines to be told before.
+    """
+
+    def __init__(self, line: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(line)
+        self.problems = problems
 
 
 class BootError(PreforkError):

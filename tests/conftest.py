@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,9 +18,16 @@ T = TypeVar("T")
 
 
 def pytest_configure() -> None:
-    """A shell starts what runs in the background with INT ignored, which the servers and commands would inherit."""
+    """A shell starts what runs in the background with INT ignored, which the servers and commands would inherit. And
+    those of this run meet in a runtime directory of its own: a short one, as the names of sockets have to be short.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="prefork-")
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 
 
 def eventually(condition: Callable[[], T], within: float = 5.0, what: str | Callable[[], str] = "the condition") -> T:

@@ -63,6 +63,11 @@ def test_a_port_is_a_number(port: str, capsys: Output) -> None:
     assert f'--port: expected a port from 0 to 65535, got "{port}"' in mistaken(["a:b", f"--port={port}"], capsys)
 
 
+def test_an_address_of_a_running_server_is_compared_in_one_form(capsys: Output) -> None:
+    assert parse(["stop", "-b", ":80"]).listen == ["0.0.0.0:80"]
+    assert "--listen: expected a port" in mistaken(["stop", "-b", ":x"], capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "key", "value"),
     [

@@ -172,8 +172,37 @@ def test_commands_ask_where_the_config_says_broken_or_not(
     assert f"no prefork answers at {asked}: " in capsys.readouterr().err
 
 
-def test_a_config_that_is_no_text_does_not_confuse_a_command(directory: Path, capsys: Output) -> None:
-    (directory / "server.toml").write_bytes(b"\xff\xfe\x00")
-    assert main(["status", "-c", "server.toml"]) == 1
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (b"", "route: expected at least one [[route]]"),
+        (b"workers:\n  count: 2\n", "line 1: expected '='"),
+        (b"[master]\n# caf\xe9\n", "line 2: expected UTF-8, got the byte 0xe9"),
+        (b"[wokers]\n" + GOOD[GOOD.index("[[") :].encode(), 'wokers: unknown key (did you mean "workers"?)'),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "reload", "stop"])
+def test_what_is_wrong_with_the_file_comes_before_that_nobody_answers(
+    directory: Path, command: str, text: bytes, wrong: str, capsys: Output
+) -> None:
+    (directory / "server.toml").write_bytes(text)
+    assert main([command, "-c", "server.toml"]) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"server.toml: {wrong}")
+    assert last.startswith("prefork: no prefork answers at run/prefork.sock: ")
+
+
+def test_a_directory_in_the_place_of_the_file_is_told_as_that(directory: Path, capsys: Output) -> None:
     assert main(["status", "-c", str(directory)]) == 1
-    assert "no prefork answers at run/prefork.sock" in capsys.readouterr().err
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == f"{directory}: cannot be read: is a directory"
+    assert "no prefork answers at run/prefork.sock" in last
+
+
+def test_a_server_without_a_control_socket_is_reached_by_signals_it_is_said(directory: Path, capsys: Output) -> None:
+    (directory / "server.toml").write_text("[master]\ncontrol = ''\n" + GOOD[GOOD.index("[[") :])
+    assert main(["reload", "-c", "server.toml"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert 'server.toml says control = ""' in said
+    assert "HUP reloads" in said

@@ -5,29 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from prefork import __version__
 from prefork.errors import BootError
 from prefork.observe.terminal import say
 from prefork.process.generation import Generation
+from prefork.process.report import encodable
+from prefork.settings.address import Address
 from prefork.settings.wording import counted
 
 log = logging.getLogger("prefork")
 
 
-def announce(generation: Generation, in_foreground: bool) -> None:
-    """Print it; into the log where nobody reads standard output. Ctrl-C reaches who is `in_foreground` alone."""
+def announce(generation: Generation, in_foreground: bool, has_control: bool) -> None:
+    """Print it; into the log where nobody reads standard output. Ctrl-C reaches who is `in_foreground` alone, a command
+    who has a control socket.
+    """
     settings, workers = generation.settings, counted(generation.size, "worker")
-    urls = ", ".join(
-        address.url if address.port or address.kind == "unix" else _actual_url(bound.getsockname())
-        for address, bound in generation.sockets.items()
-        if address.number <= 1
-    )
+    urls = ", ".join(address.url for address in _actual_addresses(generation))
     line = (
         f"prefork {__version__} serving {urls} with {workers} "
         f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
-        f"stop with {'Ctrl-C or ' if in_foreground else ''}`prefork stop`"
+        f"stop with {'Ctrl-C or ' if in_foreground else ''}{'`prefork stop`' if has_control else 'SIGTERM'}"
     )
     try:
         say(line)
@@ -45,6 +46,12 @@ def regret(error: BootError, is_logged_elsewhere: bool) -> None:
             say(f"{error.report}prefork: cannot start: {error}", sys.stderr)
 
 
-def _actual_url(where: tuple[str, int]) -> str:
-    host = f"[{where[0]}]" if ":" in where[0] else where[0]
-    return f"http://{host}:{where[1]}/"
+def serving(generation: Generation) -> list[str]:
+    """The addresses that it is reached by, with the ports that the kernel has chosen."""
+    return [encodable(str(address)) for address in _actual_addresses(generation)]
+
+
+def _actual_addresses(generation: Generation) -> Iterator[Address]:
+    for address, bound in generation.sockets.items():
+        if address.number <= 1:
+            yield address if address.port or address.kind == "unix" else Address("tcp", *bound.getsockname()[:2])

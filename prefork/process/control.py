@@ -115,7 +115,7 @@ def _bind(path: str, told: str) -> socket.socket:
         listener = listen.bind(Address("unix", path=path))
     except StartError as error:
         taken = f"another prefork answers at {told}; give each its own"
-        raise StartError(f"master.control: {taken if _is_answered(path) else error}") from None
+        raise StartError(f"master.control: {taken if answers(path) else error}") from None
     finally:
         os.umask(mask)
     listener.listen(128)
@@ -130,12 +130,16 @@ def _is_strange(client: socket.socket) -> bool:
         return True
 
 
-def _is_answered(path: str) -> bool:
+def answers(path: str) -> bool:
+    """Whether somebody is there to be asked, with our permission or without."""
     if not socket_file.is_socket(path):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        return probe.connect_ex(path) in (0, errno.EAGAIN)  # its queue may be full
+        try:
+            return probe.connect_ex(path) in (0, errno.EAGAIN, errno.EACCES)  # its queue may be full
+        except (OSError, ValueError):  # no name of a socket
+            return False
 
 
 def ask(path: str, request: Message) -> tuple[Message, socket.socket]:

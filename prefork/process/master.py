@@ -24,12 +24,14 @@ from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process import privileges
-from prefork.process.announcement import announce, regret
+from prefork.process.announcement import announce, regret, serving
 from prefork.process.background import Background
 from prefork.process.children import Children
-from prefork.process.control import ControlSocket, Message
+from prefork.process.control import Message
 from prefork.process.generation import Generation, Phase
-from prefork.process.identity import PidFile, entitle, in_terminal
+from prefork.process.identity import entitle, in_terminal
+from prefork.process.marks import Marks
+from prefork.process.report import encodable
 from prefork.process.service_manager import ServiceManager
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.start_directory import StartDirectory
@@ -95,19 +97,18 @@ class Master:
         warning = privileges.prepare(settings)
         self._passed = passed.take(os.environ) if self._predecessor is None else self._predecessor.passed
         settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
-        fitting, pid_file, control = self._predecessor.meet(settings) if self._predecessor else ({}, None, None)
+        fitting, self._marks = self._predecessor.meet(settings) if self._predecessor else ({}, Marks())
         self._lent = {**self._passed.sockets, **fitting}  # which are somebody else's to take down
         with ExitStack() as undo:
-            self._pid_file = pid_file or PidFile(settings.master.pid_file)
-            undo.callback(self._pid_file.remove)
+            undo.callback(self._marks.remove)
+            self._marks.take_pid_file(settings.master.pid_file)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
             sockets = adopt(self._lent, settings)
             undo.callback(listen.release, sockets, keep=self._lent)
-            self._control = control or ControlSocket(settings.master.control)
-            undo.callback(self._control.remove)
+            self._marks.take_control(settings.master.control)
             if self._predecessor is None:
-                self._pid_file.write(os.getpid())
+                self._marks.write(os.getpid())
             self._succession.current = self._succession.make(1, settings, sockets, logs)
             undo.pop_all()
         if warning:
@@ -116,12 +117,7 @@ class Master:
     def run(self) -> int:
         """Serve until stopped; the exit status, 1 when the first generation could not boot."""
         loop, children = self._loop, self._children
-        children.private += [
-            self._signals.close_in_child,
-            loop.poller.close,
-            self._pid_file.close_in_child,
-            self._control.close_in_child,
-        ]
+        children.private += [self._signals.close_in_child, loop.poller.close, self._marks.close_in_child]
         if self._background is not None:
             children.private.append(self._background.close_in_child)
         entitle("master")
@@ -138,8 +134,7 @@ class Master:
         finally:
             loop.close()
             listen.release(self.generation.sockets, keep=self._lent)
-            self._control.remove()
-            self._pid_file.remove()
+            self._marks.remove()
             log.info("stopped" if self._state is State.STOPPING else "left; the new master serves")
             self._signals.ignore_all()
         return self._exit_status
@@ -171,10 +166,9 @@ class Master:
         command = request.get("command")
         if command == "status":
             last = self._wishes.last.get(Change.RELOAD)
-            return {
-                "ok": True,
-                **await describe(self.generation, self._children, self._scoreboard, self._started, last),
-            }
+            told = await describe(self.generation, self._children, self._scoreboard, self._started, last)
+            told["master"] |= {"directory": encodable(self._home.name), "serving": serving(self.generation)}
+            return {"ok": True, **told}
         if command == "reload":
             return await self._wishes.add(Change.RELOAD).answer()
         if command == "upgrade":
@@ -227,7 +221,8 @@ class Master:
             self._manager.ready(standing(self.generation))
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
-        announce(self.generation, in_foreground=self._background is None and self._predecessor is None)
+        in_foreground = self._background is None and self._predecessor is None
+        announce(self.generation, in_foreground, self._marks.control is not None)
         if self._background is not None:
             self._background.let_go()
 
@@ -246,11 +241,9 @@ class Master:
     def _claim(self) -> None:
         """Be the one who is found by the pid file and by the control socket."""
         with suppress(StartError):  # the disk is full, say; then the control socket has to do
-            self._pid_file.write(os.getpid())
-        if self._answering is None:
-            self._answering = self._loop.spawn(
-                self._control.serve(self._loop, self._answer), "serving the control socket"
-            )
+            self._marks.write(os.getpid())
+        if self._answering is None and (control := self._marks.control):
+            self._answering = self._loop.spawn(control.serve(self._loop, self._answer), "serving the control socket")
 
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1
@@ -320,7 +313,7 @@ class Master:
         if os.getpid() == 1:
             raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
         log.info("upgrading: a new master starts")
-        estate = Estate(self.generation.sockets, self._passed.names, self._pid_file, self._control)
+        estate = Estate(self.generation.sockets, self._passed.names, self._marks)
         successor = Successor(self._children, self._home.name, self._manager, estate)
         try:
             version = await successor.ready()
@@ -336,7 +329,7 @@ class Master:
             raise
         self._state = State.SUCCEEDED
         self._lent = self.generation.sockets
-        self._pid_file.lent = self._control.lent = True
+        self._marks.lend(True)
         outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
         self._manager.succeeded(successor.child.pid, outcome)
         entitle("master, leaving")

@@ -36,7 +36,9 @@ from prefork.process.children import Children
 from prefork.process.control import ControlSocket
 from prefork.process.identity import PidFile
 from prefork.process.line import READ, Lines, decode
+from prefork.process.marks import Marks
 from prefork.process.report import Report, describe
+from prefork.process.runtime_directory import Place
 from prefork.process.service_manager import ServiceManager
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings
@@ -60,15 +62,17 @@ class Offer(msgspec.Struct):
     talk: int
     stderr: int
     sockets: dict[str, int]  # by address
-    pid_file: tuple[str, int, bool]  # path, descriptor, whether its directory was made for it
-    control: tuple[str, int]
+    pid_file: tuple[str, int, bool] | None  # path, descriptor, whether its directory was made for it
+    control: tuple[str, int] | None
     groups: dict[str, list[int]] = {}  # with reuse_port: the sockets of an address, in order
     passed: dict[str, str] = {}  # those of the sockets that a service manager has passed: its names for them
     files: dict[str, tuple[int, int]] = {}  # of unix sockets that a master has bound: device and inode, by path
 
-    def listeners(self) -> list[int]:
-        """The descriptors of all listening sockets."""
-        return [*self.sockets.values(), *(descriptor for group in self.groups.values() for descriptor in group)]
+    def descriptors(self) -> list[int]:
+        """All of them."""
+        groups = (descriptor for group in self.groups.values() for descriptor in group)
+        marks = (mark[1] for mark in (self.pid_file, self.control) if mark is not None)
+        return [self.talk, self.stderr, *marks, *self.sockets.values(), *groups]
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,7 @@ class Estate:
 
     sockets: Sockets
     names: Mapping[Address, str]
-    pid_file: PidFile
-    control: ControlSocket
+    marks: Marks
 
 
 class Word(msgspec.Struct):
@@ -123,8 +126,7 @@ class Successor:
             with suppress(OSError):  # it may be gone; then we are where we are
                 paths.enter(home)
             os.dup2(self._stderr.fileno(), 2)
-            control, pid_file = offer.control[1], offer.pid_file[1]
-            for descriptor in (offer.talk, offer.stderr, control, pid_file, *offer.listeners()):
+            for descriptor in offer.descriptors():
                 os.set_inheritable(descriptor, True)
             environment = {**os.environ, **manager.environment(), VARIABLE: msgspec.json.encode(offer).decode()}
             os.execve(sys.executable, _command(), environment)
@@ -218,14 +220,15 @@ class Predecessor:
     """
 
     def __init__(self, offer: Offer) -> None:
-        lent = (offer.talk, offer.stderr, offer.pid_file[1], offer.control[1], *offer.listeners())
-        for descriptor in lent:
+        for descriptor in offer.descriptors():
             os.set_inheritable(descriptor, False)  # no application is to pass it on
         self._talk = socket.socket(fileno=offer.talk)
-        self._pid_file = PidFile(*offer.pid_file)
-        control = socket.socket(fileno=offer.control[1])
-        _learn_file(offer, control, offer.control[0])
-        self._control = ControlSocket(offer.control[0], control)
+        control = None
+        if offer.control is not None:
+            listener = socket.socket(fileno=offer.control[1])
+            _learn_file(offer, listener, offer.control[0])
+            control = ControlSocket(offer.control[0], listener)
+        self._marks = Marks(offer.pid_file and PidFile(*offer.pid_file), control)
         self._sockets = {
             Address.parse(text): socket.socket(fileno=descriptor) for text, descriptor in offer.sockets.items()
         }
@@ -245,7 +248,11 @@ class Predecessor:
         text = os.environ.pop(VARIABLE, None)
         return None if text is None else cls(msgspec.json.decode(text, type=Offer))
 
-    def meet(self, settings: Settings) -> tuple[Sockets, PidFile | None, ControlSocket | None]:
+    def place(self) -> Place:
+        """Where its pid file and its control socket are."""
+        return Place(*(mark.path if mark else "" for mark in (self._marks.pid_file, self._marks.control)))
+
+    def meet(self, settings: Settings) -> tuple[Sockets, Marks]:
         """Tell it how long we may take; all of its estate that fits `settings`, the sockets by the addresses as that
         calls them. The rest is taken down when we serve.
         """
@@ -256,13 +263,13 @@ class Predecessor:
             for address in tuple(self._sockets)
             if address.numbered(0) in names
         }
-        pid_file = self._fitting(self._pid_file, settings.master.pid_file)
-        return fitting, pid_file, self._fitting(self._control, settings.master.control)
+        pid_file = self._fitting(self._marks.pid_file, settings.master.pid_file)
+        return fitting, Marks(pid_file, self._fitting(self._marks.control, settings.master.control))
 
-    def _fitting(self, thing: T, path: str) -> T | None:
-        if thing.path == paths.absolute(path):
-            return thing
-        self._unneeded.append(thing)
+    def _fitting(self, mark: T | None, path: str) -> T | None:
+        if mark is None or (path and mark.path == paths.absolute(path)):
+            return mark
+        self._unneeded.append(mark)
         return None
 
     def close_in_child(self) -> None:
@@ -290,7 +297,7 @@ class Predecessor:
         """Tell it that we serve. All is ours now, and what we do not need is taken down."""
         _send(self._talk, Word())
         self._talk.close()
-        self._pid_file.lent = self._control.lent = False
+        self._marks.lend(False)
         while self._unneeded:
             self._unneeded.pop().remove()
         listen.release(self._sockets, keep={})
@@ -316,8 +323,9 @@ def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
         theirs.callback(os.close, duplicate)
         return duplicate
 
-    sockets, pid_file, control = estate.sockets, estate.pid_file, estate.control
-    files = [file for file in (*map(socket_file.of, sockets.values()), control.file) if file is not None]
+    sockets, pid_file, control = estate.sockets, estate.marks.pid_file, estate.marks.control
+    bound = [*map(socket_file.of, sockets.values()), None if control is None else control.file]
+    files = [file for file in bound if file is not None]
     groups: dict[str, list[int]] = {}
     for address in sorted(filter(attrgetter("number"), sockets), key=attrgetter("number")):
         groups.setdefault(str(address), []).append(copy(sockets[address]))
@@ -325,8 +333,8 @@ def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
         talk.fileno(),
         copy(2),
         {str(_bound(address, sockets[address])): copy(sockets[address]) for address in sockets if not address.number},
-        (pid_file.path, copy(pid_file), pid_file.made_directory),
-        (control.path, copy(control)),
+        None if pid_file is None else (pid_file.path, copy(pid_file), pid_file.made_directory),
+        None if control is None else (control.path, copy(control)),
         groups,
         {str(address): name for address, name in estate.names.items()},
         {file.path: (file.device, file.inode) for file in files},

@@ -231,8 +231,8 @@ UMASK = replace(MODE, expected='a umask such as "027" or 0o027')
 USER = Kind("a user's name or number", _ID, _user)
 GROUP = Kind("a group's name or number", _ID, _group)
 ADDRESS = Kind('an address such as "127.0.0.1:8000"', str, _address)
-FILE = Kind("a file name", _NON_EMPTY, _file_name)
-SOCKET = Kind("a file name", _NON_EMPTY, _socket_path)
+FILE = Kind('a file name, or "" for none', str, _file_name)
+SOCKET = Kind('a file name, or "" for none', str, lambda text: _socket_path(text) if text else text)
 INDEX = Kind('a file name without "/", several, or "" for none', str | list[str], requests.index)
 TRIES = Kind(
     'a list of paths such as "$uri" and "/index.html"', Annotated[list[str], Meta(min_length=1)], requests.tries

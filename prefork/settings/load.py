@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from prefork.errors import ConfigError
@@ -36,7 +37,10 @@ def load(
     walk = Walk(path or "")
     written = document.read(path) if path is not None else {}
     fields = walk.fields(Settings, written)
-    walk.single(SOCKET, fields.get("master", Master()).control, "master.control")  # the default can be too long as well
+    if path is not None:  # the default is relative to this directory: it can be too long as well
+        walk.single(SOCKET, fields.get("master", Master()).control, "master.control")
+    elif not _is_somewhere():
+        walk.problem("workers.chdir", "expected a directory for the application, but the current directory is gone")
     _check_listen(fields.get("listen"), walk)
     _check_kinds(written.get("route"), walk)
     _check_routes(fields.get("routes", ()), walk)
@@ -53,6 +57,14 @@ def load(
     if problems:
         raise ConfigError(*problems)
     return Settings(**fields, source=path or "")
+
+
+def _is_somewhere() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> None:

@@ -51,11 +51,11 @@ class Master(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Relative paths are relative to the directory it was started in.
     """
 
-    pid_file: Annotated[str, kinds.FILE, Meta(description="The file that holds the master's process id.")] = (
-        "run/prefork.pid"
-    )
+    pid_file: Annotated[
+        str, kinds.FILE, Meta(description='The file that holds the master\'s process id; "": none.')
+    ] = "run/prefork.pid"
     control: Annotated[
-        str, kinds.SOCKET, Meta(description="The unix socket through which the commands reach the master.")
+        str, kinds.SOCKET, Meta(description='The unix socket through which the commands reach it; "": none.')
     ] = "run/prefork.sock"
     daemon: Annotated[bool, kinds.FLAG, Meta(description="Whether it runs in the background, as with --daemon.")] = (
         False

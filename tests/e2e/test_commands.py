@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,17 +133,36 @@ def test_commands_find_the_server_while_its_config_is_broken(server: Server) -> 
 
 
 def test_commands_find_a_control_socket_that_is_elsewhere_even_while_the_config_is_broken(serve: Serve) -> None:
-    elsewhere = f"[master]\ncontrol = 'elsewhere.sock'\n{CONFIG}"
-    server = serve(elsewhere, {"app.py": APP})
+    elsewhere = f"[master]\ncontrol = 'elsewhere.sock'\n{CONFIG}".encode()
+    server = serve(elsewhere.decode(), {"app.py": APP})
     assert not (server.directory / "run/prefork.sock").exists()
     assert server.command("status").returncode == 0
-    server.config.write_text(elsewhere + "broken = [\n")
-    failed = server.command("reload")
-    assert failed.returncode == 1
-    assert "reload failed, so all stays as it was: config/server.toml: line" in failed.stderr
+    for broken, wrong in (
+        (elsewhere + b"broken = [\n", "line"),
+        (b"# caf\xe9\n" + elsewhere, "line 1: expected UTF-8"),
+        (elsewhere + b"[tables]\n", "tables: unknown key"),
+    ):
+        server.config.write_bytes(broken)
+        failed = server.command("reload")
+        assert failed.returncode == 1
+        assert f"reload failed, so all stays as it was: config/server.toml: {wrong}" in failed.stderr
 
 
 FILE = "[master]\ncontrol = 'elsewhere.sock'\n" + ROUTE
+
+
+@contextmanager
+def quick(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """`prefork app:app`, on a port of its own."""
+    command = [sys.executable, "-m", "prefork", "app:app", "--port", "0", "-w", "1"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(command, cwd=directory, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert "serving" in process.stdout.readline()
+            yield process
+        finally:
+            process.terminate()
 
 
 @contextmanager
@@ -166,13 +186,52 @@ def test_commands_find_the_server_of_an_application_beside_a_file_of_which_it_ta
     with started(tmp_path, "app:app") as process:
         told = run(tmp_path, "status", "--json")
         assert json.loads(told.stdout)["master"]["pid"] == process.pid
-        assert told.stderr == (
-            "prefork: nobody answers at elsewhere.sock (config/server.toml); this is the one at run/prefork.sock\n"
-        )
+        note = "prefork: nobody answers at elsewhere.sock (config/server.toml); this is the one at "
+        assert told.stderr.startswith(note)
+        path = told.stderr.removeprefix(note).strip()
         assert run(tmp_path, "reload").returncode == 0
         done = run(tmp_path, "stop")
-        assert (done.returncode, done.stdout) == (0, f"stopped: master {process.pid} at run/prefork.sock is gone\n")
+        assert (done.returncode, done.stdout) == (0, f"stopped: master {process.pid} at {path} is gone\n")
         assert process.wait(10) == 0
+
+
+def test_a_server_of_an_application_leaves_its_directory_alone_and_is_found_there_and_only_there(
+    tmp_path: Path,
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    (here / "app.py").write_text(APP)
+    with quick(here) as process:
+        assert [entry.name for entry in here.iterdir()] == ["app.py"]
+        assert json.loads(run(here, "status", "--json").stdout)["master"]["pid"] == process.pid
+        lost = run(there, "stop")
+        assert (lost.returncode, lost.stdout) == (1, "")
+        assert "none was started here without a file" in lost.stderr
+        (port,) = json.loads(run(here, "status", "--json").stdout)["master"]["serving"]
+        assert run(there, "reload", "--listen", port).returncode == 0
+        before = process.pid
+        assert run(here, "upgrade").returncode == 0
+        assert process.wait(10) == 0
+        master = json.loads(run(here, "status", "--json").stdout)["master"]
+        assert (master["pid"] != before, master["serving"]) == (True, [port])
+        assert run(here, "stop").returncode == 0
+    assert run(here, "status").returncode == 1
+
+
+def test_two_servers_of_one_directory_are_told_apart_by_their_addresses(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with quick(tmp_path) as one, quick(tmp_path) as other:
+        asked = run(tmp_path, "stop")
+        assert (asked.returncode, asked.stdout, asked.stderr.count("\n")) == (1, "", 1)
+        assert asked.stderr.startswith("prefork: 2 servers run here without a file: ")
+        listed = dict(re.findall(r"127\.0\.0\.1:(\d+) \(pid (\d+)\)", asked.stderr))
+        assert sorted(map(int, listed.values())) == sorted([one.pid, other.pid])
+        port = next(port for port, pid in listed.items() if int(pid) == other.pid)
+        assert run(tmp_path, "stop", "--port", port).returncode == 0
+        assert other.wait(10) == 0
+        assert one.poll() is None
+        assert json.loads(run(tmp_path, "status", "--json").stdout)["master"]["pid"] == one.pid
 
 
 def test_stop_means_the_server_of_the_file_where_there_are_both(tmp_path: Path) -> None:

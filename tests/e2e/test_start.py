@@ -96,7 +96,7 @@ def test_a_run_directory_made_by_us_stays_where_someone_keeps_a_file_in_it(serve
 def test_a_second_start_is_refused_and_the_first_is_unharmed(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     workers = pids(server)
-    said = refuse(server.directory, "app:app", "--listen", f"127.0.0.1:{free_port()}")
+    said = refuse(server.directory, "-c", "config/server.toml", "--listen", f"127.0.0.1:{free_port()}")
     assert str(server.process.pid) in said
     assert "run/prefork.pid" in said
     assert pids(server) == workers
@@ -131,6 +131,24 @@ def test_an_address_in_use_is_named_and_nothing_is_left_behind(serve: Serve, tmp
     said = refuse(other, "prefork.demo.app:app", "--listen", f"127.0.0.1:{server.port}")
     assert f"127.0.0.1:{server.port}" in said
     assert list(other.iterdir()) == []
+    assert server.get().status == 200
+
+
+@pytest.mark.parametrize("key", ["pid_file", "control", "both"])
+def test_a_server_without_a_pid_file_or_a_control_socket_serves_reloads_and_upgrades(serve: Serve, key: str) -> None:
+    keys = ["pid_file", "control"] if key == "both" else [key]
+    off = "".join(f'{name} = ""\n' for name in keys)
+    server = serve(f"[master]\n{off}{CONFIG}", {"app.py": APP, "run/.keep": ""})
+    left = {"prefork.pid", "prefork.sock"} - {{"pid_file": "prefork.pid", "control": "prefork.sock"}[k] for k in keys}
+    assert {entry.name for entry in (server.directory / "run").glob("prefork*")} == left
+    said = "`prefork stop`" if "control" not in keys else "SIGTERM"
+    assert server.stdout.endswith(f"stop with Ctrl-C or {said}\n")
+    server.signal(signal.SIGHUP)
+    server.wait_log("reloaded: generation 2", 10)
+    server.signal(signal.SIGUSR2)
+    taken = server.wait_log(r"upgraded: master (\d+) .* has taken over", 15)
+    assert server.wait_exit() == 0
+    server.master = psutil.Process(int(taken[1]))
     assert server.get().status == 200
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -122,12 +124,36 @@ def as_nobody(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_directory_that_is_not_ours_is_named(home: Path) -> None:
-    ended = as_nobody("start", "prefork.demo.app:app", "--listen", "unix:/tmp/prefork-never.sock", cwd=home)
+    (home / "server.toml").write_text('listen = "unix:/tmp/prefork-never.sock"\n[[route]]\nfiles = "."\n')
+    ended = as_nobody("start", "-c", "server.toml", cwd=home)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert "run/prefork.pid" in ended.stderr
     assert "ermission" in ended.stderr
-    assert list(home.iterdir()) == []
+    assert [entry.name for entry in home.iterdir()] == ["server.toml"]
+
+
+def test_an_application_is_served_from_a_directory_that_is_not_ours(home: Path) -> None:
+    """By nobody, whose runtime directory is found without a word of the environment's."""
+    with subprocess.Popen(
+        [sys.executable, "-c", AS_NOBODY, "start", "prefork.demo.app:app", "--port", "0", "--workers", "1"],
+        cwd=home,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert "serving" in process.stdout.readline()
+        told = as_nobody("status", "--json", cwd=home)
+        assert json.loads(told.stdout)["master"]["pid"] == process.pid
+        assert list(home.iterdir()) == []
+        done = as_nobody("stop", cwd=home)
+        assert done.returncode == 0
+        assert process.wait(10) == 0
+    runtime = Path(f"/tmp/prefork-{NOBODY}")
+    assert f" at {runtime}/" in done.stdout
+    assert (runtime.stat().st_uid, stat.S_IMODE(runtime.stat().st_mode)) == (NOBODY, 0o700)
+    runtime.rmdir()
 
 
 def test_a_port_that_is_not_ours_is_named(home: Path) -> None:
