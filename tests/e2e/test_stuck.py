@@ -145,8 +145,9 @@ def test_a_worker_that_is_stopped_for_a_moment_goes_on(serve: Serve) -> None:
     connection.close()
 
 
-def test_workers_whose_loop_is_blocked_outlive_a_killed_master_by_no_more_than_graceful_timeout(serve: Serve) -> None:
-    config = f'[workers]\ncount = 1\ngraceful_timeout = 0.1\n[log]\naccess = ""\n{ROUTE.replace("wsgi", "asgi")}'
+def test_workers_whose_loop_is_blocked_outlive_a_killed_master_by_no_more_than_they_have_to_leave(serve: Serve) -> None:
+    times = "graceful_timeout = 0.1\nshutdown_timeout = 0.1"
+    config = f'[workers]\ncount = 1\n{times}\n[log]\naccess = ""\n{ROUTE.replace("wsgi", "asgi")}'
     server = serve(config + 'lifespan = "off"\n', {"app.py": BLOCKING})
     begin(server, "/first").close()
     server.process.kill()
