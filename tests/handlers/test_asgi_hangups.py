@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from prefork.errors import ClientGone
 from prefork.handlers.asgi_messages import is_hangup
-from tests.handlers.asgi_exchange import START, answer, call, meet, whole_body
+from tests.handlers.asgi_exchange import START, STAYS, answer, call, meet, whole_body
 from tests.handlers.exchange import parse, request
 
 PART = {"type": "http.response.body", "body": b"part", "more_body": True}
@@ -192,7 +192,9 @@ def test_starlette_streams_a_body_back_that_it_reads_meanwhile() -> None:
 
     application = Starlette(routes=[Route("/", mirror, methods=["POST"])])
     for body in (b"x", bytes(300_000)):
-        assert call(application, body=body, method="POST").body == body
+        asked = request("/", "Connection: close", body=body, method="POST")
+        (raw,) = meet(application, asked, hang_up_after=STAYS)
+        assert parse(raw).body == body
 
 
 def silent_stream(story: list[str], reads: bool) -> Starlette:
