@@ -22,6 +22,7 @@ from prefork.process.child import ORDER, WHAT, Child
 from prefork.process.endings import OomKills
 from prefork.process.report import Account, Report, describe
 
+STUCK = 0.5  # seconds in one turn, after which a loop is not said to turn
 ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
 
 log = logging.getLogger("prefork")
@@ -187,9 +188,13 @@ class Children:
                 await child.answered()
         return {child.pid: child.account for child in children if child.account is not None}
 
-    async def dismiss(self, children: Iterable[Child], timeout: float, *, urgent: bool = False) -> None:
-        """Tell them to end at once, where it is `urgent`, or else to obey their order, and wait until they are gone;
-        after `timeout` seconds they are killed. What they are at is logged then, where it is not urgent.
+    async def dismiss(
+        self, children: Iterable[Child], timeout: float, *, shutdown: float = 0.0, urgent: bool = False
+    ) -> None:
+        """Tell them to end at once, where it is `urgent`, or else to obey their order, and wait until they are gone.
+
+        After `timeout` seconds they are killed, but those have `shutdown` seconds more that host ASGI applications, if
+        their loop turns by then. What they are at is logged when they are killed, where it is not urgent.
         """
         leaving = list(children)
         for child in leaving:
@@ -197,22 +202,30 @@ class Children:
                 child.hurry()
             else:
                 child.ask(ORDER)
-        try:
-            with self.loop.within(timeout):
-                for child in leaving:
-                    await child.exited.wait()
-        except TimedOut:
-            asked = [child for child in leaving if child.reports and not child.exited.is_set()]
-            told = await self.accounts(asked) if not urgent else {}
-            for child in leaving:
-                if child.exited.is_set():
-                    continue
-                request = told[child.pid].request if child.pid in told else ""
-                at = f", which is at {request}" if request else ""
-                log.warning("worker %d is not gone %g s after it was told; killing it%s", child.pid, timeout, at)
-                child.signal(signal.SIGKILL)
-            for child in leaving:
+        left = await self._left_after(timeout, leaving)
+        spared = [child for child in left if child.asgi and child.stuck < STUCK]
+        await self._kill([child for child in left if child not in spared], timeout, urgent)
+        await self._kill(await self._left_after(shutdown, spared), timeout + shutdown, urgent)
+
+    async def _left_after(self, seconds: float, children: Sequence[Child]) -> list[Child]:
+        """Wait until they are gone, so many seconds at most; those who are not."""
+        with suppress(TimedOut), self.loop.within(seconds):
+            for child in children:
                 await child.exited.wait()
+        return [child for child in children if not child.exited.is_set()]
+
+    async def _kill(self, children: Sequence[Child], waited: float, urgent: bool) -> None:
+        """Kill them, so many seconds after they were told to leave, and wait until they are gone."""
+        told = {} if urgent else await self.accounts([child for child in children if child.reports])
+        for child in children:
+            if child.exited.is_set():
+                continue
+            request = told[child.pid].request if child.pid in told else ""
+            at = f", which is at {request}" if request else ""
+            log.warning("worker %d is not gone %g s after it was told; killing it%s", child.pid, waited, at)
+            child.signal(signal.SIGKILL)
+        for child in children:
+            await child.exited.wait()
 
 
 def live(main: Main, tell: Tell) -> NoReturn:

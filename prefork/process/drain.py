@@ -27,10 +27,14 @@ TOLD = 100  # requests that are named one by one
 log = logging.getLogger("prefork")
 
 
-def patience(workers: Workers, *, asgi: bool, fast: bool = False) -> float:
-    """Seconds after the word to leave, or with `fast` not to wait for requests, until a worker is gone by itself."""
-    requests = 0.0 if fast else workers.graceful_timeout
-    return requests + GRACE + (ENDING + workers.shutdown_timeout if asgi else 0.0)
+def time_for_requests(workers: Workers) -> float:
+    """Seconds after the word to leave until a worker without ASGI applications is gone by itself."""
+    return workers.graceful_timeout + GRACE
+
+
+def time_for_shutdown(workers: Workers) -> float:
+    """Seconds beyond that, or beyond the word not to wait for requests, that ASGI applications may take."""
+    return ENDING + workers.shutdown_timeout
 
 
 class Drain:

@@ -24,7 +24,7 @@ from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
 from prefork.process.child import ORDER, Child
 from prefork.process.children import Children, Tell
-from prefork.process.drain import patience
+from prefork.process.drain import time_for_requests, time_for_shutdown
 from prefork.process.identity import cores
 from prefork.process.post import Post
 from prefork.process.template import Template
@@ -360,8 +360,8 @@ class Generation:
         for child in leaving:
             if child in self._members:  # else it has gone meanwhile, and its slot may be another's
                 self._scoreboard.order(self._members[child], Order.LEAVE)
-        timeout = patience(self.settings.workers, asgi=any(child.asgi for child in leaving))
-        await self._children.dismiss(leaving, timeout)
+        workers = self.settings.workers
+        await self._children.dismiss(leaving, time_for_requests(workers), shutdown=time_for_shutdown(workers))
         self._dismissed.difference_update(leaving)
 
     def _become_worker(self, slot: int, position: int, tell: Tell) -> int:

@@ -26,7 +26,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process.child import Child
 from prefork.process.children import Children
-from prefork.process.drain import patience
+from prefork.process.drain import time_for_shutdown
 from prefork.process.generation import Generation, Phase, configured_size
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
@@ -96,17 +96,14 @@ class Succession:
                 await child.exited.wait()
             return
         self._ending = True
-        able = [child for child in living if child.asgi and child.stuck < FAST]
-        for child in able:
-            child.hurry()
-        await self._children.dismiss([child for child in living if child not in able], FAST, urgent=True)
-        timeout = max(patience(each.settings.workers, asgi=True, fast=True) for each in self.living)
-        telling = self._children.loop.spawn(self._tell_of_waiting(able), "telling of applications that shut down")
-        await self._children.dismiss(able, timeout, urgent=True)
+        shutdown = max(time_for_shutdown(each.settings.workers) for each in self.living)
+        hosts = [child for child in living if child.asgi]
+        telling = self._children.loop.spawn(self._tell_of_waiting(hosts), "telling of applications that shut down")
+        await self._children.dismiss(living, FAST, shutdown=shutdown, urgent=True)
         telling.cancel()
 
     async def _tell_of_waiting(self, children: Sequence[Child]) -> None:
-        await self._children.loop.sleep(FAST)
+        await self._children.loop.sleep(FAST + LOOK)
         if not all(child.exited.is_set() for child in children):
             log.info("the applications shut down; INT once more does not wait for that")
 

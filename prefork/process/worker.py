@@ -37,7 +37,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import PULSE, STATE, Board, Order, State
 from prefork.process.children import Tell
-from prefork.process.drain import Drain, patience
+from prefork.process.drain import Drain, time_for_requests, time_for_shutdown
 from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
 from prefork.process.report import Report
@@ -181,7 +181,8 @@ class Worker:
         self._loop.spawn(self._outlive_master(), "watching the master")
         self._witness.explain = self._explain
         self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
-        self._witness.patience = patience(self._assignment.settings.workers, asgi=self.hosts_asgi)  # as the master's
+        workers = self._assignment.settings.workers
+        self._witness.patience = time_for_requests(workers) + (time_for_shutdown(workers) if self.hosts_asgi else 0.0)
         if self._asgi is not None:
             self._asgi.run()
             self._asgi.close()
