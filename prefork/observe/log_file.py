@@ -4,7 +4,8 @@ The directory of a log may belong to the workers' user, who can put a link there
 (CVE-2016-1247 was nginx's). So root goes by paths.Walk, and gives away no more than
 
 - a file that it has just created, by O_EXCL, which is no link;
-- a regular file of root's with one name, in directories that the user cannot rearrange: one that logrotate has made.
+- a regular file of root's with one name that holds nothing, or is in directories that the user cannot rearrange: one
+  that logrotate has made, say.
 
 Our own standard streams (/dev/stdout, /proc/self/fd/2) are written to by whatever name, and are never given away.
 """
@@ -71,8 +72,9 @@ def _settle(file: int, found: Found, exposed: bool, owner: Owner | None) -> None
         return
     if exposed and status.st_nlink > 1:
         raise PermissionError(errno.EPERM, "it has another name, too (a hard link), and its directory is not root's")
-    is_roots = status.st_uid == ROOT and status.st_nlink == 1 and not exposed
-    if owner is not None and (found is Found.CREATED or is_roots):
+    tells_nothing = not exposed or status.st_size == 0
+    is_roots = status.st_uid == ROOT and status.st_nlink == 1
+    if owner is not None and (found is Found.CREATED or (is_roots and tells_nothing)):
         with suppress(OSError):  # some file systems have no owners
             os.fchown(file, owner.user, -1)
 

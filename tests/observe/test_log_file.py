@@ -56,13 +56,15 @@ def test_what_is_created_is_given_to_who_opens_it_anew(folder: str) -> None:
     assert log(f"{folder}/b.log", owner=None).st_uid == 0
 
 
-def test_what_logrotate_has_made_for_root_is_given_away_where_only_root_could_have_put_it() -> None:
+def test_what_logrotate_has_made_for_root_is_given_away() -> None:
     Path("logs/a.log").touch()
     assert log("logs/a.log").st_uid == THEM
     os.chown("logs", 0, OTHER)
     Path("logs").chmod(0o775)  # as /var/log is in some distributions
-    Path("logs/b.log").touch()
+    Path("logs/b.log").write_text("an older line\n")
     assert log("logs/b.log").st_uid == THEM
+    Path("theirs/c.log").touch()
+    assert log("theirs/c.log").st_uid == THEM  # it held nothing that was not theirs to know
 
 
 @pytest.mark.parametrize("expose", ["owner", "group", "everybody", "above"])
