@@ -7,6 +7,8 @@ service manager's to take down: it holds them on, and clients wait in their queu
 from __future__ import annotations
 
 import os
+import re
+import resource
 import socket
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +19,10 @@ from prefork.errors import StartError
 from prefork.net.listen import Sockets
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
+from prefork.settings.wording import quoted
 
 FIRST = 3  # SD_LISTEN_FDS_START
+MOST = 1 << 20  # descriptors of a process: Linux's default fs.nr_open
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -62,16 +66,25 @@ class Passed:
 def take(environment: MutableMapping[str, str]) -> Passed:
     """What is passed to this very process; no child will take it for its own. Raises StartError."""
     count, pid, names = (environment.pop(variable, "") for variable in VARIABLES)
-    if pid != str(os.getpid()) or not count.isdecimal():
+    if pid != str(os.getpid()) or not count:
         return Passed()
-    passed = Passed()
-    called = [*names.split(":"), *[""] * int(count)]
-    for number in range(int(count)):
+    passed, called = Passed(), names.split(":")
+    for number in range(_number(count)):
         listener = _listener(FIRST + number)
         address = _address(FIRST + number, listener)
         passed.sockets[address] = listener
-        passed.names[address] = called[number] or "unknown"  # as sd_listen_fds_with_names has it
+        name = called[number] if number < len(called) else ""
+        passed.names[address] = name or "unknown"  # as sd_listen_fds_with_names has it
     return passed
+
+
+def _number(count: str) -> int:
+    """How many are passed. Raises StartError for more than a process can have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = (MOST if limit == resource.RLIM_INFINITY else min(limit, MOST)) - FIRST
+    if not re.fullmatch("[0-9]{1,9}", count) or int(count) > most:
+        raise StartError(f"LISTEN_FDS: expected a number of descriptors, at most {most}, got {quoted(count)}")
+    return int(count)
 
 
 def _listener(descriptor: int) -> socket.socket:

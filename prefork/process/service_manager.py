@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
@@ -29,7 +30,7 @@ class ServiceManager:
         """Takes its variables out of `environment`."""
         taken = {name: environment.pop(name, "") for name in (SOCKET, INTERVAL, WATCHED)}
         self._address = taken[SOCKET]
-        watched = taken[WATCHED] in ("", str(os.getpid())) and taken[INTERVAL].isdecimal()
+        watched = taken[WATCHED] in ("", str(os.getpid())) and re.fullmatch("[0-9]{1,15}", taken[INTERVAL])
         self._interval = int(taken[INTERVAL]) if watched else 0  # microseconds
 
     def environment(self) -> dict[str, str]:

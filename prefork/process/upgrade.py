@@ -25,7 +25,7 @@ import psutil
 
 import prefork
 from prefork import __version__
-from prefork.errors import BootError, MalformedMessage, PreforkError, TimedOut
+from prefork.errors import BootError, MalformedMessage, PreforkError, StartError, TimedOut
 from prefork.kernel.loop import Loop
 from prefork.net import listen, paths, socket_file
 from prefork.net.listen import Sockets
@@ -244,9 +244,14 @@ class Predecessor:
 
     @classmethod
     def find(cls) -> Predecessor | None:
-        """The master that has started us, if that is how we were started. To be called once."""
+        """The master that has started us, if that is how we were started. To be called once. Raises StartError."""
         text = os.environ.pop(VARIABLE, None)
-        return None if text is None else cls(msgspec.json.decode(text, type=Offer))
+        if text is None:
+            return None
+        try:
+            return cls(msgspec.json.decode(text, type=Offer))
+        except (msgspec.MsgspecError, OSError, ValueError, OverflowError, RecursionError) as error:
+            raise StartError(f"{VARIABLE}: expected what a master hands over in an upgrade: {error}") from None
 
     def place(self) -> Place:
         """Where its pid file and its control socket are."""
