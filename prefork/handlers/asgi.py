@@ -89,6 +89,10 @@ class Asgi:
                 return request
         return None
 
+    def stacks(self) -> str:
+        """Where each asyncio task of an application waits. From any thread."""
+        return self.guest.stacks()
+
     def ended(self, exchange: Any) -> None:
         self.under_way.discard(exchange)
         if not self.under_way:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Loop
+from prefork.kernel.stack import awaited
 
 T = TypeVar("T")
 POLICIES = sys.version_info < (3, 14)  # from then on they are deprecated, and subprocesses do not ask them
@@ -184,6 +185,11 @@ class Guest:
             task.add_done_callback(lambda _: ours.wake())
             while not task.done():
                 await PARKED
+
+    def stacks(self) -> str:
+        """Where each of asyncio's tasks waits that has got to an application, under its name. From any thread."""
+        found = ((task.get_name(), awaited(task.get_coro())) for task in asyncio.all_tasks(self.asyncio))
+        return "".join(f"{name}, an asyncio task:\n{where}" for name, where in found if where)
 
     def close(self, patience: float) -> None:
         """Cancel what asyncio still has under way, wait for it at most `patience` seconds, and end asyncio. Whatever an

@@ -27,6 +27,8 @@ WHERE = b"?"
 WHAT = b"!"
 ORDER = b"o"  # there is one for it in the scoreboard
 NOW = b"n"  # end at once, as SIGINT says
+ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
+DUMP = 0.2  # seconds that it has to write that itself (Logs.catch_crashes), before it may be killed
 
 log = logging.getLogger("prefork")
 
@@ -76,7 +78,10 @@ class Child:
         except MalformedMessage as error:
             raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
         except TimedOut:
-            raise BootError(f"{self.name} {self.pid} was not ready within {timeout:g} s") from None
+            place = await self._place()
+            late = f"{self.name} {self.pid} was not ready within {timeout:g} s (workers.boot_timeout)"
+            hint = "" if place else ", and does not say where it is: see the error log"
+            raise BootError(late + hint, place) from None
         finally:
             self._waiting = None
             self._loop.forget(self._report)
@@ -104,6 +109,21 @@ class Child:
                 return None
             self._said += self._lines.feed(piece)
         return decode(self._said.popleft(), Report)
+
+    async def _place(self) -> str:
+        """Where it is, as its boot takes too long; "" where it cannot say that, as not even another thread gets to run:
+        then the dump that needs no interpreter is in the error log.
+        """
+        self.ask(WHERE)
+        try:
+            with self._loop.within(ANSWER):
+                while report := await self._hear():
+                    if report.place:
+                        return report.place
+        except (TimedOut, MalformedMessage):
+            self.signal(signal.SIGUSR2)
+            await self._loop.sleep(DUMP)
+        return ""
 
     def end(self, status: int) -> None:
         """It has ended, with what `os.waitpid` says."""

@@ -39,7 +39,7 @@ class Tell:
         self.heard = True  # by the parent, so far
 
     def __call__(self, report: Report) -> None:
-        self.told = True
+        self.told = self.told or not report.place
         try:
             os.write(self.fd, msgspec.json.encode(report) + b"\n")
         except OSError:

@@ -36,12 +36,14 @@ class Account(msgspec.Struct):
 
 class Report(msgspec.Struct):
     """What a child says of its boot; `problem` is "" when it is ready, and `asgi` tells whether it hosts an ASGI
-    application. Later on: its `account`, where it was asked for that, or without one that it is to be replaced.
+    application. While it boots: `place`, the stacks of its threads, where it was asked for that. Later on: its
+    `account`, where it was asked for that, or without one that it is to be replaced.
     """
 
     problem: str = ""
     traceback: str = ""
     asgi: bool = False
+    place: str = ""
     account: Account | None = None
 
 
@@ -61,6 +63,11 @@ def describe(error: BaseException) -> Report:
             behind += one.__cause__, one.__context__
     text = "".join(told.format())
     return Report(_shortened(encodable(problem), MOST_OF_PROBLEM), _shortened(encodable(text), MOST_OF_TRACEBACK))
+
+
+def whereabouts(stacks: str) -> Report:
+    """What a child says that is asked where it is while it boots."""
+    return Report(place=_shortened(encodable(stacks), MOST_OF_TRACEBACK) or "-")
 
 
 def _shorten(told: traceback.TracebackException) -> None:

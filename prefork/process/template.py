@@ -31,13 +31,15 @@ from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.handlers.build import load_applications
 from prefork.kernel import forks
 from prefork.kernel.event import Bell
+from prefork.kernel.stack import stacks
 from prefork.net import listen
 from prefork.process import surroundings, worker
 from prefork.process.child import Child
 from prefork.process.children import Children, Tell, live
 from prefork.process.identity import entitle
-from prefork.process.report import Report
+from prefork.process.report import Report, whereabouts
 from prefork.process.signals import give_back
+from prefork.process.witness import Witness
 
 QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by SIGKILL
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
@@ -161,7 +163,10 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     os.close(assignment.pages)  # it comes with each worker that we are asked for
     home = surroundings.enter(assignment.settings)
     _die_with_parent()
+    witness = Witness(None, tell.fd)
+    witness.explain = lambda: tell(whereabouts(stacks()))
     home = replace(home, load=load_applications(assignment.settings.routes))
+    witness.end()
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         log.warning("importing the application has started threads, which no worker has with preload: %s", names)

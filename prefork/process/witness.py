@@ -12,9 +12,11 @@ import inspect
 import logging
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from prefork.http.message import Request
 from prefork.http.server import Served
@@ -26,28 +28,46 @@ SHOWN = 3  # requests, of those that are under way
 log = logging.getLogger("prefork")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Witness:
-    """`explain` is called, in its thread, where WHERE is read from `asked`, `account` for WHAT, and `end` for NOW.
+    """`explain` is called, in its thread, where WHERE is read from `asked`, `account` for WHAT, and `hurry` for NOW.
     `look` is called whatever is read: there may have been no room for an ORDER behind it. It stops listening at that
     descriptor's end.
 
     `patience` seconds after the end of `lifeline`, the process ends, whatever its other threads are up to. Both may be
-    set later: before it serves, a worker has nothing to explain, and nothing to finish.
+    set later: before it serves, a worker has nothing to finish. Without a lifeline it may `end`.
     """
 
-    def __init__(self, lifeline: int, asked: int, look: Callable[[], None], end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lifeline: int | None,
+        asked: int,
+        look: Callable[[], None] = _nothing,
+        hurry: Callable[[], None] = _nothing,
+    ) -> None:
         self.explain: Callable[[], None] = _nothing
         self.account: Callable[[], None] = _nothing
         self.patience = 0.0
         self._lifeline = lifeline
         self._asked = asked
         self._look = look
-        self._end = end
-        threading.Thread(target=self._attend, name="prefork-witness", daemon=True).start()
+        self._hurry = hurry
+        self._thread = threading.Thread(target=self._attend, name="prefork-witness", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Hear of nothing any more, and have no thread: nothing more can be read from `asked`."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self._asked)) as asked:
+            asked.shutdown(socket.SHUT_RD)
+        self._thread.join()
 
     def _attend(self) -> None:
         poll = select.poll()
-        poll.register(self._lifeline, select.POLLIN)
+        if self._lifeline is not None:
+            poll.register(self._lifeline, select.POLLIN)
         poll.register(self._asked, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
@@ -56,13 +76,15 @@ class Witness:
                     os._exit(os.EX_SOFTWARE)
                 elif asked := _read(fd):
                     self._answer(asked)
+                elif self._lifeline is None:
+                    return
                 else:
                     poll.unregister(fd)
 
     def _answer(self, asked: bytes) -> None:
         self._look()
         if NOW in asked:
-            self._end()
+            self._hurry()
         try:
             if WHAT in asked:
                 self.account()
@@ -75,7 +97,7 @@ class Witness:
 def _read(fd: int) -> bytes:
     try:
         return os.read(fd, 4096)
-    except ConnectionResetError:  # its end as well: the master has not read all that we said
+    except OSError:  # its end as well: the master has not read all that we said, or an application has closed it
         return b""
 
 
@@ -115,7 +137,3 @@ def _runs(connection: Served) -> bool:
 
 def _line(request: Request | None) -> str:
     return f"{request.method} {request.target}" if request is not None else "-"
-
-
-def _nothing() -> None:
-    pass

@@ -40,7 +40,7 @@ from prefork.process.children import Tell
 from prefork.process.drain import Drain, time_for_requests, time_for_shutdown
 from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
-from prefork.process.report import Report
+from prefork.process.report import Report, whereabouts
 from prefork.process.signals import ORDERED, WORKER, Command, Signals
 from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
@@ -93,6 +93,7 @@ class Worker:
         self._tell = tell
         self._board = assignment.scoreboard.own(assignment.slot, assignment.pages)
         self._loop, self._crew = _kernel(settings.workers)
+        self._asgi: AsgiHost | None = None
         self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
         # before the application is imported: HUP must not kill us meanwhile
         self._signals = Signals(self._loop, WORKER, insist=True)
@@ -101,9 +102,9 @@ class Worker:
         assignment.logs.catch_crashes()
         note = self._signals.note
         self._witness = Witness(assignment.lifeline, tell.fd, partial(note, ORDERED), partial(note, signal.SIGINT))
+        self._witness.explain = self._tell_place
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up
-        self._asgi: AsgiHost | None = None
         self._server = self._assemble(assignment.home or enter(settings))
         reserve = RESERVE + settings.file_cache.open_files
         self._connections = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
@@ -256,6 +257,10 @@ class Worker:
         where = place(self._server.connections, self._asgi.running() if self._asgi else None, monotonic())
         log.error("the loop is stuck %s; its threads are at", where, extra={"report": stacks()})
         self._retire(logging.WARNING, "its loop is stuck")
+
+    def _tell_place(self) -> None:
+        """The master asks, as our boot takes too long. In the witness's thread."""
+        self._tell(whereabouts(f"{self._asgi.stacks() if self._asgi else ''}{stacks()}"))
 
     async def _obey(self) -> None:
         while True:

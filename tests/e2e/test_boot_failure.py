@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import pytest
@@ -85,11 +86,45 @@ def test_what_goes_to_a_log_file_is_told_at_the_terminal_too(serve: Serve) -> No
         assert "1 / 0" in text
 
 
-def test_an_application_that_hangs_is_given_up_after_boot_timeout(serve: Serve) -> None:
-    config = PAIR.replace("[log]", "boot_timeout = 0.3\n[log]")
-    server = serve(config, {"app.py": "import time\ntime.sleep(1000)\n"}, wait=False)
+HANGS = {
+    "an import": ("wsgi", "import time\ndef connect():\n    time.sleep(1000)  # here\nconnect()\n"),
+    "an import that computes in C": (
+        "wsgi",
+        "import re\ndef connect():\n    re.match('(a+)+$', 'a' * 60 + 'b')  # here\nconnect()\n",
+    ),
+    "a lifespan": (
+        "asgi",
+        """
+import asyncio
+from contextlib import asynccontextmanager
+
+@asynccontextmanager
+async def lifespan():
+    await connect()
+    yield
+
+async def connect():
+    await asyncio.sleep(1000)  # here
+
+async def app(scope, receive, send):
+    async with lifespan():
+        pass
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+@pytest.mark.parametrize(("kind", "source"), HANGS.values(), ids=HANGS)
+def test_an_application_that_hangs_is_given_up_and_shown_where_it_is(
+    serve: Serve, kind: str, source: str, preload: bool
+) -> None:
+    config = CONFIG.replace("[log]", f"boot_timeout = 0.5\npreload = {str(preload).lower()}\n[log]")
+    server = serve(config.replace("wsgi", kind), {"app.py": source}, wait=False)
     assert server.wait_exit() == 1
-    assert "was not ready within 0.3 s" in server.stderr
+    assert re.search(r"(worker|template) \d+ was not ready within 0.5 s \(workers.boot_timeout\)", server.stderr)
+    line = source[: source.index("# here")].count("\n") + 1
+    assert re.search(rf'File ".*/app\.py", line {line},? in connect', server.stderr)
     see_that_nothing_is_left(server)
 
 

@@ -96,7 +96,10 @@ def test_a_config_that_is_gone_changes_nothing(server: Server) -> None:
         ("application = 0\n", ["module `app` has no attribute `app`"]),
         ("import os\nos._exit(4)\n", ["exit status 4"]),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", ["SIGSEGV"]),
-        ("import time\ntime.sleep(1000)\n", ["was not ready within 0.3 s"]),
+        (
+            "import time\ntime.sleep(1000)\n",
+            ["was not ready within 0.3 s (workers.boot_timeout)", "app.py", "time.sleep"],
+        ),
     ],
 )
 def test_an_application_that_does_not_boot_changes_nothing(server: Server, source: str, words: list[str]) -> None:

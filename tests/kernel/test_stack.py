@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 
 from prefork.handlers.wsgi_files import ErrorStream
-from prefork.kernel.stack import stack
+from prefork.kernel.stack import awaited, stack
 from tests.kernel.crews import Ship, wait
 
 
@@ -62,3 +65,57 @@ def test_a_thread_that_has_ended_has_no_stack() -> None:
     thread.join()
     assert thread.ident is not None
     assert stack(thread.ident) == ""
+
+
+@contextlib.asynccontextmanager
+async def entered() -> AsyncIterator[None]:
+    await inner()
+    yield
+
+
+class Awaitable:
+    def __await__(self) -> Iterator[None]:
+        yield from inner().__await__()
+
+
+@types.coroutine
+def innermost() -> Iterator[None]:
+    yield
+
+
+async def inner() -> None:
+    await innermost()
+
+
+async def by_a_context_manager() -> None:
+    async with entered():
+        pass
+
+
+async def by_an_object() -> None:
+    await Awaitable()
+
+
+@pytest.mark.parametrize(
+    ("coroutine", "names"),
+    [
+        (by_a_context_manager, ["by_a_context_manager", "__aenter__", "entered", "inner", "innermost"]),
+        (by_an_object, ["by_an_object", "__await__", "inner", "innermost"]),
+    ],
+)
+def test_where_a_suspended_coroutine_waits_is_told_through_all_that_it_awaits(
+    coroutine: Callable[[], Coroutine[Any, Any, None]], names: list[str]
+) -> None:
+    waiting = coroutine()
+    waiting.send(None)
+    try:
+        lines = [line for line in awaited(waiting).splitlines() if line.startswith("  File")]
+        assert [line.rpartition(" in ")[2] for line in lines] == names
+    finally:
+        waiting.close()
+
+
+def test_a_coroutine_that_is_over_waits_nowhere() -> None:
+    over = inner()
+    over.close()
+    assert awaited(over) == ""

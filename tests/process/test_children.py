@@ -20,7 +20,7 @@ from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.process.child import Child
 from prefork.process.children import Children, Tell
-from prefork.process.report import Account, Report, describe
+from prefork.process.report import Account, Report, describe, whereabouts
 from tests.conftest import eventually
 
 
@@ -291,9 +291,26 @@ def test_a_child_that_was_forked_past_us_is_adopted(children: Children, dies: st
     assert wait_exit(children, child) == "exit status 3"
 
 
-def test_a_child_that_says_nothing_is_given_up(children: Children) -> None:
+def test_a_child_that_says_nothing_is_given_up(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefork.process.child.ANSWER", 0.05)
     child = children.fork(lambda tell: time.sleep(1000) or 0)
-    assert str(boot(children, child, 0.01)) == f"worker {child.pid} was not ready within 0.01 s"
+    error = boot(children, child, 0.01)
+    assert str(error).startswith(
+        f"worker {child.pid} was not ready within 0.01 s (workers.boot_timeout), and does not say"
+    )
+
+
+def test_a_child_whose_boot_takes_too_long_is_asked_where_it_is(children: Children) -> None:
+    def main(tell: Tell) -> int:
+        os.read(tell.fd, 1)
+        tell(whereabouts("in the middle of it"))
+        return live(tell)
+
+    child = children.fork(main)
+    error = boot(children, child, 0.05)
+    assert error
+    assert str(error) == f"worker {child.pid} was not ready within 0.05 s (workers.boot_timeout)"
+    assert error.report == "in the middle of it"
 
 
 @pytest.mark.parametrize("name", ["os.fork", "socket.socketpair"])
