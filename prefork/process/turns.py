@@ -16,6 +16,7 @@ from prefork.observe.scoreboard import STATE, Board, State
 SLACK = 4  # connections that a worker may have more than its share
 SHARE = 1.1  # times the mean, which is its share
 PATIENCE = 0.003  # seconds that the others have to take a client
+LOOKS = 80  # at a client that waits: then one is taken, whatever the others say that they take
 MOST = 1024  # clients taken at once where nobody else is there
 SPAN = 0.1  # seconds; where connections live for less, the shares are even by themselves, and looking costs 3 us
 
@@ -37,9 +38,12 @@ class Turns:
     async def mine(self, listener: socket.socket) -> None:
         """Wait until this worker is not ahead of the others, or they have left a client waiting.
 
-        Where they leave one after another, as they are stopped or busy, this worker takes twice as many each time.
+        Where they leave one after another, as they are stopped or busy, this worker takes twice as many each time. One
+        that counts clients which it does not take, as an application has taken over there, cannot keep this from all.
         """
-        while self._is_ahead() and not self._is_allowed():
+        looks = 0
+        while self._is_ahead() and not self._is_allowed() and looks < LOOKS:
+            looks += 1
             await self._loop.readable(listener.fileno())
             self._note_others()
             await self._loop.sleep(PATIENCE)

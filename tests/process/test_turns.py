@@ -12,7 +12,7 @@ from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.observe.scoreboard import STATE, Scoreboard, State
-from prefork.process.turns import MOST, PATIENCE, SPAN, Turns
+from prefork.process.turns import LOOKS, MOST, PATIENCE, SPAN, Turns
 from tests.conftest import eventually
 
 
@@ -108,6 +108,20 @@ def test_where_others_take_clients_it_waits_on(shop: Workshop) -> None:
 
     others = shop.loop.spawn(take(), "taking clients")
     assert shop.wait() == float("inf")
+    others.cancel()
+
+
+def test_others_that_only_say_that_they_take_clients_do_not_keep_it_from_all(shop: Workshop) -> None:
+    shop.connections(20, 0, 0, 0)
+    shop.come()
+
+    async def pretend() -> None:
+        while True:
+            shop.board.slot(2)[ACCEPTED] += 1
+            await shop.loop.sleep(PATIENCE / 3)
+
+    others = shop.loop.spawn(pretend(), "pretending to take clients")
+    assert LOOKS * PATIENCE <= shop.wait(5) < 2
     others.cancel()
 
 
