@@ -21,6 +21,9 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 - The leader enters a bracket only while a follower stands by, and only who has the loop uses followers up: so there is
   one to promote. A thread that is done with its work posts so; the leader takes it among the followers then, and wakes
   who waits for one.
+- Where one call is made at a time, the main thread makes it, as applications' signal handlers and alarms want it: while
+  another thread leads, it has no follower, so it makes no call. When it has heard that the main thread is done, it
+  gives the loop back at the end of that turn, and follows.
 - The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or gives it
   work, and struck out when it posts that it is done. While the leader runs the loop, it is in no call: so the calls
   noted are all there are, and the bracket itself notes nothing.
@@ -69,7 +72,8 @@ class _Seat:
 
 
 class Crew:
-    """The leader and its followers: `threads` calls at once, for which there is one thread more.
+    """The leader and its followers: `threads` calls at once, for which there is one thread more. Where that is one, it
+    is always made by the main thread, unless the crew is pinned.
 
     `wanted`: there are applications to call, so it is to be started. `pinned`: the main thread leads for ever, and
     calls are made by `delegate`; to be set before `start`. `takeovers` and `queued` (calls that had to wait for a
@@ -97,7 +101,7 @@ class Crew:
         self._alarmed = False
         self._main = self._seat()
         self._baton = self._main.baton  # the leader's
-        self._over = False
+        self._over = self._returning = False  # the loop has stopped; the main thread is to lead again
         self._left = threading.Event()  # the main thread has
         self._failure: BaseException | None = None
 
@@ -238,7 +242,7 @@ class Crew:
         loop = self.loop
         try:
             loop.finish_turn()
-            while loop.tasks and not loop.stopped:
+            while loop.tasks and not (loop.stopped or self._returning):
                 loop.turn()
         except Deposed as lost:
             task, work = lost.task, lost.work
@@ -247,7 +251,10 @@ class Crew:
             self._end(seat)
             return
         else:
-            self._end(seat)
+            if self._returning and loop.tasks and not loop.stopped:
+                self._return(seat)
+            else:
+                self._end(seat)
             return
         if task is not None and work is not None:
             self.hand_back(task)
@@ -259,8 +266,18 @@ class Crew:
         self.post(partial(self._take_back, seat))
 
     def _take_back(self, seat: _Seat) -> None:
-        self.followers.append(seat)
+        if seat is self._main and self.threads == 1:
+            self._returning = True
+        else:
+            self.followers.append(seat)
         self.calls.end(seat.thread)
+
+    def _return(self, seat: _Seat) -> None:
+        """Give the loop to the main thread, which follows, and follow it."""
+        self._returning = False
+        self.followers.append(seat)
+        self._call_next()
+        self._main.lock.release()
 
     def _end(self, seat: _Seat) -> None:
         """The loop has stopped: the main thread is to return."""

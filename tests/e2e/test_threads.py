@@ -140,6 +140,46 @@ def test_one_thread_means_one_call_at_a_time_and_the_loop_lives(serve: Serve) ->
     assert {answer().body.split()[1] for answer in waiting} == {b"1"}
 
 
+ALARM = r"""
+import signal, threading, time
+
+class TooLong(Exception):
+    pass
+
+def too_long(number, frame):
+    raise TooLong
+
+def app(environ, start_response):
+    seconds = float(environ["QUERY_STRING"] or 0)
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        time.sleep(seconds)
+        body = b"in time"
+    except TooLong:
+        body = b"too long"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    start_response("200 OK", [])
+    return iter([body, b", ", str(threading.current_thread() is threading.main_thread()).encode()])
+"""
+
+
+@pytest.mark.parametrize("preload", ["false", "true"])
+def test_one_thread_is_the_main_one_where_alarms_and_signal_handlers_work(serve: Serve, preload: str) -> None:
+    config = CONFIG.format(threads=1, more=f"preload = {preload}")
+    server = serve(config, {"app.py": ALARM})
+    for _ in range(3):
+        assert server.get("/?0").body == b"in time, True"
+        assert server.get("/?0.03").body == b"in time, True"
+        assert server.get("/?5").body == b"too long, True"
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(server.get, f"/?{seconds}") for seconds in (0.02, 5, 0, 0.02, 0, 5)]
+        assert server.get("/status").status == 200
+        assert {call.result().body for call in calls} == {b"in time, True", b"too long, True"}
+
+
 def test_who_waits_too_long_for_a_thread_is_told_to_come_again(serve: Serve) -> None:
     site = Site(serve, threads=1, more="queue_timeout = 0.2")
     slow = site.hold("a")

@@ -65,6 +65,25 @@ def test_as_many_calls_are_made_at_once_as_there_are_threads_and_no_more(threads
     assert most <= threads
 
 
+def test_one_call_at_a_time_is_the_main_threads_and_others_have_their_turns_meanwhile() -> None:
+    ship = Ship(1)
+    made_by: list[int] = []
+    events = [threading.Event() for _ in range(5)]
+
+    async def calls(event: threading.Event) -> None:
+        await ship.call(lambda: (wait(event), made_by.append(threading.get_ident())))
+        await ship.call(lambda: made_by.append(threading.get_ident()))
+
+    async def opens() -> None:
+        for number, event in enumerate(events, 1):
+            await ship.until(lambda number=number: ship.crew.takeovers == number)
+            event.set()
+
+    ship.run(*(calls(event) for event in events), opens())
+    assert made_by == [MAIN] * 10
+    assert ship.crew.takeovers == 5
+
+
 def test_who_waits_for_a_thread_is_served_in_the_order_of_arrival(pinned: bool) -> None:
     ship = Ship(1, pinned)
     order: list[int] = []

@@ -182,6 +182,7 @@ def test_whatever_happens_everybody_gets_the_right_answers(
     assert wrong == []
     assert world.wrong == []
     assert world.closed == world.streams > 0
+    assert pinned or threads > 1 or set(world.inside) == {threading.main_thread().ident}
     assert max(pauses) < LATE
     assert threading.active_count() == before
     assert not ship.crew.calls.away
