@@ -103,11 +103,14 @@ class Head:
 class Renderer:
     """Renders response heads. One for all connections of a worker that get the same; `server` is the Server field's
     value, or "". Of the fields `withhold` (lower case), which an application may have given, its clients get none.
+    `idle` is for how many seconds a client may count on its connection between two requests; 0: it is not told.
     """
 
-    def __init__(self, server: str, withhold: Container[str] = ()) -> None:
+    def __init__(self, server: str, withhold: Container[str] = (), idle: int = 0) -> None:
         self._server = server
         self._withhold = withhold
+        # a field of the connection, which Connection has to name (RFC 9110 §7.6.1); HTTP/1.0 has the latter anyhow
+        self._persistent = f"Connection: keep-alive\r\nKeep-Alive: timeout={idle}\r\n" if idle else ""
         self._notice = Throttle(INTERVAL)
         self._blocks: dict[tuple[tuple[str, str], ...], Block] = {}
         self._heads: dict[_Key, Head] = {}
@@ -171,6 +174,8 @@ class Renderer:
             lines.append(f"Upgrade: {block.upgrade}\r\nConnection: Upgrade\r\n")
         if not head.keep_alive:
             lines.append("Connection: close\r\n")
+        elif self._persistent:
+            lines.append(self._persistent)
         elif not minor:
             lines.append("Connection: keep-alive\r\n")
         lines.append("\r\n")

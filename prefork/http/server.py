@@ -22,6 +22,7 @@ from prefork.kernel.loop import AWAY, PAUSE, Loop, Task
 from prefork.settings.schema import Http
 
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
+KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as what they send takes a while
 
 Find = Callable[[Request], Handler]
 Dress = Callable[[Response], Response]
@@ -67,8 +68,9 @@ class Server:
         self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
         self.whole = self.heads.whole  # bound once: 64 bytes less a connection
         name = "prefork" if http.server_header else ""
-        self.render = Renderer(name, TO_PROXIES).head
-        self._render_to_proxies = Renderer(name).head
+        idle = int(http.keepalive_timeout - KEEPALIVE_RESERVE)
+        self.render = Renderer(name, TO_PROXIES, idle).head
+        self._render_to_proxies = Renderer(name, idle=idle).head
         self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
         self.connections: set[Served] = set()
         self._per_client: Counter[str] = Counter()

@@ -155,7 +155,7 @@ class Http(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     keepalive_timeout: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds that a connection may idle between two requests.")
-    ] = 65
+    ] = 130  # longer than proxies keep theirs, who else find them closed: nginx, AWS 60, Go and Traefik 90, Caddy 120
     header_timeout: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds within which a request head must be complete.")
     ] = 10

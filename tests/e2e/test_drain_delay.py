@@ -34,7 +34,7 @@ def test_readiness_says_no_while_new_and_old_clients_are_served_on(serve: Serve)
     assert status(server)["ready"] is False
     kept.request("GET", "/version")
     response = kept.getresponse()
-    assert (response.read(), response.headers["Connection"]) == (b"one", None)
+    assert (response.read(), response.headers["Connection"]) == (b"one", "keep-alive")
     assert server.get("/version").body == b"one"
     kept.close()
     server.signal(signal.SIGTERM)

@@ -133,7 +133,7 @@ def test_a_failing_reload_does_not_touch_a_request_under_way(server: Server) -> 
     open_gate(server)
     response = with_call.getresponse()
     assert response.read() == b"done"
-    assert response.headers["Connection"] is None
+    assert response.headers["Connection"] == "keep-alive"
     with_call.close()
 
 

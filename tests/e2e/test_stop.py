@@ -74,7 +74,7 @@ def test_a_request_whose_body_still_arrives_is_finished_and_told_that_it_is_the_
 def test_an_idle_connection_is_answered_once_more_in_its_lame_duck_second(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     connection = connect(server)
-    assert request(connection) == (b"one", None)
+    assert request(connection) == (b"one", "keep-alive")
     server.signal(signal.SIGTERM)
     wait_draining(server)
     assert request(connection) == (b"one", "close")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prefork.http.counts import ACCEPTED, REQUESTS, SENT, STATUS_CLASS, TAKEOVERS, WIDTH
+from prefork.settings.schema import Http
 from tests.handlers.exchange import assert_500, call, exchange, parse, request, wsgi
 
 Environ = dict[str, Any]
@@ -191,7 +192,7 @@ def test_headers_may_come_in_any_shape_that_has_pairs_of_text(make: Any, method:
 def test_headers_keep_their_order_case_and_repetition() -> None:
     fields = [("X-b", "1"), ("Set-Cookie", "a=1"), ("x-A", ""), ("Set-Cookie", "b=2"), ("X-Name", "caf\xc3\xa9")]
     answer = call(answering("200 OK", tuple(fields)))
-    own = {"server", "date", "content-length"}
+    own = {"server", "date", "content-length", "connection", "keep-alive"}
     assert [pair for pair in answer.headers.items() if pair[0].lower() not in own] == fields
 
 
@@ -199,7 +200,8 @@ def test_hop_by_hop_headers_are_the_servers_affair() -> None:
     fields = (("Transfer-Encoding", "chunked"), ("Keep-Alive", "5"), ("Upgrade", "h2c"), ("X-A", "1"))
     answer = call(answering("200 OK", fields))
     assert (answer.headers["Content-Length"], answer.headers["X-A"], answer.body) == ("4", "1", b"body")
-    assert not {"transfer-encoding", "keep-alive", "upgrade"} & {name.lower() for name in answer.headers}
+    assert not {"transfer-encoding", "upgrade"} & {name.lower() for name in answer.headers}
+    assert answer.headers.get_all("Keep-Alive") == [f"timeout={Http().keepalive_timeout - 1:g}"]
 
 
 def test_an_application_may_ask_for_the_end_of_the_connection() -> None:

@@ -25,7 +25,7 @@ def test_http_1_1_lives_on(world: Make, tcp: bool) -> None:
         peer.send(GET)
         answer = peer.answer()
         assert (answer.status, answer.body) == (200, b"/")
-        assert "connection" not in answer.headers
+        assert answer.headers["connection"] == "keep-alive"
     assert not peer.ended
 
 

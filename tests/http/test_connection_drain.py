@@ -60,7 +60,7 @@ def test_an_idle_client_may_ask_once_more(world: Make) -> None:
     here = world(echo)
     peer = here.connect()
     peer.send(GET)
-    assert "connection" not in peer.answer().headers
+    assert peer.answer().headers["connection"] == "keep-alive"
     here.server.drain()
     peer.send(GET)
     assert answers(peer.rest(), ["GET"])[0].headers["connection"] == "close"
@@ -106,7 +106,7 @@ def test_a_client_whose_answer_was_under_way_does_not_stay(world: Make) -> None:
     peer.send(GET)
     answer = answers(peer.rest(), ["GET"])[0]
     assert answer.body == b"ab"
-    assert "connection" not in answer.headers
+    assert answer.headers["connection"] == "keep-alive"
 
 
 def test_a_pipeline_is_cut_after_the_request_under_way(world: Make) -> None:

@@ -217,3 +217,27 @@ def test_a_head_that_arrives_while_the_loop_is_busy_is_in_time(world: Make) -> N
     here.until(lambda: peer.connection.stream.unread, "the beginning of a head")
     held_up(here, peer, b"\r\n\r\n")
     assert peer.answer().status == 200
+
+
+# ---- and clients are told how long they may idle
+
+
+@pytest.mark.parametrize(("timeout", "told"), [(130, "timeout=129"), (5.5, "timeout=4"), (2, "timeout=1"), (1.5, None)])
+@pytest.mark.parametrize("asked", [GET, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"], ids=["1.1", "1.0"])
+def test_clients_are_told_a_second_less_than_they_have(
+    world: Make, timeout: float, told: str | None, asked: bytes
+) -> None:
+    """Node's agents obey it, and do not ask on a connection that is just being closed."""
+    peer = world(keepalive_timeout=timeout).connect()
+    peer.send(asked)
+    answer = peer.answer()
+    assert answer.headers.get("keep-alive") == told
+    if told:
+        assert answer.headers["connection"] == "keep-alive", "which names the field (RFC 9110 §7.6.1)"
+
+
+def test_who_is_not_to_come_again_is_told_nothing_of_it(world: Make) -> None:
+    peer = world().connect()
+    peer.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    (answer,) = answers(peer.rest(), ["GET"])
+    assert (answer.headers["connection"], "keep-alive" in answer.headers) == ("close", False)
