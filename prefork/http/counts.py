@@ -16,7 +16,9 @@ REPEATS = 11  # requests answered as the same ones were within the second, their
 FILE_HITS = 12  # files found in the file cache, still true
 FILE_MISSES = 13  # files that had to be opened
 FILE_EVICTIONS = 14  # files that were put out of the cache to make room
-WIDTH = 15  # how many words these are
+ACCESS_LOST = 15  # lines that could not be written to the access log
+ERROR_LOST = 16  # and to the error log
+WIDTH = 17  # how many words these are
 
 
 def status_class(status: int) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import signal
+from contextlib import suppress
 
 from prefork.errors import StartError
+from prefork.http.counts import ACCESS_LOST, ERROR_LOST
 from prefork.observe import error_log
 from prefork.observe.access_log import AccessLog
 from prefork.observe.log_file import Owner
+from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Log
 
@@ -27,7 +31,8 @@ class Logs:
         self._owner = owner
         self._sinks: list[Sink] = []
         self._errors = self._open(settings.error)
-        self.access = AccessLog(settings.format, self._open(settings.access)) if settings.access else None
+        self._requests = self._open(settings.access)
+        self.access = AccessLog(settings.format, self._requests) if settings.access else None
 
     def _open(self, target: str) -> Sink:
         try:
@@ -49,6 +54,28 @@ class Logs:
         faulthandler.enable(self._errors, all_threads=True)
         faulthandler.register(signal.SIGUSR2, self._errors, all_threads=True)
 
+    def count_in(self, board: memoryview) -> None:
+        """From now on, count what this process loses of its lines in this slot of the scoreboard."""
+        self._errors.count_in(board, ERROR_LOST, ERROR_FAILURE)
+        self._requests.count_in(board, ACCESS_LOST, ACCESS_FAILURE)
+
+    @property
+    def error_place(self) -> str:
+        """What it is called in a sentence, with where it is written to."""
+        return f"error log {_place(self._settings.error)}"
+
+    @property
+    def access_place(self) -> str:
+        return f"access log {_place(self._settings.access)}"
+
+    def say_elsewhere(self, line: str) -> None:
+        """Write a line to standard error, unless that is the error log, or closed."""
+        with suppress(OSError):
+            if not os.path.samestat(os.fstat(2), os.fstat(self._errors.fileno())):
+                stderr = Sink("-")
+                stderr.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+                stderr.close()
+
     def reopen(self) -> None:
         """Open the files anew, after they have been moved away."""
         for sink in self._sinks:
@@ -59,3 +86,7 @@ class Logs:
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
+
+
+def _place(target: str) -> str:
+    return "on stderr" if target == "-" else target

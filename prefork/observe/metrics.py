@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from prefork.http.counts import (
     ACCEPTED,
+    ACCESS_LOST,
     CONNECTIONS,
+    ERROR_LOST,
     FILE_EVICTIONS,
     FILE_HITS,
     FILE_MISSES,
@@ -64,4 +66,5 @@ def _figures(counts: Sequence[int]) -> dict[str, object]:
             "misses": counts[FILE_MISSES],
             "evictions": counts[FILE_EVICTIONS],
         },
+        "lost_lines": {"access": counts[ACCESS_LOST], "error": counts[ERROR_LOST]},
     }

@@ -3,7 +3,7 @@ Owns the layout of both.
 
 The master says it in the roster, which workers can only read, and each worker in a page of its own, which the others
 can only read (shared_memory.py). So a worker, in which an application lives, can spoil its own page and nothing else;
-and what stands in a page is believed as far as it can be true.
+and what stands in a page is believed as far as it can be true. The page of slot 0 is the master's own.
 
 Each word has one writer, so there are no locks, and an aligned word of 64 bits is never seen half written. CONNECTIONS
 cannot wrap below zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
@@ -25,6 +25,8 @@ from prefork.observe.shared_memory import create, map_memory
 # The words of a worker's page after the counters.
 STATE = WIDTH
 PULSE = WIDTH + 1  # as a double: when the turn began that the worker's loop is in (monotonic seconds); 0: in none
+ACCESS_FAILURE = WIDTH + 2  # the errno for which the last of its ACCESS_LOST was lost
+ERROR_FAILURE = WIDTH + 3  # and of its ERROR_LOST
 
 # The words of a slot of the roster.
 _PID = 0
@@ -168,10 +170,10 @@ class Board:
         return rows
 
     def totals(self) -> tuple[int, ...]:
-        """The counters summed over all slots, departed workers included."""
+        """The counters summed over all slots, the master's and those of departed workers included."""
         taken = [index for index in range(1, self._roster[_HIGHEST] + 1) if self._roster[_at(index, _STARTED)]]
         departed = self._roster[_DEPARTED : _DEPARTED + WIDTH].tolist()
-        columns = zip(departed, *map(self.counts, taken), strict=True)
+        columns = zip(departed, *map(self.counts, [0, *taken]), strict=True)
         return tuple(sum(column) % _MODULO for column in columns)
 
 
@@ -233,12 +235,16 @@ class Scoreboard(Board):
         self._roster[_at(index, _HELD)] = held
 
     def vacate(self, index: int) -> None:
-        """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it."""
+        """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it.
+        Its failures are kept, too, where it had some.
+        """
         for word, count in enumerate(self.counts(index)):
             if word != CONNECTIONS:
                 self._roster[_DEPARTED + word] = (self._roster[_DEPARTED + word] + count) % _MODULO
-        page = self.slot(index)
-        for word in range(PULSE + 1):
+        page, own = self.slot(index), self.slot(0)
+        for word in (ACCESS_FAILURE, ERROR_FAILURE):
+            own[word] = page[word] or own[word]
+        for word in range(ERROR_FAILURE + 1):
             page[word] = 0
         for word in range(_SLOT):
             self._roster[_at(index, word)] = 0

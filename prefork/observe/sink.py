@@ -9,6 +9,7 @@ socket rather more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -34,7 +35,7 @@ class Sink:
         """As root, a file may be given to `owner`, who has to open it anew."""
         # absolute, as an application may change the directory before we open it again
         self.target = target if target in ("", "-") else paths.absolute(target)
-        self._reason = ""
+        self._failure = 0  # the errno for which the last line was lost
         self.start_afresh()
         self._owner = owner
         self._fd = _open(self.target, owner)
@@ -46,6 +47,14 @@ class Sink:
         self.dropped = 0
         self._announced = 0  # how many of the dropped lines the log itself tells of
         self._rest = b""  # what is missing of a line that was cut short
+        self._board: memoryview | None = None
+        self._words = (0, 0)
+
+    def count_in(self, board: memoryview, lost: int, failure: int) -> None:
+        """From now on, count the lines that this process loses in the word `lost` of `board` as well, and put the errno
+        of the last one into the word `failure`.
+        """
+        self._board, self._words = board, (lost, failure)
 
     def fileno(self) -> int:
         """Its descriptor, the same however often it is opened anew; -1 where the target is off."""
@@ -66,7 +75,14 @@ class Sink:
             end = text.find(b"\n", sent) + 1 or len(text)
         self._rest = text[sent:end]
         if end < len(text):
-            self.dropped += text.count(b"\n", max(end, len(rest) + len(note)))
+            self._lose(text.count(b"\n", max(end, len(rest) + len(note))))
+
+    def _lose(self, lines: int) -> None:
+        self.dropped += lines
+        if self._board is not None and lines:
+            lost, failure = self._words
+            self._board[lost] += lines
+            self._board[failure] = self._failure
 
     def reopen(self) -> str:
         """Open the target anew, as after a rotation. Returns "", or the reason why it still writes to the old file."""
@@ -78,7 +94,7 @@ class Sink:
             return "" if self._is_there() else f"{self.target}: {error.strerror}"
         if self._rest and not os.path.sameopenfile(fresh, self._fd):
             self._rest = b""
-            self.dropped += 1
+            self._lose(1)
         # The number stays the same, and so a thread that is about to write to it needs no lock.
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
@@ -103,10 +119,10 @@ class Sink:
         lost = self.dropped - self._announced
         if not lost:
             return b""
-        return f"prefork: {lost} log line{' was' if lost == 1 else 's were'} lost ({self._reason})\n".encode()
+        return f"prefork: {lost} log line{' was' if lost == 1 else 's were'} lost ({reason(self._failure)})\n".encode()
 
     def _push(self, text: bytes) -> int:
-        """Write what goes without waiting; returns how many bytes that was, and leaves why not all in `_reason`."""
+        """Write what goes without waiting; returns how many bytes that was, and leaves why not all in `_failure`."""
         if self._fd < 0:
             return len(text)
         sent = 0
@@ -116,9 +132,9 @@ class Sink:
                     raise BlockingIOError
                 sent += os.write(self._fd, _piece(text, sent) if self._paced else text[sent:])
         except BlockingIOError:
-            self._reason = _SLOW_READER
+            self._failure = errno.EAGAIN
         except OSError as error:
-            self._reason = error.strerror or str(error)
+            self._failure = error.errno or errno.EIO
         return sent
 
 
@@ -131,6 +147,13 @@ def _start_afresh() -> None:
 
 
 os.register_at_fork(after_in_child=_start_afresh)  # before the child can write, or close what is its parent's alone
+
+
+def reason(failure: int) -> str:
+    """An errno in words."""
+    if failure == errno.EAGAIN:
+        return _SLOW_READER
+    return os.strerror(failure) if failure in errno.errorcode else "no known reason"
 
 
 def _open(target: str, owner: Owner | None) -> int:

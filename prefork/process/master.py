@@ -22,6 +22,7 @@ from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs
+from prefork.observe.lost_lines import LostLines
 from prefork.observe.scoreboard import Scoreboard
 from prefork.process import privileges
 from prefork.process.announcement import announce, regret, serving
@@ -127,6 +128,8 @@ class Master:
         else:
             children.private.append(self._predecessor.close_in_child)
         loop.spawn(self._boot(), "booting")
+        lost = LostLines(self._scoreboard, lambda: self.generation.logs)
+        loop.spawn(lost.watch(loop), "telling of lost log lines")
         if self._watch is not None:
             loop.spawn(self._watch.run(), "watching for changes")
         try:
@@ -135,6 +138,7 @@ class Master:
             loop.close()
             listen.release(self.generation.sockets, keep=self._lent)
             self._marks.remove()
+            lost.tell()
             log.info("stopped" if self._state is State.STOPPING else "left; the new master serves")
             self._signals.ignore_all()
         return self._exit_status

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefork.observe.error_log import escape
+from prefork.settings.wording import counted
 
 Figures = dict[str, Any]
 
@@ -30,6 +31,7 @@ def table(status: Figures, width: int = 80) -> str:
         ("config", f"{master['config'] or '(command line)'}, loaded {_local(master['loaded'])}"),
         ("last reload", _reload(reload)),
         ("requests", f"{totals['requests']} on {totals['accepted']} connections, {totals['sent']} bytes sent"),
+        ("lost", _lost(totals.get("lost_lines", {}))),
     ]
     lines = [
         f"prefork {status['version']}, master {master['pid']} since {_local(master['started'])}, "
@@ -70,6 +72,11 @@ def _deaths(status: Figures) -> str:
     if not last:
         return ""
     return f"{count} in this generation, the last {_span(time.time() - last['at'])} ago: {last['reason']}"
+
+
+def _lost(lines: Figures) -> str:
+    """The log lines that could not be written, where there are any."""
+    return ", ".join(f"{counted(number, 'line')} of the {name} log" for name, number in lines.items() if number)
 
 
 def _reload(reload: Figures | None) -> str:

@@ -52,6 +52,7 @@ class Succession:
         self._scoreboard = scoreboard
 
     def make(self, number: int, settings: Settings, sockets: Sockets, logs: Logs) -> Generation:
+        logs.count_in(self._scoreboard.slot(0))  # what the master loses, as workers count in slots of their own
         fresh = Generation(number, settings, sockets, logs, self._children, self._scoreboard, self.living)
         fresh.on_change = self.on_change
         self.living.append(fresh)

@@ -99,6 +99,7 @@ class Worker:
         self._signals = Signals(self._loop, WORKER, insist=True)
         forks.on_fork(self._close_in_child)
         assignment.logs.apply()
+        assignment.logs.count_in(self._board)
         assignment.logs.catch_crashes()
         note = self._signals.note
         self._witness = Witness(assignment.lifeline, tell.fd, partial(note, ORDERED), partial(note, signal.SIGINT))

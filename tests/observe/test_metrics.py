@@ -45,6 +45,7 @@ def test_a_snapshot_shows_each_worker_alive(monkeypatch: pytest.MonkeyPatch) -> 
         "queued": 0,
         "repeats": 0,
         "file_cache": {"hits": 0, "misses": 0, "evictions": 0},
+        "lost_lines": {"access": 0, "error": 0},
     }
 
 

@@ -1,0 +1,81 @@
+"""Lost lines: tells the operator of log lines that could not be written, as when the disk is full. Owns what was told.
+
+The master and each worker count their own in the scoreboard, so none is forgotten with its process. The master looks
+there now and then, and says in the error log how many of which log there were since it has said so last. Where that is
+lost as well, the log being the one that is full, it says so on standard error, if that leads elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import NoReturn
+
+from prefork.http.counts import ACCESS_LOST, ERROR_LOST
+from prefork.kernel.loop import Loop
+from prefork.observe.logs import Logs
+from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
+from prefork.observe.sink import reason
+
+LOOK = 3.0  # seconds between two looks
+PAUSE = 60.0  # seconds between two times that it is told
+
+log = logging.getLogger("prefork")
+
+
+class LostLines:
+    """What the processes of `scoreboard` lose, told of by the master; `logs` are those that it writes itself."""
+
+    def __init__(
+        self, scoreboard: Scoreboard, logs: Callable[[], Logs], look: float = LOOK, pause: float = PAUSE
+    ) -> None:
+        self._scoreboard = scoreboard
+        self._logs = logs
+        self._look = look
+        self._pause = pause
+        self._told = {ACCESS_LOST: 0, ERROR_LOST: 0}
+        self._before: dict[int, list[int]] = {ACCESS_LOST: [], ERROR_LOST: []}  # by slots, when it was told last
+
+    @property
+    def _own(self) -> memoryview:
+        """The master's page. It is not kept, as a forked child lets go of that memory."""
+        return self._scoreboard.slot(0)
+
+    async def watch(self, loop: Loop) -> NoReturn:
+        """Look, and tell; for ever."""
+        while True:
+            await loop.sleep(self._look)
+            if self.tell():
+                await loop.sleep(self._pause)
+
+    def tell(self) -> bool:
+        """Tell of those that have been lost since; False where there are none."""
+        totals = self._scoreboard.totals()
+        losses = [
+            f"{number} of the {place} ({self._reasons(lost, failure)})"
+            for lost, failure, place in (
+                (ACCESS_LOST, ACCESS_FAILURE, self._logs().access_place),
+                (ERROR_LOST, ERROR_FAILURE, self._logs().error_place),
+            )
+            if (number := totals[lost] - self._told[lost])
+        ]
+        if not losses:
+            return False
+        self._told = {word: totals[word] for word in self._told}
+        self._before = {word: self._scoreboard.column(word) for word in self._told}
+        self._own[ACCESS_FAILURE] = self._own[ERROR_FAILURE] = 0
+        sentence = f"log lines are lost: {', '.join(losses)}"
+        before = self._own[ERROR_LOST]
+        log.error("%s", sentence)
+        if unheard := self._own[ERROR_LOST] - before:
+            self._told[ERROR_LOST] += unheard  # this sentence, of whose loss nobody needs to be told
+            self._logs().say_elsewhere(f"prefork: {sentence}")
+        return True
+
+    def _reasons(self, lost: int, failure: int) -> str:
+        """Of the processes that have lost lines since it was told last, and of those that are gone."""
+        column, counts = self._scoreboard.column(failure), self._scoreboard.column(lost)
+        changed = zip_longest(column, counts, self._before[lost], fillvalue=0)
+        codes = {self._own[failure], *(code for code, now, before in changed if now != before)} - {0}
+        return ", ".join(sorted(map(reason, codes)))
