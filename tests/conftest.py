@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ from typing import TypeVar
 
 import psutil
 import pytest
+
+from prefork.logger import Record, log
 
 T = TypeVar("T")
 
@@ -59,6 +62,22 @@ def describe(processes: list[psutil.Process]) -> str:
         with suppress(psutil.NoSuchProcess):
             lines.append(f"{process.pid} ({process.status()}): {' '.join(process.cmdline()) or process.name()}")
     return "; ".join(lines)
+
+
+def repeat(record: Record) -> None:
+    """Say it once more by the logger "prefork" of the standard library, which `caplog` and a test's handlers hear."""
+    logger = logging.getLogger("prefork")
+    error = record.error
+    raised = (type(error), error, error.__traceback__) if error is not None else None
+    report = {"report": "\n".join(record.details)}
+    logger.handle(logger.makeRecord("prefork", record.level, "", 0, record.text, (), raised, extra=report))
+
+
+@pytest.fixture(autouse=True)
+def the_log_is_heard() -> Iterator[None]:
+    log.handlers.append(repeat)
+    yield
+    log.handlers.remove(repeat)
 
 
 @pytest.fixture(scope="session", autouse=True)

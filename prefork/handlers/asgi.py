@@ -8,7 +8,6 @@ on, which is taken at once: where it does not have to wait, its response is ther
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -23,6 +22,7 @@ from prefork.kernel import forks
 from prefork.kernel.event import Bell
 from prefork.kernel.guest import Guest
 from prefork.kernel.loop import PAUSE, Loop
+from prefork.logger import log
 from prefork.settings.schema import Websocket
 
 Message = dict[str, Any]
@@ -40,8 +40,6 @@ WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
 CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
 ENDING = (0.5, 0.25)  # seconds that requests have to end, once they are, and once more
 WEBSOCKET = Websocket()  # the defaults
-
-log = logging.getLogger("prefork")
 
 
 class Asgi:

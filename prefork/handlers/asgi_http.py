@@ -7,7 +7,6 @@ our loop's. Each wakes the other when it has left something; where neither has t
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -29,13 +28,12 @@ from prefork.handlers.asgi_stages import (
 from prefork.http.message import Fields, FileSegment, Request, Response
 from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.logger import log
 
 Message = dict[str, Any]
 
 HIGH_WATER = 64 * 1024  # bytes on their way to the client beyond which `send` waits
 PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304, or gone)
-
-log = logging.getLogger("prefork")
 
 
 class Host(Protocol):

@@ -7,7 +7,6 @@ asgi_http.py does for requests.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
@@ -22,13 +21,12 @@ from prefork.handlers.websocket import ABNORMAL, RESTART, WebSocket
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Task
+from prefork.logger import log
 from prefork.settings.schema import Websocket
 
 Message = dict[str, Any]
 VERSIONS = {"version": "3.0", "spec_version": "2.4"}  # 2.4: send raises OSError once the client is gone
 DENIAL = 64 * 1024 * 1024  # bytes of a response in place of a conversation, which is sent when it is whole
-
-log = logging.getLogger("prefork")
 
 
 class Stage(Enum):

@@ -7,7 +7,6 @@ Owns the way from a path to a file: the names to try, the index, hidden names. H
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import urllib.parse
@@ -23,10 +22,9 @@ from prefork.handlers.representation import Representation
 from prefork.handlers.tree import Tree
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.http.paths import merge
+from prefork.logger import log
 from prefork.net import paths
 from prefork.settings import schema_files
-
-log = logging.getLogger("prefork")
 
 # A component that begins with a dot (.git, .env), save .well-known (RFC 8615), and NUL, which no path can hold.
 # `^` matters: a route `/static` that also takes `/static../x` leaves `../x`.

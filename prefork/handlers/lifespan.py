@@ -5,7 +5,6 @@ when its last request is done.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 from prefork.errors import LifespanError
 from prefork.handlers.asgi_messages import News
 from prefork.kernel import forks
-
-log = logging.getLogger("prefork")
+from prefork.logger import log
 
 
 class _Phase(Enum):

@@ -23,6 +23,7 @@ from websockets.protocol import Protocol, Side, State
 from prefork.errors import Disconnected, TimedOut
 from prefork.http.message import Upgrade
 from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
+from prefork.logger import log
 from prefork.net.stream import Stream
 from prefork.settings.schema import Websocket
 
@@ -37,8 +38,16 @@ CLOSING = 2.0  # seconds that a client has to answer a close frame
 RESTART = "service restart"  # says 1012 in words
 ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
 
-log = logging.getLogger("prefork.websocket")  # what `websockets` has to say
-log.setLevel(logging.WARNING)
+
+class _Heard(logging.Handler):
+    """Passes on what `websockets` has to say: that its parser has failed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info and record.exc_info[1])
+
+
+_logger = logging.Logger("websockets", logging.WARNING)  # unknown to logging.getLogger: see logger.py
+_logger.addHandler(_Heard())
 
 
 def _nothing() -> None:
@@ -60,7 +69,7 @@ class WebSocket(Upgrade):
         self._loop = loop
         self._settings = settings
         self._send_timeout = send_timeout
-        self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=settings.max_message, logger=log)
+        self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=settings.max_message, logger=_logger)
         self._frames.extensions = list(extensions)
         self._stream: Stream | None = None
         self._reader: Task | None = None  # the connection's

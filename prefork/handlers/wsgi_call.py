@@ -6,7 +6,6 @@ that it has forked, that process ends (forks.py).
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +17,7 @@ from prefork.handlers.wsgi_files import FileWrapper
 from prefork.http.grammar import DIGITS, REASONS
 from prefork.http.message import Body, Fields, Response
 from prefork.kernel import forks
-
-log = logging.getLogger("prefork")
+from prefork.logger import log
 
 
 class Call:

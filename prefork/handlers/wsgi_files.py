@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import stat
 import sys
@@ -13,8 +12,7 @@ from functools import partial
 from typing import Any
 
 from prefork.http.message import FileSegment
-
-log = logging.getLogger("prefork")
+from prefork.logger import log
 
 
 class FileWrapper:

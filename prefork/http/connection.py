@@ -6,7 +6,6 @@ connection closes, and a client that is refused gets to read why.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -32,14 +31,13 @@ from prefork.http.send import release, send_at_once, send_chunks, send_file, sen
 from prefork.http.server import LAME_DUCK, Server
 from prefork.kernel.loop import PAUSE, Task
 from prefork.kernel.poller import READ, is_ready
+from prefork.logger import log
 from prefork.net.stream import Stream
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 CLIENT_LEFT = 499  # what nginx too writes into its log where the client did not wait for the answer
 UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what nobody has asked for is answered as
 NO_HEADERS = Headers(())
-
-log = logging.getLogger("prefork")
 
 
 class Connection:

@@ -7,7 +7,6 @@ ones it writes, and the others are dropped from its requests as well.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from ipaddress import ip_address, ip_network
 
 from prefork.http.message import Client, Headers
 from prefork.http.proxy_fields import FORWARDED
+from prefork.logger import log
 
 ENTRIES = 1024  # of what is remembered
 ENTRY_LENGTH = 256  # characters: what is longer is read each time
@@ -35,8 +35,6 @@ _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 Hops = Callable[[str, str], Iterator[tuple[str, str]]]
-
-log = logging.getLogger("prefork")
 
 
 class Forwarding:

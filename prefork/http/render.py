@@ -6,7 +6,6 @@ validated once, and whole heads are kept for the second that their Date is true.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Container
 from email.utils import formatdate
 from time import monotonic, time
@@ -17,6 +16,7 @@ from prefork.http.counts import status_class
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, Lasting, RequestLine, Response, Upgrade
 from prefork.kernel.throttle import Throttle
+from prefork.logger import log
 
 ENTRIES = 512  # of each cache
 ENTRY_BYTES = 8192  # what is larger is made anew each time: so a cache, which has it twice, is never above 8 MiB
@@ -27,7 +27,6 @@ TO_PROXIES = frozenset(("x-accel-redirect", "x-sendfile", "x-sendfile2", "x-ligh
 INTERVAL = 60.0  # seconds between two times that the log tells of such a field
 
 _DATE = b"\r\nDate: "
-log = logging.getLogger("prefork")
 _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
 
 

@@ -5,7 +5,6 @@ Owns what is known of them. All of it is the loop's state, which its leader alon
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 from prefork.errors import Abandoned
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import SWEEP, Loop, Task
-
-log = logging.getLogger("prefork")
+from prefork.logger import log
 
 
 class Call:

@@ -5,7 +5,6 @@ Owns the knowledge whose the loop is: the leader's, nobody's while the baton lie
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -14,8 +13,7 @@ from typing import Any
 from prefork.kernel.leader import Baton, Crew, _Seat
 from prefork.kernel.loop import Loop, Readiness, Sleep, Task, Wait
 from prefork.kernel.poller import Poller
-
-log = logging.getLogger("prefork")
+from prefork.logger import log
 
 
 class CheckedLoop(Loop):

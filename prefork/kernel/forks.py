@@ -16,7 +16,6 @@ handler) meets a loop that ends the process in the place of its next step.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -26,12 +25,12 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from prefork.kernel.finish import finish
+from prefork.logger import log
 
 hosting = False  # applications run in this process, and what it forks is theirs
 forked = False  # an application has forked this process
 arriving = threading.RLock()  # held while a new descriptor is on its way to where an `on_fork` call would find it
 
-log = logging.getLogger("prefork")
 
 _calls: list[Callable[[], object]] = []
 _own = 0  # the thread (its ident) whose forks are the server's own at the moment

@@ -11,7 +11,6 @@ in C, by libuv, and has no selector to put in its place.
 from __future__ import annotations
 
 import asyncio
-import logging
 import selectors
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -22,12 +21,11 @@ from typing import Any, NoReturn, TypeVar
 from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Loop
 from prefork.kernel.stack import awaited
+from prefork.logger import log
 
 T = TypeVar("T")
 POLICIES = sys.version_info < (3, 14)  # from then on they are deprecated, and subprocesses do not ask them
 Ready = list[tuple[selectors.SelectorKey, int]]
-
-log = logging.getLogger("prefork")
 
 
 class GuestSelector(selectors.BaseSelector):

@@ -31,7 +31,6 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -46,6 +45,7 @@ from prefork.errors import ForkedError
 from prefork.kernel import forks
 from prefork.kernel.calls import Call, Calls
 from prefork.kernel.loop import AWAY, PARKED, Deposed, Handover, Loop, Task, Wait
+from prefork.logger import log
 
 TICK = 0.005  # seconds: a call that was there at two of the watcher's looks in a row blocks the loop
 SWITCH = 0.0005  # seconds that a call which computes keeps the interpreter, when the leader comes back from the system
@@ -54,8 +54,6 @@ PATIENCE = 0.5  # seconds that the main thread has to come out of its call once 
 
 Work = Callable[[], None]
 Baton = deque[tuple[Any, float]]  # what the leader does, and its timeout; empty where it does nothing, or leads no more
-
-log = logging.getLogger("prefork")
 
 
 class _Seat:

@@ -8,7 +8,6 @@ descriptor, nothing is armed anew, so that a keep-alive connection costs no `epo
 from __future__ import annotations
 
 import heapq
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -20,11 +19,10 @@ from typing import NoReturn
 from prefork.errors import TimedOut
 from prefork.kernel import forks
 from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
+from prefork.logger import log
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
 LONGEST = 86400.0  # seconds in one system call, which counts them as milliseconds in 31 bits
-
-log = logging.getLogger("prefork")
 
 
 class Wait:

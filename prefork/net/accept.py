@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from collections.abc import Awaitable, Callable
 from math import inf
@@ -11,6 +10,7 @@ from typing import Any
 
 from prefork.kernel import forks
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.net.listen import is_shut
 
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
@@ -31,8 +31,6 @@ _OF_A_CLIENT = {
 Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
 Relieve = Callable[[], Awaitable[bool]]  # frees some descriptors, if it can
 Room = Callable[[bool], Awaitable[None]]  # waits until there may be room for a client; True: one is here, make it
-
-log = logging.getLogger("prefork")
 
 
 async def _in_vain() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import select
 import socket
 import struct
@@ -15,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from prefork.errors import StartError
+from prefork.logger import log
 from prefork.net import paths, permissions, socket_file
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
 Sockets = dict[Address, socket.socket]
 
-log = logging.getLogger("prefork")
 
 _SO_ATTACH_FILTER = 26 if sys.platform == "linux" else -1  # Python has no name for it
 _INSTRUCTION = "HBBI"  # code, jump if true, jump if false, operand (linux/filter.h)

@@ -1,58 +1,53 @@
-"""The error log: the standard logger "prefork", one line a message. Owns the format and the only handler.
+"""The error log: where the messages of logger.py go, one line each. Owns the format.
 
 Whatever a client managed to put into a message cannot start a line or steer a terminal: all that is not printable is
-escaped. A traceback follows its message in indented lines. `extra={"report": text}` adds other text of several lines in
-the same way, such as the traceback that a dead worker left behind or the stack of a call that is stuck.
+escaped. The details of a message follow it in indented lines: a traceback, or other text of several lines, such as the
+traceback that a dead worker left behind or the stack of a call that is stuck.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import threading
 import time
 
+from prefork.logger import LEVELS, Record, log
 from prefork.observe.sink import Sink
 
 _INDENT = "    "
-_tracebacks = logging.Formatter()
+_NAMES = {level: name for name, level in LEVELS.items()}
 
 
-class _SinkHandler(logging.Handler):
-    """Writes each record to `sink`. `logging` locks it around `emit` and renews the lock in a forked child."""
+class _ErrorLog:
+    """Writes each record to `sink`, one at a time. `lock` is renewed in a forked child, where nobody would open it."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.sink = Sink("")
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = _compose(record)
-        except Exception as error:  # arguments that do not fit the message, or a __str__ that raises
-            where = f"{record.pathname}:{record.lineno}"
-            text = f"{_prefix(record)}cannot format the message of {escape(where)}: {type(error).__name__}\n"
-        self.sink.write(text.encode("utf-8", "backslashreplace"))
+    def renew(self) -> None:
+        self.lock = threading.RLock()  # a signal's handler, or a destructor, may have something to say meanwhile
+
+    def write(self, record: Record) -> None:
+        lines = _compose(record).encode("utf-8", "backslashreplace")
+        with self.lock:
+            self.sink.write(lines)
 
 
-_handler = _SinkHandler()
+_error_log = _ErrorLog()
 
 
 def configure(sink: Sink, level: str) -> None:
-    """Send the logger "prefork" to `sink`, from `level` on: "debug" ... "critical", KeyError for another.
+    """Send the log to `sink`, from `level` on: "debug" ... "critical", KeyError for another.
 
-    Call it again to change either (the sink of before may then be closed), and after importing an application: its
-    `dictConfig` may have switched our logger off, as `disable_existing_loggers` is the default; this switches it on.
+    Call it again to change either (the sink of before may then be closed).
     """
-    logger = logging.getLogger("prefork")
-    number = logging.getLevelNamesMapping()[level.upper()]
-    _handler.acquire()
-    try:
-        _handler.sink = sink
-    finally:
-        _handler.release()
-    logger.addHandler(_handler)  # adds it once at most
-    logger.setLevel(number)
-    logger.propagate = False  # the root logger is the application's
-    logger.disabled = False
+    log.level = LEVELS[level]
+    with _error_log.lock:
+        _error_log.sink = sink
+    if _error_log.write not in log.handlers:
+        log.handlers.append(_error_log.write)
 
 
 def escape(text: str) -> str:
@@ -68,20 +63,16 @@ def _escaped(code: int) -> str:
     return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
 
 
-def _compose(record: logging.LogRecord) -> str:
-    lines = [f"{_prefix(record)}{escape(record.getMessage())}"]
-    details = (
-        _tracebacks.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else "",
-        record.stack_info or "",
-        getattr(record, "report", ""),
-    )
-    for detail in filter(None, details):
+def _compose(record: Record) -> str:
+    lines = [f"{_prefix(record)}{escape(record.text)}"]
+    for detail in record.details:
         lines.extend(_INDENT + escape(line.expandtabs()) for line in detail.rstrip("\n").split("\n"))
     return "\n".join(lines) + "\n"
 
 
-def _prefix(record: logging.LogRecord) -> str:
+def _prefix(record: Record) -> str:
     """`2026-11-23 17:30:00.123 +0000 [4711] warning: `, in local time."""
     when = time.localtime(record.created)
     date, zone = time.strftime("%Y-%m-%d %H:%M:%S", when), time.strftime("%z", when)
-    return f"{date}.{int(record.msecs):03d} {zone} [{os.getpid()}] {record.levelname.lower()}: "
+    thousandths = int(record.created % 1 * 1000)
+    return f"{date}.{thousandths:03d} {zone} [{os.getpid()}] {_NAMES[record.level]}: "

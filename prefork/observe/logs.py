@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 from contextlib import suppress
 
 from prefork.errors import StartError
 from prefork.http.counts import ACCESS_LOST, ERROR_LOST
+from prefork.logger import log
 from prefork.observe import error_log
 from prefork.observe.access_log import AccessLog
 from prefork.observe.log_file import Owner
 from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Log
-
-log = logging.getLogger("prefork")
 
 
 class Logs:
@@ -44,7 +42,7 @@ class Logs:
         return sink
 
     def apply(self) -> None:
-        """Make these the logs of this process; again after importing an application, which may set up logging too."""
+        """Make these the logs of this process."""
         error_log.configure(self._errors, self._settings.level)
 
     def catch_crashes(self) -> None:

@@ -7,21 +7,19 @@ lost as well, the log being the one that is full, it says so on standard error, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from itertools import zip_longest
 from typing import NoReturn
 
 from prefork.http.counts import ACCESS_LOST, ERROR_LOST
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 from prefork.observe.sink import reason
 
 LOOK = 3.0  # seconds between two looks
 PAUSE = 60.0  # seconds between two times that it is told
-
-log = logging.getLogger("prefork")
 
 
 class LostLines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -10,13 +9,12 @@ from contextlib import suppress
 
 from prefork import __version__
 from prefork.errors import BootError
+from prefork.logger import log
 from prefork.observe.terminal import say
 from prefork.process.generation import Generation
 from prefork.process.report import encodable
 from prefork.settings.address import Address
 from prefork.settings.wording import counted
-
-log = logging.getLogger("prefork")
 
 
 def announce(generation: Generation, in_foreground: bool, has_control: bool) -> None:

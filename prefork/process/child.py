@@ -7,7 +7,6 @@ say all that as well, or nothing that can be understood: that costs the child, a
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections import deque
@@ -19,6 +18,7 @@ from time import monotonic
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop, Task
+from prefork.logger import log
 from prefork.process.endings import ending
 from prefork.process.line import READ, Lines, decode
 from prefork.process.report import Account, Report
@@ -29,8 +29,6 @@ ORDER = b"o"  # there is one for it in the scoreboard
 NOW = b"n"  # end at once, as SIGINT says
 ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
 DUMP = 0.2  # seconds that it has to write that itself (Logs.catch_crashes), before it may be killed
-
-log = logging.getLogger("prefork")
 
 
 class Child:

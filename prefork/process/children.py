@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -18,14 +17,13 @@ from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.kernel import forks
 from prefork.kernel.finish import finish, flush
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.process.child import ORDER, WHAT, Child
 from prefork.process.endings import OomKills
 from prefork.process.report import Account, Report, describe
 
 STUCK = 0.5  # seconds in one turn, after which a loop is not said to turn
 ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
-
-log = logging.getLogger("prefork")
 
 
 class Tell:

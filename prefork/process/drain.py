@@ -6,7 +6,6 @@ requests used; then the loop stops. Owns that order, and what is said of whoever
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 
 from prefork.errors import TimedOut
@@ -16,6 +15,7 @@ from prefork.http.server import Server
 from prefork.kernel.event import Event
 from prefork.kernel.leader import Crew
 from prefork.kernel.loop import PAUSE
+from prefork.logger import log
 from prefork.settings.schema import Workers
 
 GRACE = 1.0  # seconds beyond its own time-outs until a worker that ought to have left by itself is killed
@@ -23,8 +23,6 @@ ENDING = 1.5  # seconds, at the most, that it takes to end what is left of ASGI 
 FAREWELL = 5.0  # seconds of a drain that are kept for the closing handshakes of the last WebSockets
 HANDSHAKES = 0.25  # seconds for those of the WebSockets that are ended
 TOLD = 100  # requests that are named one by one
-
-log = logging.getLogger("prefork")
 
 
 def time_for_requests(workers: Workers) -> float:

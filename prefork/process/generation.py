@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from prefork.handlers.build import prepare_asgi
 from prefork.http.counts import ACCEPTED, REQUESTS
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import Task
+from prefork.logger import log
 from prefork.net import listen, paths
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
@@ -29,8 +29,6 @@ from prefork.process.identity import cores
 from prefork.process.post import Post
 from prefork.process.template import Template
 from prefork.settings.schema import Settings
-
-log = logging.getLogger("prefork")
 
 
 class Phase(Enum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import importlib
-import logging
 import os
 import stat
 from contextlib import suppress
@@ -14,9 +13,8 @@ from pathlib import Path
 import psutil
 
 from prefork.errors import StartError
+from prefork.logger import log
 from prefork.net import paths
-
-log = logging.getLogger("prefork")
 
 ATTEMPTS = 100  # to take a lock while other masters come and go
 LONGEST_PID = 32  # bytes that are read of another master's pid file

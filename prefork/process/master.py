@@ -6,7 +6,6 @@ children. It never imports application code, and no command of its own ever slee
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -20,6 +19,7 @@ from msgspec import structs
 from prefork.errors import BootError, StartError
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
+from prefork.logger import log
 from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.lost_lines import LostLines
@@ -47,8 +47,6 @@ from prefork.settings.wording import counted
 
 SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; 256 KiB, and a page each
 STOPPING = "the server is stopping"
-
-log = logging.getLogger("prefork")
 
 
 class State(Enum):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from prefork.errors import BootError, TimedOut
 from prefork.kernel.event import Event
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.process.child import Child
 from prefork.process.respawn import Respawn
-
-log = logging.getLogger("prefork")
 
 
 class Post:

@@ -5,7 +5,6 @@ A guard against applications that leak. Looked at in turns of the loop alone, so
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 
@@ -13,14 +12,13 @@ import psutil
 
 from prefork.http.counts import REQUESTS
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.settings.schema import Workers
 
 SPREAD = 0.1  # of max_requests, more or less: workers that began together are not to leave together
 WEIGHING = 1.0  # seconds between two looks at the memory, which take 20 us each
 
 Retire = Callable[[str], None]
-
-log = logging.getLogger("prefork")
 
 
 def recycle(loop: Loop, workers: Workers, board: memoryview, retire: Retire) -> None:

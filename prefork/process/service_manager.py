@@ -5,7 +5,6 @@ Owns the variables by which it is reached, which no application is to see, nor a
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
@@ -14,13 +13,12 @@ from contextlib import suppress
 from time import monotonic_ns
 
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 
 SOCKET = "NOTIFY_SOCKET"
 INTERVAL = "WATCHDOG_USEC"
 WATCHED = "WATCHDOG_PID"
 PATIENCE = 0.2  # seconds for it to take a message
-
-log = logging.getLogger("prefork")
 
 
 class ServiceManager:

@@ -8,15 +8,13 @@ loaded; only where that has been removed, one that takes the place of another go
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefork.errors import BootError, PreforkError
+from prefork.logger import log
 from prefork.net import paths
-
-log = logging.getLogger("prefork")
 
 
 class StartDirectory:

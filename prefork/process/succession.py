@@ -13,13 +13,13 @@ away, as its socket is closed for good before the old workers could come back to
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from time import monotonic
 
 from prefork.errors import BootError
+from prefork.logger import log
 from prefork.net import listen, permissions
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
@@ -35,8 +35,6 @@ PROOF = 100  # requests that a generation has answered, so it is not they that i
 CRASHES = 2  # workers that have died: one might have met a request that would have killed an old one, too
 LOOK = 0.05  # seconds
 FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
-
-log = logging.getLogger("prefork")
 
 
 class Succession:

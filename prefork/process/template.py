@@ -16,7 +16,6 @@ said, by the line between the two, that it knows it; whatever goes wrong closes 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import socket
@@ -32,6 +31,7 @@ from prefork.handlers.build import load_applications
 from prefork.kernel import forks
 from prefork.kernel.event import Bell
 from prefork.kernel.stack import stacks
+from prefork.logger import log
 from prefork.net import listen
 from prefork.process import surroundings, worker
 from prefork.process.child import Child
@@ -48,8 +48,6 @@ QUIET = (  # what the whole process group is told is the master's to obey; it en
 KNOWN = b"k"  # what the master says to a worker that it knows
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
-
-log = logging.getLogger("prefork")
 
 
 class Template:
@@ -170,7 +168,6 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         log.warning("importing the application has started threads, which no worker has with preload: %s", names)
-    assignment.logs.apply()
     gc.collect()
     gc.freeze()  # or the collector of each copy would write to what they share
     tell(Report())

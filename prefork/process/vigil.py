@@ -7,7 +7,6 @@ stuck without a word between them: it is not woken for it.
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable, Iterable
 from math import inf
@@ -15,12 +14,11 @@ from typing import NoReturn
 
 from prefork.errors import TimedOut
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.process.child import WHERE, Child
 
 LOOK = 1.0  # seconds between two looks, at the least; and a tenth of the time-out
 ANSWER = 1.0  # seconds that a stuck worker has to say where it is
-
-log = logging.getLogger("prefork")
 
 
 async def keep(loop: Loop, workers: Callable[[], Iterable[Child]], timeout: float) -> NoReturn:

@@ -8,7 +8,6 @@ has changed: a JSON list of files, empty when it has begun to watch, or a text t
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import resource
 import signal
@@ -22,6 +21,7 @@ import msgspec
 from msgspec import structs
 
 from prefork.errors import BootError, MalformedMessage, StartError
+from prefork.logger import log
 from prefork.net import paths
 from prefork.process.child import Child
 from prefork.process.children import Children, Tell
@@ -38,7 +38,6 @@ MOST = 16 << 20  # bytes of the names of files that have changed at once
 PAUSE = 1.0  # seconds until a watcher that has died is replaced
 GRACEFUL = 0.5  # seconds for the old workers: streams would hold them, and who has just saved is not to meet them
 
-log = logging.getLogger("prefork")
 _saying = threading.Lock()
 
 

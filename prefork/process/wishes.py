@@ -6,7 +6,6 @@ any number of changes of the workers' number by the one that they come to.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
@@ -15,9 +14,8 @@ from itertools import takewhile
 from prefork.errors import PreforkError
 from prefork.kernel.event import Bell, Event
 from prefork.kernel.loop import Loop
+from prefork.logger import log
 from prefork.process.control import Message
-
-log = logging.getLogger("prefork")
 
 Resize = Callable[[int], int]  # how many workers there are -> how many there should be
 

@@ -9,7 +9,6 @@ can keep it from reading.
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import select
 import socket
@@ -20,12 +19,11 @@ from contextlib import suppress
 
 from prefork.http.message import Request
 from prefork.http.server import Served
+from prefork.logger import log
 from prefork.process.child import NOW, WHAT, WHERE
 from prefork.process.report import MOST_OF_REQUEST, Account
 
 SHOWN = 3  # requests, of those that are under way
-
-log = logging.getLogger("prefork")
 
 
 def _nothing() -> None:

@@ -4,7 +4,6 @@ child of the master.
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import signal
@@ -30,6 +29,7 @@ from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Loop, Task
 from prefork.kernel.poller import make_poller
 from prefork.kernel.stack import stack, stacks
+from prefork.logger import INFO, WARNING, log
 from prefork.net import accept
 from prefork.net.listen import Sockets
 from prefork.net.stream import Stream
@@ -48,8 +48,6 @@ from prefork.process.witness import Witness, account, place
 from prefork.settings.schema import Settings, Workers
 
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
-
-log = logging.getLogger("prefork")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Worker:
         if self._asgi is not None:
             self._asgi.start_up()
         self._signals.catch()
-        recycle(self._loop, settings.workers, self._board, partial(self._retire, logging.INFO))
+        recycle(self._loop, settings.workers, self._board, partial(self._retire, INFO))
 
     def _assemble(self, home: Home) -> Server:
         """The server with all its routes. Raises what importing an application raises."""
@@ -143,7 +141,6 @@ class Worker:
             self._crew.pinned = True  # asyncio stays with its thread
         if self._crew.wanted:
             self._crew.start()
-        logs.apply()
         if logs.access is not None:
             self._loop.after_turn.append(logs.access.flush)
         record = None if logs.access is None else logs.access.record
@@ -244,7 +241,7 @@ class Worker:
                 if connection.task is call.task:
                     connection.give_up()
                     break
-        self._retire(logging.WARNING, "one of its threads is stuck")
+        self._retire(WARNING, "one of its threads is stuck")
 
     def _retire(self, level: int, reason: str) -> None:
         """Ask, once, to be replaced: another will be ready before this worker is told to leave."""
@@ -257,7 +254,7 @@ class Worker:
         """The master asks, as this loop does not turn: say where it is. In the witness's thread."""
         where = place(self._server.connections, self._asgi.running() if self._asgi else None, monotonic())
         log.error("the loop is stuck %s; its threads are at", where, extra={"report": stacks()})
-        self._retire(logging.WARNING, "its loop is stuck")
+        self._retire(WARNING, "its loop is stuck")
 
     def _tell_place(self) -> None:
         """The master asks, as our boot takes too long. In the witness's thread."""

@@ -128,6 +128,31 @@ async def app(scope, receive, send):
     assert server.get("/").body == b"True"
 
 
+def test_logging_that_an_application_sets_up_late_does_not_silence_the_error_log(serve: Serve) -> None:
+    app = """
+import logging, logging.config, sys
+
+def set_up():
+    logging.config.dictConfig({"version": 1})  # which disables all loggers that there are
+    logging.disable(logging.CRITICAL)
+    sys.stderr.close()
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        set_up()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+    elif scope["path"] == "/set-up":
+        set_up()
+    raise ValueError("on purpose")
+"""
+    server = serve(CONFIG, {"app.py": app})
+    for path in ("/before", "/set-up", "/after"):
+        assert server.get(path).status == 500
+        server.wait_log(f"error: GET {path} failed: ValueError")
+
+
 def test_wsgi_beside_asgi(serve: Serve) -> None:
     app = (
         APP

@@ -119,13 +119,9 @@ def log_lines(tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
     """The real error log, in a file; the function reads what its lines say."""
     path = tmp_path / "error.log"
     sink = Sink(str(path))
-    logger = logging.getLogger("prefork")
     configure(sink, "info")
     yield lambda: [line.split("] error: ", 1)[-1] for line in path.read_text().splitlines()]
     configure(Sink(""), "warning")
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
     sink.close()
 
 

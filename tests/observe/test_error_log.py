@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import logging
 import logging.config
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefork.logger import log as LOG
 from prefork.observe.error_log import configure, escape
 from prefork.observe.sink import Sink
+from tests.conftest import repeat
 
-LOG = logging.getLogger("prefork")
 PREFIX = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4} \[\d+\] "
 
 
@@ -27,9 +30,6 @@ def log_lines(tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
     configure(sink, "info")
     yield lambda: path.read_text().split("\n")[:-1]
     configure(Sink(""), "warning")
-    LOG.handlers.clear()
-    LOG.propagate = True
-    LOG.setLevel(logging.NOTSET)
     sink.close()
 
 
@@ -70,7 +70,7 @@ def test_a_traceback_follows_in_indented_lines(log_lines: Callable[[], list[str]
     try:
         raise ValueError("no\n2026-11-23 17:30:00.123 +0000 [1] error: forged \x1b[2J")
     except ValueError:
-        LOG.exception("request failed")
+        LOG.error("request failed", exc_info=True)
     first, *rest = log_lines()
     assert re.fullmatch(PREFIX + "error: request failed", first)
     assert rest[0] == "    Traceback (most recent call last):"
@@ -95,12 +95,11 @@ class Unprintable:
 
 @pytest.mark.parametrize(("arguments", "reason"), [(("%d", "x"), "TypeError"), (("%s", Unprintable()), "RuntimeError")])
 def test_a_message_that_cannot_be_formatted_says_so_and_never_raises(
-    log_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, object], reason: str
+    log_lines: Callable[[], list[str]], arguments: tuple[str, object], reason: str
 ) -> None:
-    monkeypatch.setattr(LOG, "handlers", LOG.handlers[:1])  # without that of pytest, which does raise
     LOG.info(*arguments)
     (line,) = log_lines()
-    assert re.search(rf"cannot format the message of .*test_error_log\.py:\d+: {reason}$", line)
+    assert line.endswith(f"cannot format the message {arguments[0]!r}: {reason}")
 
 
 def test_configuring_again_moves_the_log_and_doubles_nothing(
@@ -122,16 +121,78 @@ def test_an_unknown_level_changes_nothing(log_lines: Callable[[], list[str]]) ->
     assert len(log_lines()) == 1
 
 
-def test_an_application_that_disables_loggers_is_undone_by_configuring_again(
-    log_lines: Callable[[], list[str]], tmp_path: Path
+def everything_off() -> None:
+    logging.disable(logging.CRITICAL)
+
+
+def handlers_cleared() -> None:
+    for name in ("prefork", "", *logging.root.manager.loggerDict):
+        logging.getLogger(name).handlers.clear()
+    logging.shutdown()
+
+
+def dict_config() -> None:
+    logging.config.dictConfig({"version": 1})  # disable_existing_loggers is the default
+
+
+def file_config() -> None:
+    text = "[loggers]\nkeys=root\n[handlers]\nkeys=\n[formatters]\nkeys=\n[logger_root]\nhandlers=\n"
+    logging.config.fileConfig(io.StringIO(text))
+
+
+def prefork_named() -> None:
+    config = {"version": 1, "loggers": {"prefork": {"level": "CRITICAL", "handlers": [], "propagate": False}}}
+    logging.config.dictConfig(config)
+
+
+def level_names() -> None:
+    logging.addLevelName(logging.ERROR, "\x1b[31mfatal\x1b[0m")
+
+
+def classes() -> None:
+    class Mute(logging.Logger):
+        def handle(self, record: logging.LogRecord) -> None:
+            pass
+
+    logging.setLoggerClass(Mute)
+    logging.setLogRecordFactory(lambda *args, **keys: 1 / 0)  # type: ignore[arg-type, return-value]
+
+
+def streams() -> None:
+    sys.stderr.close()
+    sys.stderr = sys.stdout = None  # type: ignore[assignment]
+
+
+CONFIGURATIONS = [
+    everything_off,
+    handlers_cleared,
+    dict_config,
+    file_config,
+    prefork_named,
+    level_names,
+    classes,
+    streams,
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda each: each.__name__)
+def test_nothing_that_an_application_does_to_logging_reaches_the_log(
+    log_lines: Callable[[], list[str]], configuration: Callable[[], None]
 ) -> None:
-    logging.config.dictConfig({"version": 1})
-    LOG.info("lost")
-    sink = Sink(str(tmp_path / "error.log"))
-    configure(sink, "info")
-    LOG.info("back again")
-    sink.close()
-    assert [line.split(": ", 1)[1] for line in log_lines()] == ["back again"]
+    """In a forked child, so that it is the child's logging alone."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            LOG.handlers.remove(repeat)
+            configuration()
+            LOG.error("here", exc_info=ValueError("the cause"))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    first, *rest = log_lines()
+    assert re.fullmatch(PREFIX + "error: here", first)
+    assert rest == ["    ValueError: the cause"]
 
 
 def test_the_root_logger_of_the_application_does_not_repeat_our_lines(
@@ -141,22 +202,27 @@ def test_the_root_logger_of_the_application_does_not_repeat_our_lines(
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", repeated.append)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(LOG, "handlers", [each for each in LOG.handlers if each is not repeat])
     LOG.error("once")
     assert len(log_lines()) == 1
     assert repeated == []
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_child_logs_although_a_thread_held_the_lock_at_the_fork(log_lines: Callable[[], list[str]]) -> None:
+@pytest.mark.usefixtures("log_lines")
+def test_a_child_logs_although_a_thread_held_the_lock_at_the_fork(tmp_path: Path) -> None:
     held, done = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        LOG.handlers[0].acquire()
-        held.set()
-        done.wait()
-        LOG.handlers[0].release()
+    class Slow(Sink):
+        def write(self, lines: bytes) -> None:
+            if not held.is_set():
+                held.set()
+                done.wait()
+            super().write(lines)
 
-    thread = threading.Thread(target=hold)
+    slow = Slow(str(tmp_path / "slow.log"))
+    configure(slow, "info")
+    thread = threading.Thread(target=LOG.info, args=["from the parent"])
     thread.start()
     held.wait()
     pid = os.fork()
@@ -168,5 +234,7 @@ def test_a_child_logs_although_a_thread_held_the_lock_at_the_fork(log_lines: Cal
     os.waitpid(pid, 0)
     done.set()
     thread.join()
-    (line,) = log_lines()
-    assert f"[{pid}] info: from the child" in line
+    slow.close()
+    first, second = (tmp_path / "slow.log").read_text().splitlines()
+    assert f"[{pid}] info: from the child" in first
+    assert f"[{os.getpid()}] info: from the parent" in second
