@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ import pytest
 from prefork.http.counts import ACCESS_LOST, ERROR_LOST
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
+from prefork.logger import log
+from prefork.observe.error_log import configure
 from prefork.observe.logs import Logs
 from prefork.observe.lost_lines import LostLines
 from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
@@ -33,12 +34,9 @@ def board() -> Scoreboard:
 
 @pytest.fixture(autouse=True)
 def own_logs() -> Iterator[None]:
-    """What the test makes of the logger "prefork" ends with it."""
-    logger = logging.getLogger("prefork")
-    before = (logger.handlers[:], logger.level, logger.propagate)
+    """What the test makes of the server's log ends with it."""
     yield
-    logger.handlers[:], level, logger.propagate = before
-    logger.setLevel(level)
+    configure(Sink(""), "warning")
 
 
 def make(board: Scoreboard, **settings: str) -> tuple[Logs, LostLines]:
@@ -122,7 +120,7 @@ def test_an_error_log_that_is_lost_itself_is_told_of_on_stderr_and_not_again_for
 ) -> None:
     with open(tmp_path / "stderr", "wb") as stderr, standard_error(stderr.fileno()):
         logs, lost = make(board, error="/dev/full", access="")
-        logging.getLogger("prefork").error("one")
+        log.error("one")
         assert lost.tell()
         assert not lost.tell()
         logs.close()
@@ -135,7 +133,7 @@ def test_stderr_that_is_the_lost_log_itself_is_left_alone(board: Scoreboard, tmp
     full = os.open("/dev/full", os.O_WRONLY)
     with standard_error(full):
         logs, lost = make(board, error="-", access="-")
-        logging.getLogger("prefork").error("one")
+        log.error("one")
         assert lost.tell()
         assert not lost.tell()
         logs.close()
