@@ -16,6 +16,7 @@ from prefork.errors import TimedOut
 from prefork.handlers.asgi_http import Exchange
 from prefork.handlers.asgi_stages import COMPLETE
 from prefork.handlers.lifespan import Lifespan
+from prefork.handlers.websocket_memory import Memory
 from prefork.http.members import members
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
 from prefork.kernel import forks
@@ -51,6 +52,7 @@ class Asgi:
     def __init__(self, loop: Loop, websocket: Websocket = WEBSOCKET, send_timeout: float = 30.0) -> None:
         self.websocket = websocket
         self.send_timeout = send_timeout
+        self.memory = Memory(websocket)
         self.guest = Guest(loop)
         self.loop = loop
         self.under_way: set[Any] = set()  # Exchanges and Sessions
@@ -179,7 +181,7 @@ class Mounted:
         refused = refusal(request)
         if refused is not None:
             return refused
-        session = Session(self._asgi, request, self._asgi.websocket, self._asgi.send_timeout)
+        session = Session(self._asgi, request, self._asgi.websocket, self._asgi.send_timeout, self._asgi.memory)
         session.task = self._start(session.live(self._application, session.scope(self.scope(request))))
         if forks.forked:
             forks.leave()

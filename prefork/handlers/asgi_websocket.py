@@ -18,6 +18,7 @@ from prefork.handlers.asgi_http import Host
 from prefork.handlers.asgi_messages import News, ended_by, is_hangup, to_bytes, to_fields
 from prefork.handlers.handshake import Handshake
 from prefork.handlers.websocket import ABNORMAL, RESTART, WebSocket
+from prefork.handlers.websocket_memory import Memory
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.kernel import forks
 from prefork.kernel.loop import PARKED, Task
@@ -42,13 +43,13 @@ class Stage(Enum):
 class Session:
     """One handshake and, once the application accepts, its conversation."""
 
-    def __init__(self, host: Host, request: Request, settings: Websocket, send_timeout: float) -> None:
+    def __init__(self, host: Host, request: Request, settings: Websocket, send_timeout: float, memory: Memory) -> None:
         """Raises BadRequest where the handshake is malformed."""
         self.host = host
         self.request = request
         self.stage = Stage.CONNECTING
         self.handshake = Handshake(request, settings.compression)
-        self._socket = WebSocket(host.loop, settings, send_timeout, self.handshake.extensions)
+        self._socket = WebSocket(host.loop, settings, send_timeout, self.handshake.extensions, memory)
         self._socket.changed = self._look
         self._response: Response | None = None
         self._error: BaseException | None = None  # what the connection's task is to raise

@@ -21,6 +21,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from prefork.errors import Disconnected, TimedOut
+from prefork.handlers.websocket_memory import SMALL, Memory
 from prefork.http.message import Upgrade
 from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
 from prefork.logger import log
@@ -30,8 +31,9 @@ from prefork.settings.schema import Websocket
 # bytes that wait to be taken, or to be sent, beyond which nothing is read and nobody should send
 HIGH_WATER = 64 * 1024
 OVERHEAD = 64  # bytes that a message counts for beside its own: many empty ones are not for nothing
-# bytes taken apart at once: up to 682 empty frames, 3 ms; inflated (RFC 7692), 4 MiB and a message that began before
-PORTION = 4096
+PORTION = 4096  # bytes taken apart at once, of a client whose frames are not tiny
+COMPRESSED = 1024  # likewise where they may be inflated (RFC 7692): to 1 MiB, and a message that began before
+TINY = 512  # likewise once a portion has been BUSY: up to 85 empty frames, 0.4 ms
 BUSY = 32  # frames in a portion, beyond which the others have a turn
 BUSY_BYTES = 256 * 1024  # of what a portion was inflated to, likewise
 CLOSING = 2.0  # seconds that a client has to answer a close frame
@@ -62,8 +64,14 @@ class WebSocket(Upgrade):
     protocol = "websocket"
 
     def __init__(
-        self, loop: Loop, settings: Websocket, send_timeout: float, extensions: Sequence[Extension] = ()
+        self,
+        loop: Loop,
+        settings: Websocket,
+        send_timeout: float,
+        extensions: Sequence[Extension] = (),
+        memory: Memory | None = None,
     ) -> None:
+        """`memory` is what all WebSockets of a worker share."""
         self.changed: Callable[[], None] = _nothing
         self.closed: Close | None = None
         self._loop = loop
@@ -78,6 +86,11 @@ class WebSocket(Upgrade):
         self._untaken = 0  # bytes of them
         self._partial = bytearray()  # a message in fragments
         self._is_text = False
+        self._in_message = False  # of several frames
+        self._whole_by = inf  # when what has begun to arrive must be whole
+        self._memory = memory or Memory(settings)
+        self._is_heavy = False  # it counts there
+        self._portion = COMPRESSED if extensions else PORTION
         self._outgoing: list[bytes] = []
         self._unsent = 0  # bytes of them, and of what the writer has at hand
         self._over = False  # nothing more is to be read
@@ -94,6 +107,8 @@ class WebSocket(Upgrade):
             return None
         message = self._came.popleft()
         self._untaken -= len(message) + OVERHEAD
+        if self._is_heavy:
+            self._weigh()
         self._wake()
         return message
 
@@ -149,12 +164,16 @@ class WebSocket(Upgrade):
         """Until either side has closed. Raises Disconnected."""
         data, stream.unread = stream.unread, b""
         while True:
-            for at in range(0, len(data), PORTION):
-                self._frames.receive_data(data[at : at + PORTION])
+            at = 0
+            while at < len(data):
+                end = at + self._portion
+                self._frames.receive_data(data[at:end])
                 if self._handle(self._frames.events_received()):
+                    self._portion = TINY
                     with suppress(TimedOut):  # of `_hurry`
                         await PAUSE
                 await self._room()
+                at = end
             if self._over:
                 return
             data = b""
@@ -167,10 +186,14 @@ class WebSocket(Upgrade):
                 raise Disconnected("the client hung up without a close frame")
 
     async def _room(self) -> None:
-        """Wait until there is room for more. Raises Disconnected."""
+        """Wait until there is room for more, which is not the client's to answer for. Raises Disconnected."""
+        if self._untaken <= HIGH_WATER and self._unsent <= HIGH_WATER:
+            return
+        began, due, self._whole_by = monotonic(), self._whole_by, inf
         while not self._over and (self._untaken > HIGH_WATER or self._unsent > HIGH_WATER):
             self._pinged = 0.0  # its answer may be among what is not read
             await self._pause()
+        self._whole_by = due + monotonic() - began
 
     async def _pause(self) -> None:
         """Wait to be woken, or until something is due."""
@@ -190,7 +213,7 @@ class WebSocket(Upgrade):
         if self._frames.state is not State.OPEN:
             return self._end
         pong = self._pinged + self._settings.ping_timeout if self._pinged else inf
-        return min(self._leave, self._next_ping, pong)
+        return min(self._leave, self._next_ping, pong, self._whole_by)
 
     def _tick(self) -> None:
         """Do what is due. Raises Disconnected when all waiting is over."""
@@ -203,6 +226,8 @@ class WebSocket(Upgrade):
             return
         if self._leave <= now:
             self.close(1012, RESTART)
+        elif self._whole_by <= now:
+            self._fail(1008, f"no whole message within {self._settings.message_timeout:g} s")
         elif self._pinged and self._pinged + self._settings.ping_timeout <= now:
             self._fail(1011, f"no pong within {self._settings.ping_timeout:g} s")
         elif self._next_ping <= now:
@@ -222,17 +247,20 @@ class WebSocket(Upgrade):
             elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self.closed is None:
                 if frame.opcode is not Opcode.CONT:
                     self._is_text = frame.opcode is Opcode.TEXT
+                self._in_message = True
                 self._partial += frame.data
                 size += len(frame.data)
                 if frame.fin and not self._complete():
                     break
         self._flush()
+        self._weigh()
         if len(self._came) > before:
             self.changed()
         return len(frames) > BUSY or size > BUSY_BYTES
 
     def _complete(self) -> bool:
         """The message is whole; False where it is not valid UTF-8 (RFC 6455 §8.1)."""
+        self._in_message, self._whole_by = False, inf
         data = bytes(self._partial)
         self._partial.clear()
         message: str | bytes = data
@@ -245,6 +273,25 @@ class WebSocket(Upgrade):
         self._came.append(message)
         self._untaken += len(message) + OVERHEAD
         return True
+
+    def _weigh(self) -> None:
+        """Note what is held for the client, and by when it must have made a message of it."""
+        partial = len(self._partial) + len(self._frames.reader.buffer)
+        if not partial and not self._in_message:
+            self._whole_by = inf
+        elif self._whole_by == inf:
+            self._whole_by = monotonic() + self._settings.message_timeout
+        held = partial + self._untaken
+        if held > SMALL or self._is_heavy:
+            self._is_heavy = held > SMALL
+            self._memory.note(self, held)
+
+    def shed(self) -> None:
+        """The worker holds too much for its clients, and the most of it for this one (websocket_memory.py)."""
+        self._partial.clear()
+        self._came.clear()
+        self._untaken = 0
+        self._fail(1013, "too much that is not received")
 
     def _fail(self, code: int, reason: str) -> None:
         if self._frames.state is State.OPEN:
@@ -328,6 +375,9 @@ class WebSocket(Upgrade):
         self._outgoing.clear()
         self._settle()
         self._reader = None
+        self._partial.clear()
+        self._is_heavy = False
+        self._memory.note(self, 0)
 
     def _wake(self) -> None:
         if self._reader is not None:

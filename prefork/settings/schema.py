@@ -201,8 +201,19 @@ class Websocket(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """WebSocket connections. Durations are in seconds, sizes in bytes."""
 
     max_message: Annotated[int, kinds.size(1), Meta(description="The largest message of a client; 1009 beyond it.")] = (
-        16 << 20
+        1 << 20
     )
+    message_timeout: Annotated[
+        float, kinds.SECONDS, Meta(description="Seconds that a message may take to arrive; 1008 beyond it.")
+    ] = 60
+    max_buffered: Annotated[
+        int,
+        kinds.size(1),
+        Meta(
+            description="Bytes of messages that a worker holds for all clients, as they are not whole or not received: "
+            "beyond, whoever has the most is closed by 1013."
+        ),
+    ] = 64 << 20
     ping_interval: Annotated[
         float, kinds.SECONDS, Meta(description="Seconds between two pings that look whether a client is still there.")
     ] = 20

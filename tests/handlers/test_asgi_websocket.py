@@ -84,7 +84,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 def test_text_and_bytes_come_back() -> None:
     def client(url: str) -> Any:
         with connect(url, subprotocols=["one"], max_size=None) as ws:  # type: ignore[list-item]
-            for message in ("grüße", b"\0\xff", "x" * 3_000_000, ""):
+            for message in ("grüße", b"\0\xff", "x" * 1_000_000, ""):
                 ws.send(message)
                 assert ws.recv() == message
             ws.send(["in", "frag", "ments"])

@@ -202,7 +202,7 @@ def test_nothing_more_is_read_while_nobody_takes_the_messages(world: Worlds) -> 
 
 
 def test_what_is_inflated_is_bounded_as_well(world: Worlds) -> None:
-    place = world()
+    place = world(max_message=4 << 20)
     place.echoes = False
     peer = Peer(place, compression=True)
     for _ in range(20):

@@ -15,6 +15,7 @@ from websockets.uri import parse_uri
 
 from prefork.handlers.handshake import Handshake, refusal
 from prefork.handlers.websocket import WebSocket
+from prefork.handlers.websocket_memory import Memory
 from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client, Request, Response
@@ -36,6 +37,7 @@ class World:
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
         self.log: list[Entry] = []
         self.options = options
+        self.memory = Memory(options)
         self.echoes = True
         self.clients: list[socket.socket] = []
         self.sockets: list[WebSocket] = []
@@ -47,7 +49,7 @@ class World:
         if refused is not None:
             return refused
         handshake = Handshake(request, self.options.compression)
-        conversation = WebSocket(self.loop, self.options, 5.0, handshake.extensions)
+        conversation = WebSocket(self.loop, self.options, 5.0, handshake.extensions, self.memory)
         conversation.changed = lambda: self.echo(conversation)
         self.sockets.append(conversation)
         return handshake.response(conversation, (handshake.subprotocols or [""])[-1], (("X-Own", "1"),))

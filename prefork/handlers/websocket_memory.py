@@ -1,0 +1,51 @@
+"""What the WebSockets of a worker hold for their clients, all together: messages that are not whole, or not taken."""
+
+from __future__ import annotations
+
+from math import inf
+from time import monotonic
+from typing import Protocol
+
+from prefork.logger import log
+from prefork.settings.schema import Websocket
+from prefork.settings.wording import counted
+
+QUIET = 60.0  # seconds between two messages about it
+SMALL = 4096  # bytes that a connection may hold without being counted, so that small messages cost nothing here
+
+
+class Holder(Protocol):
+    def shed(self) -> None:
+        """Give up what is held, and close."""
+
+
+class Memory:
+    """Counts what each of them holds; where that comes to more than there should be, whoever holds the most is shed."""
+
+    def __init__(self, settings: Websocket) -> None:
+        self._limit = max(settings.max_buffered, 2 * settings.max_message)  # of which one alone may have two copies
+        self._held: dict[Holder, int] = {}
+        self._total = 0
+        self._shed = 0  # since that was told last
+        self._told = -inf  # monotonic seconds
+
+    def note(self, holder: Holder, size: int) -> None:
+        """It holds so many bytes now."""
+        size = size if size > SMALL else 0
+        before = self._held.get(holder, 0)
+        if size == before:
+            return
+        self._total += size - before
+        if size:
+            self._held[holder] = size
+        else:
+            del self._held[holder]
+        while self._total > self._limit:
+            largest = max(self._held, key=self._held.__getitem__)
+            self._total -= self._held.pop(largest)
+            self._shed += 1
+            largest.shed()
+        if self._shed and monotonic() >= self._told + QUIET:
+            what = "%s closed, as messages that were not whole, or not received, took more than websocket.max_buffered"
+            log.warning(what, counted(self._shed, "WebSocket"))
+            self._shed, self._told = 0, monotonic()
