@@ -15,7 +15,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from prefork.logger import Record, log
+from prefork.logger import DEBUG, Record, log
 
 T = TypeVar("T")
 
@@ -67,6 +67,8 @@ def describe(processes: list[psutil.Process]) -> str:
 def repeat(record: Record) -> None:
     """Say it once more by the logger "prefork" of the standard library, which `caplog` and a test's handlers hear."""
     logger = logging.getLogger("prefork")
+    if not logger.isEnabledFor(record.level):
+        return
     error = record.error
     raised = (type(error), error, error.__traceback__) if error is not None else None
     report = {"report": "\n".join(record.details)}
@@ -75,9 +77,11 @@ def repeat(record: Record) -> None:
 
 @pytest.fixture(autouse=True)
 def the_log_is_heard() -> Iterator[None]:
+    before, log.level = log.level, DEBUG
     log.handlers.append(repeat)
     yield
     log.handlers.remove(repeat)
+    log.level = before
 
 
 @pytest.fixture(scope="session", autouse=True)
