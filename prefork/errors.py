@@ -132,7 +132,7 @@ class NotImplementedHere(ProtocolError):
 
 
 class TooManyConnections(ProtocolError):
-    """503: one address has more connections than `http.connections_per_client`."""
+    """503: one address has more connections than `http.connections_per_client`, or all places are taken for long."""
 
     status = 503
 

@@ -90,7 +90,7 @@ def build(routes: Sequence[Route], host: Host) -> Router:
     One that has to see each request (who may come, how often) hands out a plain Response in the place of a Lasting.
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
-    built, queue = [], Queue(host.crew.loop)
+    built, vital, queue = [], [], Queue(host.crew.loop)
     for route in routes:
         path = _spelled(route.path)
         if route.files is not None:
@@ -101,7 +101,9 @@ def build(routes: Sequence[Route], host: Host) -> Router:
         if host.compression.enabled if route.compression is None else route.compression:
             handler = compression().around(handler, keeps=route.files is not None)
         built.append((route.host, path, handler))
-    return Router(built, host.pages.around(not_found))
+        if route.status:
+            vital.append(handler)
+    return Router(built, host.pages.around(not_found), vital)
 
 
 def load_applications(routes: Sequence[Route]) -> Load:

@@ -23,11 +23,17 @@ class Router:
     """Routes are (host, path prefix, handler): host "" is any, "*.example.com" every name under it.
 
     A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple". Where none does,
-    `otherwise` answers.
+    `otherwise` answers. `vital` are those handlers that answer however full the server is.
     """
 
-    def __init__(self, routes: Iterable[tuple[str, str, Handler]], otherwise: Handler = not_found) -> None:
+    def __init__(
+        self,
+        routes: Iterable[tuple[str, str, Handler]],
+        otherwise: Handler = not_found,
+        vital: Iterable[Handler] = (),
+    ) -> None:
         self._otherwise = otherwise
+        self.vital = frozenset(vital)
         self._hosts: dict[str, list[tuple[str, Handler]]] = {}
         for host, path, handler in routes:
             self._hosts.setdefault(host, []).append((mount(path), handler))

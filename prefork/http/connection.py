@@ -36,6 +36,7 @@ from prefork.net.stream import Stream
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 CLIENT_LEFT = 499  # what nginx too writes into its log where the client did not wait for the answer
+RETRY = (("Retry-After", "1"),)
 UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what nobody has asked for is answered as
 NO_HEADERS = Headers(())
 
@@ -44,10 +45,22 @@ class Connection:
     """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
     anything, and `answer` its response's head, once there is more of that than one send. Between two requests it is
     `idle`; `since` is when that or the request began. `task` is None until `serve` begins; one that is not `welcome`
-    is refused then; `upgrade` is what it has become.
+    is refused then, and a `spare` one has a single answer, of what is vital; `upgrade` is what it has become.
     """
 
-    __slots__ = ("answer", "client", "idle", "request", "server", "since", "stream", "task", "upgrade", "welcome")
+    __slots__ = (
+        "answer",
+        "client",
+        "idle",
+        "request",
+        "server",
+        "since",
+        "spare",
+        "stream",
+        "task",
+        "upgrade",
+        "welcome",
+    )
 
     def __init__(self, server: Server, stream: Stream, client: Client) -> None:
         self.server = server
@@ -60,6 +73,7 @@ class Connection:
         self.task: Task | None = None
         self.upgrade: Upgrade | None = None
         self.welcome = server.enter(self)
+        self.spare = server.is_over
 
     async def serve(self) -> None:
         """Converse until either side has enough, then close."""
@@ -89,7 +103,9 @@ class Connection:
         server, stream, peer = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
         judge = server.forwarding.judge
-        whole, find, render = server.whole, server.find, server.renderer(peer)
+        spare = self.spare
+        find = server.find_vital if spare else server.find
+        whole, render = server.whole, server.renderer(peer)
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else http.header_timeout)
@@ -129,7 +145,7 @@ class Connection:
                 stream.unread, data = data, b""
             if headers.has_body:
                 request.body = Incoming(stream, request, http)
-            persistent = line.minor == 1 if headers.keep_alive is None else headers.keep_alive
+            persistent = not spare and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
             self.since = started = loop.now
             task.deadline = inf
             again = repeat.again if repeat is not None else None
@@ -328,7 +344,7 @@ class Connection:
     async def _refuse(self, status: int, request: Request | None) -> None:
         """Say what is wrong with the request, and let the client read that before the connection closes."""
         server = self.server
-        response = server.dress(plain(status))
+        response = server.dress(plain(status, *RETRY) if status == 503 else plain(status))
         self.answer = head = server.render(response, request.line if request else UNKNOWN, False, server.loop.now)
         assert isinstance(response.body, bytes)
         with suppress(Disconnected):

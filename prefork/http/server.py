@@ -6,11 +6,12 @@ Owns the set of the open connections; never reads or writes one of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import islice
 from time import monotonic
 from typing import Protocol
 
+from prefork.errors import TooManyConnections
 from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import Heads
@@ -19,8 +20,9 @@ from prefork.http.proxy_fields import ProxyFields
 from prefork.http.render import TO_PROXIES, Head, Renderer
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import AWAY, PAUSE, Loop, Task
-from prefork.settings.schema import Http
+from prefork.settings.schema import MOST_CONNECTIONS, Http
 
+LASTING = 1.0  # seconds after which a response that is being sent, or a WebSocket, may be there to stay
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
 KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as what they send takes a while
 
@@ -53,7 +55,8 @@ class Served(Protocol):
 
 class Server:
     """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
-    `board` is the worker's scoreboard slot (see counts.py); `dress` is given what the server says by itself.
+    `board` is the worker's scoreboard slot (see counts.py); `dress` is given what the server says by itself. `limit` is
+    how many connections there should be, `vital` the handlers that answer beyond that, too.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class Server:
         self._render_to_proxies = Renderer(name, idle=idle).head
         self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
         self.connections: set[Served] = set()
+        self.limit = MOST_CONNECTIONS
+        self.vital: Container[Handler] = ()
         self._per_client: Counter[str] = Counter()
         self.draining = False
         self._fewer = Bell(loop)  # rung when a connection ends, or is idle
@@ -113,16 +118,41 @@ class Server:
         """Wait until fewer than `count` connections are open."""
         await self._fewer.until(lambda: len(self.connections) < count)
 
-    async def room(self, limit: int, wanted: bool) -> None:
-        """Wait until there is room for one more of `limit` connections, or an idle one that can give way.
+    def has_room(self) -> bool:
+        """Whether there is room for one more, or an idle connection that can give way."""
+        return len(self.connections) < self.limit or any(one.idle for one in self.connections)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether every place has been taken for LASTING seconds by what need not end by itself: a WebSocket, or the
+        sending of a response.
+        """
+        before = monotonic() - LASTING
+        lasting = [one for one in self.connections if one.upgrade is not None or one.answer is not None]
+        return sum(one.since < before for one in lasting) >= self.limit
+
+    async def room(self, wanted: bool) -> None:
+        """Wait until there is room for one more, or an idle connection that can give way.
 
         With `wanted`, those that have been idle the longest do give way.
         """
         if not wanted:
-            await self._fewer.until(lambda: len(self.connections) < limit or any(one.idle for one in self.connections))
-        elif len(self.connections) >= limit:
+            await self._fewer.until(self.has_room)
+        elif len(self.connections) >= self.limit:
             await PAUSE  # after that, whoever has sent something is not idle any more
-            await self._fewer.until(lambda: len(self.connections) < limit or self._evict())
+            await self._fewer.until(lambda: len(self.connections) < self.limit or self._evict())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there are more connections than there should be, in a reserve for what is vital."""
+        return len(self.connections) > self.limit and not self.draining
+
+    def find_vital(self, request: Request) -> Handler:
+        """As `find`, in that reserve. Raises TooManyConnections for what is not vital."""
+        handler = self.find(request)
+        if handler not in self.vital:
+            raise TooManyConnections(f"all {self.limit} connections are taken")
+        return handler
 
     def _evict(self) -> bool:
         """End an eighth of the idle connections, so that not every new client costs a look at all; False: none is."""

@@ -41,6 +41,7 @@ from prefork.process.drain import Drain, time_for_requests, time_for_shutdown
 from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
 from prefork.process.report import Report, whereabouts
+from prefork.process.reserve import Reserve
 from prefork.process.signals import ORDERED, WORKER, Command, Signals
 from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
@@ -106,7 +107,8 @@ class Worker:
         self._crew.calls.overdue = self._give_up
         self._server = self._assemble(assignment.home or enter(settings))
         reserve = RESERVE + settings.file_cache.open_files
-        self._connections = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
+        self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
+        self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
         self._accepting: list[Task] = []
         self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
         self._told = 0  # orders of the master that have been obeyed
@@ -146,6 +148,7 @@ class Worker:
         record = None if logs.access is None else logs.access.record
         server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
         forks.on_fork(server.close_in_child)
+        server.vital = router.vital
         return server
 
     def _close_in_child(self) -> None:
@@ -205,8 +208,9 @@ class Worker:
         os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
 
     async def _room(self, listener: socket.socket, is_own: bool, wanted: bool) -> None:
-        await self._server.room(self._connections, wanted)
-        if not wanted and not is_own:
+        if wanted:
+            await self._reserve.make_room(listener, shared=not is_own)
+        elif await self._reserve.admit(listener, shared=not is_own) and not is_own:
             await self._turns.mine(listener)
 
     def _greeter(self, listener: socket.socket) -> accept.Greet:
@@ -335,11 +339,11 @@ class Worker:
         self._board[STATE] = State.DRAINING
         has_accepted = bool(self._accepting) and not self._drain.hurried
         self._stop_accepting()
+        self._drain.begin()  # from now on, any number of them is served
         for listener in self._assignment.sockets.values():
             if has_accepted:
                 accept.accept_rest(self._loop, listener, self._greeter(listener))
             listener.close()
-        self._drain.begin()
 
 
 def _kernel(workers: Workers) -> tuple[Loop, Crew]:

@@ -120,7 +120,7 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connections: Annotated[
         int,
         kinds.integer(1, MOST_CONNECTIONS),
-        Meta(description="Connections per worker; beyond it clients wait in the backlog."),
+        Meta(description="Connections per worker; beyond it clients wait, or get a 503 where all are there to stay."),
     ] = 4096
     max_requests: Annotated[
         int,

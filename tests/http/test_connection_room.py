@@ -21,8 +21,9 @@ def make_room(here: World, limit: int) -> list[int]:
     entered: list[int] = []
 
     async def enter() -> None:
-        await here.server.room(limit, False)
-        await here.server.room(limit, True)
+        here.server.limit = limit
+        await here.server.room(wanted=False)
+        await here.server.room(wanted=True)
         entered.append(len(here.server.connections))
 
     here.loop.spawn(enter(), "entering")
@@ -144,7 +145,8 @@ def test_nobody_gives_way_before_a_client_is_there(world: Make) -> None:
     ready: list[bool] = []
 
     async def look() -> None:
-        await here.server.room(1, False)
+        here.server.limit = 1
+        await here.server.room(wanted=False)
         ready.append(True)
 
     here.loop.spawn(look(), "looking")
@@ -175,7 +177,8 @@ def test_an_idle_connection_that_is_busy_again_when_it_matters_stays(world: Make
     entered: list[bool] = []
 
     async def enter() -> None:
-        await here.server.room(1, True)
+        here.server.limit = 1
+        await here.server.room(wanted=True)
         entered.append(True)
 
     here.loop.spawn(enter(), "entering")
