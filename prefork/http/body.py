@@ -6,8 +6,8 @@ The decoders are plain state machines over bytes; RequestBody pulls bytes throug
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from enum import Enum, auto
 from time import monotonic
 from typing import IO, Protocol
@@ -15,6 +15,7 @@ from typing import IO, Protocol
 from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
 from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
 from prefork.http.message import Request
+from prefork.http.spool import explained, spool_file
 from prefork.kernel.loop import PAUSE
 from prefork.net.stream import Pace, Stream
 from prefork.settings.schema import Http
@@ -209,12 +210,15 @@ class Incoming:
         try:
             async for piece in self.chunks():
                 if isinstance(file, io.BytesIO) and file.tell() + len(piece) > self._buffer:
-                    memory, file = file, tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+                    memory, file = file, spool_file()
                     file.write(memory.getbuffer())
                 file.write(piece)
             file.seek(0)
-        except BaseException:
-            file.close()
+        except BaseException as error:
+            with suppress(OSError):  # it writes what it still holds, and may not be able to
+                file.close()
+            if isinstance(error, OSError) and not isinstance(file, io.BytesIO):
+                raise explained(error) from error
             raise
         return file
 

@@ -21,6 +21,7 @@ from prefork.http.counts import QUEUED, TAKEOVERS
 from prefork.http.forwarded import canonical
 from prefork.http.message import Client, Request
 from prefork.http.server import Server
+from prefork.http.spool import trouble
 from prefork.kernel import forks
 from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
@@ -124,6 +125,8 @@ class Worker:
     def _assemble(self, home: Home) -> Server:
         """The server with all its routes. Raises what importing an application raises."""
         settings, logs = self._assignment.settings, self._assignment.logs
+        if (told := trouble()) and not self._assignment.position:  # once a generation
+            log.warning("%s", told)
         cache = FileCache(settings.file_cache, self._board)
         forks.on_fork(cache.shed)
         self._loop.spawn(cache.sweep(self._loop), "closing idle files")
