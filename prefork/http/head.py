@@ -26,6 +26,7 @@ Parsed = TypeVar("Parsed")
 
 HEAD_END = b"\r\n\r\n"
 LINE_SHOWN = 2048  # bytes: of a request line that is refused, what the access log gets
+SHOWN, SHOWN_LENGTH = 3, 60  # values, and characters of each, that an error shows
 ENTRIES = 512  # of each cache
 ENTRY_BYTES = 4096  # what is longer is parsed each time
 CACHE_BYTES = 8 << 20  # of each cache, as `weight` has it
@@ -233,7 +234,7 @@ def parse_line(raw: bytes) -> RequestLine:
     """A request line without its CRLF (RFC 9112 §3). Raises ProtocolError."""
     match = grammar.REQUEST_LINE.fullmatch(raw)
     if match is None:
-        raise BadRequest("a malformed request line (RFC 9112 §3)")
+        raise BadRequest(f"a malformed request line (RFC 9112 §3): {_shown(raw)}")
     method, target, major, minor = (part.decode("latin-1") for part in match.groups())
     if major != "1":
         raise VersionNotSupported(f"HTTP/{major}.{minor}")
@@ -247,7 +248,7 @@ def parse_line(raw: bytes) -> RequestLine:
     if not target.startswith("/"):
         absolute = grammar.ABSOLUTE_FORM.fullmatch(target)
         if absolute is None or not grammar.HOST.fullmatch(absolute[1]):
-            raise BadRequest("a target that is neither a path nor a URL (RFC 9112 §3.2)")
+            raise BadRequest(f"a target that is neither a path nor a URL (RFC 9112 §3.2): {_shown(target)}")
         authority, origin = absolute.groups()
         if not origin.startswith("/"):
             origin = "/" + origin
@@ -271,7 +272,10 @@ def parse_block(raw: bytes, max_fields: int, proxy_fields: ProxyFields = PROXY_F
     fields = headers.fields
     headers.proxy_fields = proxy_fields[(*fields,)]
     if "host" in fields:
-        headers.host = _host(fields["host"])
+        try:
+            headers.host = _host(fields["host"])
+        except ValueError:
+            raise _refusal(headers, "host", "RFC 9112 §3.2") from None
     if "content-length" in fields or "transfer-encoding" in fields:
         _interpret_framing(headers)
     if "connection" in fields:
@@ -279,7 +283,7 @@ def parse_block(raw: bytes, max_fields: int, proxy_fields: ProxyFields = PROXY_F
         headers.keep_alive = _PERSISTENCE[value] if value in _PERSISTENCE else _persistence(value)
     if "expect" in fields:
         if fields["expect"].lower() != "100-continue":
-            raise ExpectationFailed("an expectation other than 100-continue (RFC 9110 §10.1.1)")
+            raise ExpectationFailed(f"an expectation other than 100-continue: {_shown(fields['expect'])}")
         headers.expects_continue = True
     return headers
 
@@ -289,7 +293,7 @@ class _Fields(_Cache[tuple[str, str]]):
 
     def __missing__(self, line: bytes) -> tuple[str, str]:
         if not grammar.FIELD_LINE_CR.fullmatch(line):
-            raise BadRequest("a malformed field line (RFC 9112 §5)")
+            raise BadRequest(f"a malformed field line (RFC 9112 §5): {_shown(line.strip())}")
         name, _, value = line.decode("latin-1").partition(":")
         return self.keep(line, (name.lower(), value.strip(" \t\r")))
 
@@ -299,9 +303,23 @@ _FIELDS = _Fields()
 
 @lru_cache(ENTRIES)
 def _host(value: str) -> str:
+    """`value`; ValueError where it is no host, which is not remembered."""
     if not grammar.HOST.fullmatch(value):
-        raise BadRequest("an invalid Host, or more than one (RFC 9112 §3.2)")
+        raise ValueError
     return value
+
+
+def _refusal(headers: Headers, name: str, section: str) -> BadRequest:
+    """What is wrong with a field (lower case) that is to be there once, and valid."""
+    values = [_shown(value) for key, value in headers.pairs if key == name]
+    if len(values) == 1:
+        return BadRequest(f"an invalid {name.title()} ({section}): {values[0]}")
+    return BadRequest(f"{len(values)} {name.title()} fields ({section}): {', '.join(values[:SHOWN])}")
+
+
+def _shown(text: str | bytes) -> str:
+    """What a client has said, as an error says it again: quoted, and not all of it where it is long."""
+    return repr(text[:SHOWN_LENGTH]) + ("..." if len(text) > SHOWN_LENGTH else "")
 
 
 _PERSISTENCE = {"keep-alive": True, "Keep-Alive": True, "close": False}  # what nearly everybody says
@@ -318,15 +336,16 @@ def _interpret_framing(headers: Headers) -> None:
     if "transfer-encoding" in headers:
         if "content-length" in headers:
             raise BadRequest("Transfer-Encoding and Content-Length together (RFC 9112 §6.1)")
-        names = [name.strip(" \t") for name in headers.get("transfer-encoding").lower().split(",")]
+        told = headers.get("transfer-encoding")
+        names = [name.strip(" \t") for name in told.lower().split(",")]
         if names[-1] != "chunked" or names.count("chunked") > 1:
-            raise BadRequest("a Transfer-Encoding that does not end in one chunked (RFC 9112 §6.3)")
+            raise BadRequest(f"a Transfer-Encoding that does not end in one chunked (RFC 9112 §6.3): {_shown(told)}")
         if len(names) > 1:
-            raise NotImplementedHere("a transfer coding other than chunked (RFC 9112 §6.1)")
+            raise NotImplementedHere(f"a transfer coding other than chunked (RFC 9112 §6.1): {_shown(told)}")
         headers.chunked = headers.has_body = True
     else:
         # two of the same value may be accepted (RFC 9112 §6.3); whoever sends them is broken or hostile
         if not grammar.DIGITS.fullmatch(headers.get("content-length")):
-            raise BadRequest("an invalid Content-Length, or more than one (RFC 9110 §8.6)")
+            raise _refusal(headers, "content-length", "RFC 9110 §8.6")
         headers.length = int(headers.get("content-length"))
         headers.has_body = headers.length > 0

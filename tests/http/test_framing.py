@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.errors import BadRequest, NotImplementedHere
+from prefork.errors import BadRequest, NotImplementedHere, ProtocolError
 from prefork.http.head import parse_block
 from prefork.http.message import Headers
 from tests.http.conftest import parse
@@ -115,3 +115,25 @@ def test_a_content_length_in_http_1_0_is_not() -> None:
 def test_framing_does_not_depend_on_the_method(method: str) -> None:
     """RFC 9112 §6: a body's presence is signalled by these fields alone."""
     assert parse(f"{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n".encode())[1].has_body
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("Content-Length: 3x\r\n", "an invalid Content-Length (RFC 9110 §8.6): '3x'"),
+        ("Content-Length: 3\r\ncontent-length: 4\r\n", "2 Content-Length fields (RFC 9110 §8.6): '3', '4'"),
+        ("Content-Length: 3\r\n" * 5, "5 Content-Length fields (RFC 9110 §8.6): '3', '3', '3'"),
+        ("Host: a/b\r\n", "an invalid Host (RFC 9112 §3.2): 'a/b'"),
+        ("Host: a\r\nHost: b\r\n", "2 Host fields (RFC 9112 §3.2): 'a', 'b'"),
+        ("Host: a\r\nX : y\r\n", "a malformed field line (RFC 9112 §5): b'X : y'"),
+        ("X: a\x01" + "b" * 100 + "\r\n", f"a malformed field line (RFC 9112 §5): b'X: a\\x01{'b' * 55}'..."),
+        (
+            "Transfer-Encoding: gzip\r\n",
+            "a Transfer-Encoding that does not end in one chunked (RFC 9112 §6.3): 'gzip'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_has_come(lines: str, told: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_block(lines.encode("latin-1"), 100)
+    assert str(caught.value) == told
