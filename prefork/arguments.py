@@ -54,6 +54,7 @@ KEYS = {
     "workers.env": ("--env", "-e"),
     "http.keepalive_timeout": ("--keep-alive", "--timeout-keep-alive"),
     "http.trusted_proxies": ("--forwarded-allow-ips",),
+    "http.max_body": ("--max-body",),
     "log.level": ("--log-level",),
     "log.error": ("--error-logfile", "--log-file"),
     "log.access": ("--access-logfile",),

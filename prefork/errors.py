@@ -102,7 +102,7 @@ class RequestTimeout(ProtocolError):
 
 
 class BodyTooLarge(ProtocolError):
-    """413: a body beyond `http.max_body` (RFC 9110 §15.5.14)."""
+    """413: a body beyond `max_body`, of its route or of `http` (RFC 9110 §15.5.14)."""
 
     status = 413
 

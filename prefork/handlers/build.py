@@ -21,6 +21,7 @@ from prefork.handlers.router import Router, not_found
 from prefork.handlers.status import status
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
+from prefork.http.body_limit import BodyLimit
 from prefork.http.message import Handler, Request
 from prefork.kernel.leader import Crew
 from prefork.settings.routes import is_closed, mount, nested
@@ -90,7 +91,7 @@ def build(routes: Sequence[Route], host: Host) -> Router:
     One that has to see each request (who may come, how often) hands out a plain Response in the place of a Lasting.
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
-    built, vital, queue = [], [], Queue(host.crew.loop)
+    built, vital, limits, queue = [], [], {}, Queue(host.crew.loop)
     for route in routes:
         path = _spelled(route.path)
         if route.files is not None:
@@ -103,7 +104,9 @@ def build(routes: Sequence[Route], host: Host) -> Router:
         built.append((route.host, path, handler))
         if route.status:
             vital.append(handler)
-    return Router(built, host.pages.around(not_found), vital)
+        if route.max_body is not None:
+            limits[handler] = BodyLimit(route.max_body, f"max_body of the route {route.host}{route.path}")
+    return Router(built, host.pages.around(not_found), vital, limits)
 
 
 def load_applications(routes: Sequence[Route]) -> Load:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
+from prefork.http.body_limit import BodyLimit
 from prefork.http.message import Handler, Request, Response, plain
 from prefork.settings.routes import mount
 
@@ -23,7 +25,8 @@ class Router:
     """Routes are (host, path prefix, handler): host "" is any, "*.example.com" every name under it.
 
     A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple". Where none does,
-    `otherwise` answers. `vital` are those handlers that answer however full the server is.
+    `otherwise` answers. `vital` are those handlers that answer however full the server is; `limits` are those that
+    bodies have in some routes, by the routes' handlers.
     """
 
     def __init__(
@@ -31,8 +34,10 @@ class Router:
         routes: Iterable[tuple[str, str, Handler]],
         otherwise: Handler = not_found,
         vital: Iterable[Handler] = (),
+        limits: Mapping[Handler, BodyLimit] = MappingProxyType({}),
     ) -> None:
         self._otherwise = otherwise
+        self._limits = limits
         self.vital = frozenset(vital)
         self._hosts: dict[str, list[tuple[str, Handler]]] = {}
         for host, path, handler in routes:
@@ -52,6 +57,10 @@ class Router:
             if len(views) < VIEWS:
                 views[key] = handler
         return handler
+
+    def body_limit(self, request: Request) -> BodyLimit | None:
+        """How large the body of `request` may be, where its route has a say in that."""
+        return self._limits.get(self.find(request)) if self._limits else None
 
     def _search(self, host: str, path: str) -> Handler:
         if path == "*":

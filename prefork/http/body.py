@@ -13,6 +13,7 @@ from time import monotonic
 from typing import IO, Protocol
 
 from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
+from prefork.http.body_limit import BodyLimit
 from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
 from prefork.http.message import Request
 from prefork.http.spool import explained, spool_file
@@ -68,7 +69,10 @@ class _Part(Enum):
 
 
 class ChunkedDecoder:
-    """A chunked body of at most `max_body` bytes (0: any). Extensions and trailers are checked, and dropped."""
+    """A chunked body of at most `max_body` bytes (0: any). Extensions and trailers are checked, and dropped.
+
+    `total` is how many bytes the chunks so far have, that at hand included.
+    """
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
@@ -76,7 +80,7 @@ class ChunkedDecoder:
         self.rest = b""
         self._part = _Part.SIZE
         self._left = 0  # of the chunk at hand
-        self._total = 0
+        self.total = 0
         self._trailer = 0
         self._excess = 0  # bytes of framing beyond what the chunks so far may have
 
@@ -119,12 +123,12 @@ class ChunkedDecoder:
             if match is None:
                 raise BadRequest("a malformed chunk size (RFC 9112 §7.1)")
             self._left = int(match[1], 16)
-            self._total += self._left
+            self.total += self._left
             self._excess = max(0, self._excess + len(line) + 4 - CHUNK_FRAMING - 2 * self._left)
             if self._excess > FRAMING_LIMIT:
                 raise BadRequest("more chunk extensions than a body may have")
-            if self.max_body and self._total > self.max_body:
-                raise BodyTooLarge(f"a body beyond http.max_body ({self.max_body} bytes)")
+            if self.max_body and self.total > self.max_body:
+                raise BodyTooLarge(f"a body of {self.total} bytes or more")
             self._part = _Part.DATA if self._left else _Part.TRAILER
         elif self._part is _Part.DATA_END:
             if line:
@@ -143,17 +147,19 @@ class ChunkedDecoder:
 class Incoming:
     """The body of one request, as it comes in from `stream` (a RequestBody)."""
 
-    __slots__ = ("_awaited", "_buffer", "_decoder", "_pace", "_silent", "_stream", "_timeout")
+    __slots__ = ("_awaited", "_buffer", "_decoder", "_limit", "_line", "_pace", "_silent", "_stream", "_timeout")
 
-    def __init__(self, stream: Stream, request: Request, http: Http) -> None:
+    def __init__(self, stream: Stream, request: Request, http: Http, limit: BodyLimit) -> None:
         """Bodies above `body_buffer` are spooled to disk; `body_timeout` is between two reads. Raises BodyTooLarge."""
-        headers, max_body = request.headers, http.max_body
+        headers = request.headers
         if headers.length is None:
-            self._decoder: Decoder = ChunkedDecoder(max_body)
-        elif max_body and headers.length > max_body:
-            raise BodyTooLarge(f"a body of {headers.length} bytes, beyond http.max_body ({max_body} bytes)")
+            self._decoder: Decoder = ChunkedDecoder(limit.most)
+        elif limit.most and headers.length > limit.most:
+            raise limit.refuse(request.line, headers.length)
         else:
             self._decoder = LengthDecoder(headers.length)
+        self._limit = limit
+        self._line = request.line
         self._stream = stream
         self._buffer = http.body_buffer
         self._timeout = http.body_timeout
@@ -199,7 +205,11 @@ class Incoming:
 
     def _feed(self, data: bytes) -> bytes:
         decoder = self._decoder
-        piece = decoder.feed(data)
+        try:
+            piece = decoder.feed(data)
+        except BodyTooLarge:
+            assert isinstance(decoder, ChunkedDecoder)
+            raise self._limit.refuse(self._line, decoder.total) from None
         if decoder.done:
             self._stream.unread, decoder.rest = decoder.rest, b""
         return piece

@@ -144,7 +144,7 @@ class Connection:
             if data:  # what follows: in one place, or what is read while the answer is made would come on top
                 stream.unread, data = data, b""
             if headers.has_body:
-                request.body = Incoming(stream, request, http)
+                request.body = Incoming(stream, request, http, server.body_limit(request))
             persistent = not spare and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
             self.since = started = loop.now
             task.deadline = inf

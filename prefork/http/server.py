@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Protocol
 
 from prefork.errors import TooManyConnections
+from prefork.http.body_limit import BodyLimit
 from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.http.forwarded import Forwarding
 from prefork.http.head import Heads
@@ -26,6 +27,7 @@ LASTING = 1.0  # seconds after which a response that is being sent, or a WebSock
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
 KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as what they send takes a while
 
+Limit = Callable[[Request], BodyLimit | None]
 Find = Callable[[Request], Handler]
 Dress = Callable[[Response], Response]
 Render = Callable[[Response, RequestLine, bool, float], Head]
@@ -56,11 +58,18 @@ class Served(Protocol):
 class Server:
     """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
     `board` is the worker's scoreboard slot (see counts.py); `dress` is given what the server says by itself. `limit` is
-    how many connections there should be, `vital` the handlers that answer beyond that, too.
+    how many connections there should be, `vital` the handlers that answer beyond that, too; `limit_of_route` tells how
+    large the body of a request may be where its route has a say in that.
     """
 
     def __init__(
-        self, loop: Loop, http: Http, find: Find, board: memoryview, record: Record | None, dress: Dress = lambda _: _
+        self,
+        loop: Loop,
+        http: Http,
+        find: Find,
+        board: memoryview,
+        record: Record | None,
+        dress: Dress = lambda _: _,
     ) -> None:
         self.loop = loop
         self.http = http
@@ -68,6 +77,8 @@ class Server:
         self.board = board
         self.record = record
         self.dress = dress
+        self.limit_of_route: Limit = lambda _: None
+        self._usual_limit = BodyLimit(http.max_body, "http.max_body")
         self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
         self.whole = self.heads.whole  # bound once: 64 bytes less a connection
         name = "prefork" if http.server_header else ""
@@ -97,6 +108,10 @@ class Server:
         if not limit or not address or self._per_client[address] <= limit:
             return True
         return self.forwarding.trusts(address)
+
+    def body_limit(self, request: Request) -> BodyLimit:
+        """How large the body of `request` may be."""
+        return self.limit_of_route(request) or self._usual_limit
 
     def renderer(self, peer: Client) -> Render:
         """What renders the responses to `peer`: a proxy of ours gets what applications say to it, and nobody else."""

@@ -152,6 +152,7 @@ class Worker:
         server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
         forks.on_fork(server.close_in_child)
         server.vital = router.vital
+        server.limit_of_route = router.body_limit
         return server
 
     def _close_in_child(self) -> None:

@@ -15,6 +15,9 @@ from prefork.settings.schema import KINDS, Listener, Master, Route, Settings
 from prefork.settings.tables import Walk, keys, twice
 from prefork.settings.wording import quoted
 
+# keys of a route that concern applications of some kinds
+BESIDE = {"lifespan": ("asgi", "app"), "request_buffering": ("wsgi", "app"), "max_body": ("wsgi", "asgi", "app")}
+
 __all__ = ["json_schema", "load"]
 
 
@@ -93,9 +96,9 @@ def _check_kinds(raw: object, walk: Walk) -> None:
             if len(present) > 1 or (not present and route.keys() <= keys(Route).keys()):
                 stands = " and ".join(present) or "none"
                 walk.problem(f"route[{index}]", f"expected exactly one of {', '.join(KINDS)}; found {stands}")
-            for key, kind in (("lifespan", "asgi"), ("request_buffering", "wsgi")):
-                if key in route and len(present) == 1 and present[0] not in (kind, "app"):
-                    walk.problem(f"route[{index}].{key}", f"expected only beside {kind} or app")
+            for key, fitting in BESIDE.items():
+                if key in route and len(present) == 1 and present[0] not in fitting:
+                    walk.problem(f"route[{index}].{key}", f"expected only beside {' or '.join(fitting)}")
 
 
 def _check_routes(routes: tuple[Route | None, ...], walk: Walk) -> None:

@@ -323,6 +323,9 @@ class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         kinds.FLAG,
         Meta(description="Whether a WSGI application is called once the request body is here; false: it reads along."),
     ] = True
+    max_body: Annotated[
+        int | None, kinds.size(0), Meta(description="As http.max_body, for this route's application.")
+    ] = None
     lifespan: Annotated[
         Literal["auto", "off"],
         kinds.choice("auto", "off"),

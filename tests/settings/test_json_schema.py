@@ -84,9 +84,8 @@ def test_every_default_that_can_be_written_is_there() -> None:
     keys = dict(described(json_schema()))
     unsaid = {path for path, key in keys.items() if "default" not in key}
     tables = {"master", "workers", "http", "websocket", "compression", "log", "file_cache", "route"}
-    keys_of_routes = {
-        f"route.{key}" for key in ("files.root", "files.max_age", "redirect.to", "timeout", "compression", *KINDS)
-    }
+    others = ("files.root", "files.max_age", "redirect.to", "timeout", "max_body", "compression")
+    keys_of_routes = {f"route.{key}" for key in (*others, *KINDS)}
     keys_of_listeners = {f"listen.{key}" for key in ("address", "mode", "owner", "group")}
     keys_of_the_master = {f"master.{key}" for key in ("user", "group", "umask")}
     assert unsaid == tables | keys_of_routes | keys_of_listeners | keys_of_the_master

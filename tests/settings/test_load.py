@@ -11,6 +11,7 @@ import pytest
 
 from prefork.errors import ConfigError
 from prefork.settings.address import Address
+from prefork.settings.kinds import size
 from prefork.settings.load import load
 from prefork.settings.overrides import Override
 from prefork.settings.schema import FileCache, Files, Http, Log, Master, Redirect, Respond, Route, Settings, Workers
@@ -317,6 +318,20 @@ def test_request_buffering_beside_anything_else_than_a_wsgi_application_is_an_er
     assert problems(f"[[route]]\n{kind}\nrequest_buffering = false") == [wrong]
 
 
+@pytest.mark.parametrize("kind", ["files = 'public'", "redirect = '/'", "status = true", "respond = {}"])
+def test_max_body_beside_anything_that_reads_no_body_is_an_error(problems: Problems, kind: str) -> None:
+    wrong = "route[0].max_body: expected only beside wsgi or asgi or app"
+    assert problems(f"[[route]]\n{kind}\nmax_body = 1") == [wrong]
+
+
+def test_max_body_replaces_that_of_the_file(settings: Load) -> None:
+    text = "[http]\nmax_body = 2\nmax_head = 7"
+    assert settings(text, overrides=[Override("--max-body", "http.max_body", "1MiB")]).http == Http(
+        max_body=1 << 20, max_head=7
+    )
+    assert settings(text, overrides=[Override("--max-body", "http.max_body", "0")]).http == Http(max_body=0, max_head=7)
+
+
 def test_a_route_of_no_kind_is_an_error(problems: Problems) -> None:
     assert problems("[[route]]\npath = '/a'") == [
         "route[0]: expected exactly one of files, app, wsgi, asgi, respond, redirect, status; found none"
@@ -443,6 +458,10 @@ def test_an_option_takes_the_place_of_its_key_and_entries_join_those_of_the_file
         (
             {"overrides": [Override("--env", "workers.env", {"PYTHONPATH": "x"})]},
             '--env: expected no PYTHONPATH, which Python has read already: write "pythonpath" beside "env"',
+        ),
+        (
+            {"overrides": [Override("--max-body", "http.max_body", "16MB")]},
+            f'--max-body: expected {size(0).expected}, got "16MB"',
         ),
         ({"app_dir": "nowhere"}, '--app-dir: expected an existing directory, got "nowhere"'),
     ],

@@ -99,6 +99,7 @@ def test_a_value_is_taken(settings: Load, key: str, value: str, held: object) ->
         ("route.respond.status", "599", 599),
         ("route.redirect.to", '"https://example.com/é"', "https://example.com/é"),
         ("route.files.max_age", "0", 0),
+        ("route.max_body", '"1GiB"\nwsgi = "a:b"', 1 << 30),
     ],
 )
 def test_a_value_of_a_route_is_taken(settings: Load, key: str, value: str, held: object) -> None:
