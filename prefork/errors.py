@@ -48,7 +48,9 @@ class LifespanError(PreforkError):
 
 
 class ClientGone(PreforkError, OSError):
-    """Raised in an ASGI application that sends to a client who is gone, or whose response is over (ASGI 2.4)."""
+    """Raised in an application that sends to a client who is gone, or in ASGI's case whose response is over (ASGI 2.4):
+    from `send`, or from WSGI's write(), where gunicorn and mod_wsgi raise an OSError, too.
+    """
 
 
 class BodyLost(PreforkError, OSError):

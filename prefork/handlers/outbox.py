@@ -14,7 +14,7 @@ from math import inf
 from time import monotonic
 from typing import IO
 
-from prefork.errors import ApplicationError
+from prefork.errors import ApplicationError, ClientGone, Disconnected
 from prefork.http.connection import failed
 from prefork.kernel.calls import Call
 from prefork.kernel.leader import Crew
@@ -97,7 +97,8 @@ class Outbox:
 
     def _confess(self) -> None:
         if self.abandoned and self._error is not None:
-            failed(self._call.what, self._error)
+            if not _is_hangup(self._error):
+                failed(self._call.what, self._error)
             self._error = None
 
     def _feed(self) -> None:
@@ -153,6 +154,10 @@ class Outbox:
                 await PARKED
 
     async def aclose(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody wants any more of it."""
         with self._lock:
             self.abandoned = True
             self._pieces = []
@@ -160,3 +165,10 @@ class Outbox:
             self._lock.notify()
             self._close_file()
             self._confess()
+
+
+def _is_hangup(error: BaseException | None) -> bool:
+    """It comes of what an application is told whose client is gone."""
+    while error is not None and not isinstance(error, (ClientGone, Disconnected)):
+        error = error.__cause__ or error.__context__
+    return error is not None

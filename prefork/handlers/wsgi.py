@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
+from threading import get_ident
 from time import monotonic
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from prefork.errors import Abandoned, Disconnected, TimedOut
 from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
+from prefork.handlers.wsgi_write import Delegated, Inline
 from prefork.http.connection import failed
 from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
 from prefork.http.send import release
@@ -50,6 +52,8 @@ class Wsgi:
         self._crew = crew
         self._timeout = timeout
         self._queue_timeout = queue_timeout
+        self._inline = Inline(crew, timeout)
+        self._pending = self._inline.pending
         self._constant: Environ = {
             "SERVER_SOFTWARE": f"prefork/{__version__}",
             "wsgi.version": (1, 0),
@@ -63,6 +67,8 @@ class Wsgi:
 
     async def handle(self, request: Request) -> Response:
         """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333. The hot path."""
+        if self._pending and (pending := self._pending.pop(self._crew.loop.current, None)):
+            return pending[0].response(pending[1])  # see wsgi_write.py
         line, headers, client = request.line, request.headers, request.client
         environ: Environ | None = headers.views.get(self)
         if environ is not None:
@@ -90,14 +96,16 @@ class Wsgi:
             return plain(503, ("Retry-After", "1"))
         if crew.pinned:
             return await self._delegate(request, call, environ)
+        call.request, call.opener, call.thread = request, self._inline, get_ident()
         baton = crew.enter(request, self._timeout)
         try:
             result = self._application(environ, call.start_response)
             if forks.forked:
                 forks.leave()
-            if type(result) is list and not call.written and call.status:
+            if type(result) is list and call.outbox is None and call.status:
                 content = to_bytes(result[0]) if len(result) == 1 else b"".join(map(to_bytes, result))
                 response: Response | None = Response(call.status, call.headers, content, call.reason)
+                call.thread = 0
                 if headers.has_body:
                     call.close()
             else:
@@ -105,15 +113,15 @@ class Wsgi:
         except BaseException as error:
             if forks.forked:
                 forks.leave(error)
-            call.close()
+            call.fail(error)
             if not crew.leave(baton):
-                await self._rejoin_failed(request, error)
+                await self._rejoin_failed(call, error)
             failure = contained(error)
             if failure is not error:
                 raise failure from error
             raise
         if response is None:
-            return await self._stream(request, call, crew.leave(baton))
+            return await self._stream(call, crew.leave(baton))
         if not crew.leave(baton):
             await self._rejoin(response)
         return response
@@ -126,20 +134,27 @@ class Wsgi:
             await release(response.body)
             raise
 
-    async def _rejoin_failed(self, request: Request, error: BaseException) -> None:
-        """Raises Abandoned, and logs the error, where nobody waits for it."""
+    async def _rejoin_failed(self, call: Call, error: BaseException) -> None:
+        """Raises Abandoned, and logs the error, where nobody waits for it; Superseded where it is told already."""
         try:
             await self._crew.rejoin()
         except Abandoned:
-            failed(request, error)
+            if call.outbox is None and not isinstance(error, Disconnected):
+                failed(call.request, error)
             raise
 
-    async def _stream(self, request: Request, call: Call, leads: bool) -> Response:
-        """The response to an iterable that has more to come, in this thread, whoever leads meanwhile."""
-        at_work = AtWork(request, self._timeout)
+    async def _stream(self, call: Call, leads: bool) -> Response:
+        """The response to an iterable that has more to come, in this thread, whoever leads meanwhile.
+
+        Raises Superseded, once all is done, where the call has written: that response is another coroutine's.
+        """
+        if call.outbox is not None:
+            await self._crew.rejoin()
+            raise Disconnected("a call has written for nobody")
+        at_work = AtWork(call.request, self._timeout)
         outbox = Outbox(self._crew, at_work)
         try:
-            await self._crew.produce(at_work, partial(self._produce, request, call, outbox), leads=leads)
+            await self._crew.produce(at_work, partial(call.produce, outbox), leads=leads)
             return call.outcome(outbox)
         except BaseException:
             await outbox.aclose()
@@ -150,9 +165,12 @@ class Wsgi:
         crew, task = self._crew, self._crew.loop.current
         at_work = AtWork(request, self._timeout)
         outbox = Outbox(crew, at_work)
+        call.request = request
+        call.opener = opener = Delegated(crew, task, outbox)
         outcome: list[Response | BaseException | None] = []
 
         def work() -> None:
+            call.thread = get_ident()
             try:
                 result = self._application(environ, call.start_response)
                 if forks.forked:
@@ -161,11 +179,13 @@ class Wsgi:
             except BaseException as error:
                 if forks.forked:
                     forks.leave(error)
-                call.close()
+                call.fail(error)
                 outcome.append(contained(error))
+            if opener.opened:
+                return  # its task goes on already
             crew.hand_back(task)
             if outcome[0] is None:
-                self._produce(request, call, outbox)
+                call.produce(outbox)
 
         try:
             await crew.delegate(at_work, work)
@@ -174,18 +194,14 @@ class Wsgi:
             for come in outcome:  # too late
                 if isinstance(come, Response):
                     await release(come.body)
-                elif come is not None:
+                elif come is not None and not opener.opened and not isinstance(come, Disconnected):
                     failed(request, come)
             raise
+        if opener.opened:
+            return call.response(outbox)
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0] or call.outcome(outbox)
-
-    def _produce(self, request: Request, call: Call, outbox: Outbox) -> None:
-        """Put the rest of the response; where it is to have no body, nobody wants that."""
-        if request.method == "HEAD" or call.status in (204, 304):
-            outbox.abandoned = True
-        call.produce(outbox)
 
     async def _admitted(self, request: Request, call: Call) -> bool:
         """Wait for a thread; False where none has become free in time. Raises Disconnected where nobody waits any more

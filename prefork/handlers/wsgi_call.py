@@ -1,43 +1,57 @@
 """One call of a WSGI application: what it says by start_response, and what becomes of what it returns (PEP 3333).
 
-All of it is done in one thread, and nothing in here waits for the loop. Where the application comes back in a process
-that it has forked, that process ends (forks.py).
+All of it is done in one thread, and nothing in here waits for the loop but what puts pieces into a full outbox. Where
+the application comes back in a process that it has forked, that process ends (forks.py).
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from threading import get_ident
+from time import monotonic
+from typing import IO, Any, Protocol
 
-from prefork.errors import ApplicationError, ForkedError
-from prefork.handlers.outbox import MEMORY, Outbox
+from prefork.errors import ApplicationError, ClientGone, ForkedError
+from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_files import FileWrapper
 from prefork.http.grammar import DIGITS, REASONS
-from prefork.http.message import Body, Fields, Response
+from prefork.http.message import Body, Fields, Request, Response
 from prefork.kernel import forks
 from prefork.logger import log
+
+PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304), as by ASGI
+
+
+class Opener(Protocol):
+    """How the response of a call begins before the call has returned."""
+
+    def open(self, call: Call) -> Outbox:
+        """Have `call.response` made of what is returned, and sent."""
 
 
 class Call:
     """One call of the application: `start_response` is what it is given, `conclude` is given what it returns.
 
-    `input` is the request body. Whichever of `conclude` and `produce` comes to the end calls `close`; where the
-    application or `conclude` raises, the caller does.
+    `request`, its body `input`, the `thread` (ident) that makes the call, and `opener` are to be set before. Whichever
+    of `conclude` and `produce` comes to the end calls `close`; where the application or `conclude` raises, the caller
+    calls `fail`. `outbox` is where the body goes, once the head does not wait for the whole of it.
     """
 
     # defaults of the class instead of an __init__: a call costs 60 ns to make, not 170
     status = 0
     reason = ""
     headers: Fields = ()
-    written: list[bytes] | None = None  # what is to go out first: what the application gave to write(), say
-    sent = False
+    sent = False  # the head is on its way: it is too late for another one
+    thread = 0  # once the call is over
+    outbox: Outbox | None = None
+    request: Request
     input: IO[bytes]
-    _size = 0  # of what write() has put into `written`
-    _spool: IO[bytes] | None = None  # what was written before that, and had no room in memory
+    opener: Opener
+    _pieces: list[bytes] | None = None  # what is to go out first
     _result: Iterable[bytes] = ()
     _iterator: Iterator[bytes] = iter(())
+    _until = 0.0  # when PATIENCE is over (monotonic seconds), where nobody is to see what is written
 
     def start_response(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable". With `exc_info`, re-raises it once the head is out."""
@@ -47,7 +61,7 @@ class Call:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # or the traceback's frames would keep themselves alive
-            self._discard()
+            self._pieces = None
         elif self.status:
             raise ApplicationError("start_response was called twice, without exc_info")
         self.status, self.reason = _STATUSES.get(status) or _parse_status(status)
@@ -55,9 +69,10 @@ class Call:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's imperative way out. Buffered: what is written leaves with what is yielded next.
+        """PEP 3333's imperative way out: what is not empty leaves now, the head before it, and waits as what is yielded
+        does where the client reads slowly.
 
-        No more than MEMORY of it, or its last piece, is in memory, the rest on disk. Raises OSError (disk full), and
+        Raises ClientGone, an OSError, where nobody is there to get it; ApplicationError where it may not be called;
         ForkedError.
         """
         if forks.forked:
@@ -65,19 +80,33 @@ class Call:
         piece = to_bytes(data)
         if not piece:
             return
-        self._size += len(piece)
-        if self._size > MEMORY and self.written:
-            if self._spool is None:
-                self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed once it has been put, or by `close`)
-            self._spool.writelines(self.written)
-            self.written, self._size = [], len(piece)
-        self._add(piece)
+        outbox = self.outbox
+        if outbox is None or not self.thread:
+            outbox = self._open()
+        if self._until:
+            if monotonic() > self._until:
+                raise ClientGone("nobody is to see this body, and it does not end")
+        elif not outbox.put(piece):
+            raise ClientGone("the client is gone")
 
-    def _add(self, piece: bytes) -> None:
-        if piece:
-            if self.written is None:
-                self.written = []
-            self.written.append(piece)
+    def _open(self) -> Outbox:
+        """Let the response begin with the pieces that are there."""
+        if not self.thread:
+            raise ApplicationError("write() was called once the response was over")
+        if get_ident() != self.thread:
+            raise ApplicationError("write() was called first in another thread than the application")
+        self.sent = True
+        self.headers = tuple(self.headers)  # as they are now
+        if self._is_unseen():
+            self._until = monotonic() + PATIENCE
+        outbox = self.outbox = self.opener.open(self)
+        if not self._until:
+            outbox.put(self._taken())
+        return outbox
+
+    def _is_unseen(self) -> bool:
+        """The response is to have no body, whatever there is."""
+        return self.request.method == "HEAD" or self.status in (204, 304)
 
     def response(self, body: Body) -> Response:
         """Raises ApplicationError where start_response has not been called."""
@@ -90,33 +119,54 @@ class Call:
             raise ApplicationError("the application did not call start_response")
 
     def conclude(self, result: Iterable[bytes]) -> Response | None:
-        """The response to any iterable: a file to send, or a body that is complete by now; None: `produce` is due."""
+        """The response to any iterable: a file to send, or a body that is complete by now.
+
+        None: `produce` is due, or has been done where the application has written.
+        """
         self._result = result
-        segment = None
-        if isinstance(result, FileWrapper) and self.status and not self.written:
-            segment = result.segment(self._length())
-        if segment is None:
+        body: Body | None = None
+        if self.outbox is not None:
             self._iterator = iter(result)
-            if self._begin():
-                self._check_status()
-                return None
-        response = self.response(segment or self._taken())
+        elif isinstance(result, FileWrapper) and self.status:
+            body = result.segment(self._length())
+        if body is None and self.outbox is None:
+            self._iterator = iter(result)
+            body = self._begin()
+        if self.outbox is not None:  # it writes, or has begun to while it was asked for pieces
+            self.produce(self.outbox)
+            return None
+        if body is None:
+            self._check_status()
+            return None
+        response = self.response(body)
         self.close()
         return response
 
-    def _begin(self) -> bool:
-        """Take pieces until the first that is not empty, before which PEP 3333 has no head sent. False: all is there.
+    def _begin(self) -> bytes | None:
+        """Take pieces until the first that is not empty, before which PEP 3333 has no head sent; the body, if that was
+        all.
 
         Where that one is all that Content-Length announces, look for the end too: then the whole goes out at once.
         """
-        while not self.written or (self._spool is None and self._length() == sum(map(len, self.written))):
+        while not self._pieces or self._length() == sum(map(len, self._pieces)):
             piece = next(self._iterator, _END)
             if forks.forked:
                 forks.leave()
             if piece is _END:
-                return self._spool is not None
-            self._add(to_bytes(piece))
-        return True
+                self._iterator = iter(())
+                return self._taken()
+            self._add(piece)
+            if self.outbox is not None:
+                break
+        return None
+
+    def _add(self, piece: Any) -> None:
+        """Take a piece that the application has yielded."""
+        piece = to_bytes(piece)
+        if piece:
+            if self._pieces is None:
+                self._pieces = []
+            self._pieces.append(piece)
 
     def outcome(self, outbox: Outbox) -> Response:
         """The response to what `produce` puts: in one piece where all of it is there."""
@@ -127,16 +177,19 @@ class Call:
     def produce(self, outbox: Outbox) -> None:
         """Put what has been taken so far, and the rest, until the end or as long as somebody wants it."""
         self.sent = True  # for start_response: there is no other head any more
+        self.outbox = outbox
+        if self._is_unseen():
+            outbox.abandoned = True
         error: BaseException | None = None
         try:
-            while self._put(outbox):
+            while outbox.put(self._taken()):
                 piece = next(self._iterator, _END)
                 if forks.forked:
                     forks.leave()
                 if piece is _END:
-                    self._put(outbox)
+                    outbox.put(self._taken())
                     break
-                self._add(to_bytes(piece))
+                self._add(piece)
         except BaseException as failure:
             if forks.forked:
                 forks.leave(failure)
@@ -144,24 +197,16 @@ class Call:
         outbox.end(error)
         self.close()
 
-    def _put(self, outbox: Outbox) -> bool:
-        """Put what has been taken so far. False: nobody wants it."""
-        if self._spool is not None:
-            self._spool.seek(0)
-            while (piece := self._spool.read(MEMORY)) and outbox.put(piece):
-                pass
-        return outbox.put(self._taken())
+    def fail(self, error: BaseException) -> None:
+        """The application has raised this: end what it has begun to write, and close."""
+        if self.outbox is not None:
+            self.outbox.end(contained(error))
+        self.close()
 
     def _taken(self) -> bytes:
-        """What is in memory, and nothing is left of it."""
-        taken = b"".join(self.written or ())
-        self._discard()
-        return taken
-
-    def _discard(self) -> None:
-        spool, self._spool, self.written, self._size = self._spool, None, None, 0
-        if spool is not None:
-            spool.close()
+        """What has been taken, and nothing is left of it."""
+        pieces, self._pieces = self._pieces, None
+        return b"".join(pieces) if pieces else b""
 
     def _length(self) -> int | None:
         """The Content-Length that the application has announced, if it is one."""
@@ -171,11 +216,12 @@ class Call:
         return None
 
     def close(self) -> None:
-        """Close `input` and what was written, and call the iterable's close(), whatever became of the response.
+        """Close `input`, and call the iterable's close(), whatever became of the response.
 
         Where one of these fails, it is only logged.
         """
-        for name, what in (("wsgi.input", self.input), ("a spool", self._spool), ("a response", self._result)):
+        self.thread = 0
+        for name, what in (("wsgi.input", self.input), ("a response", self._result)):
             try:
                 close = getattr(what, "close", None)
                 if close is not None:
@@ -198,6 +244,7 @@ def _parse_status(status: str) -> tuple[int, str]:
     """ "404 Nothing here" -> its code and reason. Raises ApplicationError."""
     if not isinstance(status, str) or not _STATUS.match(status):
         raise ApplicationError(f"start_response got an invalid status: {status!r}")
+    status = str.__str__(status)  # of a subclass no more than its text
     return int(status[:3]), status[4:]
 
 

@@ -35,8 +35,10 @@ class Unbuffered:
         """Raises what the handler raises, and ProtocolError or Disconnected where the body ends by that."""
         if not request.headers.has_body:
             return await self._handler(request)
-        body = request.body
-        inbox = Inbox(body, self._crew)
+        asked = request.body
+        # asked again for a call that has written, whose inbox is there: see wsgi_write.py
+        inbox = asked if isinstance(asked, Inbox) else Inbox(asked, self._crew)
+        body = inbox.body
         request.body = cast(RequestBody, inbox)  # as far as a WSGI handler uses one
         try:
             response = await self._handler(request)
@@ -65,7 +67,7 @@ class Inbox(io.RawIOBase):
 
     def __init__(self, body: RequestBody, crew: Crew) -> None:
         self.error: ProtocolError | Disconnected | None = None
-        self._body = body
+        self.body = body
         self._crew = crew
         self._task = crew.loop.current
         self._piece = memoryview(b"")
@@ -75,12 +77,12 @@ class Inbox(io.RawIOBase):
 
     async def spool(self) -> IO[bytes]:
         """The body as a file, with what is here already. Raises ProtocolError."""
-        self._piece = memoryview(self._body.arrived())
+        self._piece = memoryview(self.body.arrived())
         return io.BufferedReader(self, BUFFER)
 
     @property
     def client_left(self) -> bool:
-        return self._body.client_left
+        return self.body.client_left
 
     # ---- the application's thread
 
@@ -89,7 +91,7 @@ class Inbox(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has any buffer; this is what comes
         """Wait for a piece of the body; 0 at its end. Raises BodyLost."""
-        if not self._piece and not self._body.ended:
+        if not self._piece and not self.body.ended:
             self._ask()
         count = min(len(buffer), len(self._piece))
         buffer[:count] = self._piece[:count]
@@ -124,7 +126,7 @@ class Inbox(io.RawIOBase):
 
     async def _read(self, call: Call) -> None:
         try:
-            self._piece = memoryview(await self._body.piece())
+            self._piece = memoryview(await self.body.piece())
         except (ProtocolError, Disconnected) as error:
             self.error = error
         finally:

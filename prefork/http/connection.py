@@ -6,6 +6,7 @@ connection closes, and a client that is refused gets to read why.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -29,7 +30,8 @@ from prefork.http.message import (
 from prefork.http.render import Head
 from prefork.http.send import release, send_at_once, send_chunks, send_file, send_upgrade
 from prefork.http.server import LAME_DUCK, Server
-from prefork.kernel.loop import PAUSE, Task
+from prefork.kernel.loop import PAUSE, Task, Wait
+from prefork.kernel.owner import Superseded
 from prefork.kernel.poller import READ, is_ready
 from prefork.logger import log
 from prefork.net.stream import Stream
@@ -75,16 +77,26 @@ class Connection:
         self.welcome = server.enter(self)
         self.spare = server.is_over
 
-    async def serve(self) -> None:
-        """Converse until either side has enough, then close."""
+    async def serve(self, answered: Callable[[], None] | None = None) -> None:
+        """Converse until either side has enough, then close. With `answered`, go on in the middle: see `go_on`."""
         server = self.server
-        self.task = server.loop.current
-        self.idle = True
-        server.notify()
+        is_ours = True
         try:
+            if answered is not None:
+                if not await self._answer_again(answered):
+                    return
+                timeout = server.http.keepalive_timeout
+            else:
+                self.task = server.loop.current
+                self.task.owner = self
+                self.idle = True
+                server.notify()
+                timeout = server.http.header_timeout
             if not self.welcome:
                 raise TooManyConnections(f"more than {server.http.connections_per_client} connections of one client")
-            await self._converse()
+            await self._converse(timeout)
+        except Superseded:
+            is_ours = False
         except ProtocolError as error:
             log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
             await self._refuse(error.status, self.request or self._unreadable())
@@ -92,13 +104,64 @@ class Connection:
             if self.request is not None:  # else it left, or had nothing more to ask
                 self._account(self.answer.status if self.answer else CLIENT_LEFT, self.request)
         finally:
-            if self.task is not None:  # else it is given up, and another's
+            if is_ours and self.task is not None:  # else it is given up, and another's
+                self.task.owner = None
                 self.stream.close()
                 server.leave(self)
 
-    async def _converse(self) -> None:
-        """Answer requests until one is the last. The hot path: what happens with every request stands in here, and
-        what rarely happens does not. Raises ProtocolError, Disconnected, TimedOut (idle for too long).
+    def go_on(self, answered: Callable[[], None]) -> Coroutine[Wait, None, None]:
+        """What serves in the place of the task's coroutine, from asking the handler of `request` on (see Owner)."""
+        return self.serve(answered)
+
+    async def _answer_again(self, answered: Callable[[], None]) -> bool:
+        """Answer `request`, whose handler is asked once more. False: it was the connection's last."""
+        server, stream, request = self.server, self.stream, self.request
+        assert request is not None
+        headers = request.headers
+        persistent = request.line.minor == 1 if headers.keep_alive is None else headers.keep_alive
+        try:
+            response, head = await self._ask(request, persistent)
+        finally:
+            answered()
+        self.answer, body = head, response.body
+        request.body.answered()
+        if isinstance(body, bytes):
+            await stream.write(head.wire if head.silent else head.wire + body, server.http.send_timeout)
+        else:
+            await self._send(head, body)
+        self._account(response.status, request)
+        self.answer, stream.sent = None, 0
+        if headers.has_body:
+            stream.unread = await self._after_body(request)
+        if not head.keep_alive and (stream.unread or headers.has_body or persistent):
+            await stream.linger()
+        self.since = monotonic()
+        return head.keep_alive
+
+    async def _ask(self, request: Request, persistent: bool) -> tuple[Response, Head]:
+        """What the handler answers, with the head of that, as `_converse` has it."""
+        server, line = self.server, request.line
+        render = server.renderer(self.client)
+        try:
+            response = await server.find(request)(request)
+            try:
+                keep_alive = persistent and not server.draining and request.body.reusable
+                return response, render(response, line, keep_alive, server.loop.now)
+            except BaseException:
+                await release(response.body)
+                raise
+        except (ProtocolError, Disconnected, GeneratorExit, Superseded):
+            raise
+        except BaseException as error:
+            response = server.dress(failed(request, error))
+            keep_alive = persistent and not server.draining and request.body.reusable
+            return response, render(response, line, keep_alive, server.loop.now)
+
+    async def _converse(self, timeout: float) -> None:
+        """Answer requests until one is the last; the first has to come within `timeout` seconds. The hot path: what
+        happens with every request stands in here, and what rarely happens does not.
+
+        Raises ProtocolError, Disconnected, TimedOut (idle for too long).
         """
         server, stream, peer = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
@@ -108,9 +171,9 @@ class Connection:
         whole, render = server.whole, server.renderer(peer)
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
-        task.deadline = monotonic() + (LAME_DUCK if server.draining else http.header_timeout)
+        task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
         nothing = Nothing(stream)
-        data = b""
+        data, stream.unread = stream.unread, b""
         while True:
             head = None
             if not data:
@@ -163,7 +226,7 @@ class Connection:
                     except BaseException:
                         await release(response.body)
                         raise
-                except (ProtocolError, Disconnected, GeneratorExit):
+                except (ProtocolError, Disconnected, GeneratorExit, Superseded):
                     raise
                 except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
                     response = server.dress(failed(request, error))
@@ -331,6 +394,8 @@ class Connection:
 
         From now on that task has no part in this connection, whenever it comes back.
         """
+        if self.task is not None:
+            self.task.owner = None
         request, self.request, self.task = self.request, None, None
         self.server.loop.spawn(self._answer_late(request), "answering 504")
 

@@ -5,13 +5,14 @@ Owns what is known of them. All of it is the loop's state, which its leader alon
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from prefork.errors import Abandoned
 from prefork.kernel.event import Bell
-from prefork.kernel.loop import SWEEP, Loop, Task
+from prefork.kernel.loop import SWEEP, Loop, Task, Wait
+from prefork.kernel.owner import Superseded
 from prefork.logger import log
 
 
@@ -20,9 +21,10 @@ class Call:
 
     Where nothing has come of it for `timeout` seconds (0: any) it is overdue, and `abandoned`. They count from `since`
     (monotonic seconds), which its thread sets anew whenever something comes of it; inf while that waits for the loop.
+    `left` is the coroutine that the thread is in and the task has gone on without, if any.
     """
 
-    __slots__ = ("abandoned", "since", "task", "thread", "timeout", "what")
+    __slots__ = ("abandoned", "left", "since", "task", "thread", "timeout", "what")
 
     task: Task
     thread: int
@@ -32,6 +34,20 @@ class Call:
         self.timeout = timeout
         self.since = monotonic()
         self.abandoned = False
+        self.left: Coroutine[Wait, None, None] | None = None
+
+
+class Detached(Protocol):
+    """What hears, from the leader, how its call goes on without the task that has made it (Calls.detach)."""
+
+    def begins(self, task: Task) -> None:
+        """The task is about to go on by another coroutine."""
+
+    def answered(self) -> None:
+        """That coroutine has its answer, from this call or not."""
+
+    def refused(self) -> None:
+        """The task does not go on: it is too late."""
 
 
 class Calls:
@@ -59,7 +75,26 @@ class Calls:
         call = self.under_way.pop(thread)
         if self.away.get(call.task) is call:
             self.hand_back(call.task)
+        if call.left is not None:
+            _end(call.left)
         self._changed.ring()
+
+    def detach(self, thread: int, call: Call, detached: Detached) -> None:
+        """Let the task of what the thread is at go on by another coroutine, and the thread be at `call`; not where it
+        is at something else than that is about by now, or where nobody waits for its outcome any more.
+        """
+        before = self.under_way.get(thread)
+        if before is None or before.what is not call.what or before.abandoned:
+            detached.refused()
+            return
+        task = before.task
+        if task.owner is None or self.away.get(task) is not before:
+            detached.refused()
+            return
+        del self.away[task]
+        detached.begins(task)
+        call.left = _replace(task, task.owner.go_on(detached.answered))
+        self.begin(call, thread, task)
 
     def hand_back(self, task: Task) -> None:
         """Let a task that is away go on; by Abandoned, where nobody waits for its outcome any more."""
@@ -90,6 +125,26 @@ class Calls:
             self.overdue(call)
         except Exception as error:  # there will be others to tell of
             log.error("could not tell of a call that takes too long: %r", error, exc_info=error)
+
+
+def _replace(task: Task, coroutine: Coroutine[Wait, None, None]) -> Coroutine[Wait, None, None]:
+    """Have the task go on by this coroutine, in the loop's next turn. Returns the one that a thread is in: it must be
+    kept until that thread has left it, and be ended then.
+    """
+    before, task.coroutine, task.send = task.coroutine, coroutine, coroutine.send
+    task.resume()
+    return before
+
+
+def _end(coroutine: Coroutine[Wait, None, None]) -> None:
+    try:
+        coroutine.throw(Superseded())
+    except (StopIteration, Superseded):
+        pass
+    except Exception as error:
+        log.error("what a task has gone on without crashed", exc_info=error)
+    else:
+        coroutine.close()  # it waits for something, which is not its to have
 
 
 def _nothing(call: Call) -> None:

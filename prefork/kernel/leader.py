@@ -24,6 +24,9 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 - Where one call is made at a time, the main thread makes it, as applications' signal handlers and alarms want it: while
   another thread leads, it has no follower, so it makes no call. When it has heard that the main thread is done, it
   gives the loop back at the end of that turn, and follows.
+- A thread can do without its task before its call is over, and so before its frames have let go of the coroutine: the
+  leader has the task go on by another one (`detach`). The former is kept with the call, so that it is ended by the
+  leader, when the thread has posted that it is done, and not in that thread, as its last reference goes.
 - The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or gives it
   work, and struck out when it posts that it is done. While the leader runs the loop, it is in no call: so the calls
   noted are all there are, and the bracket itself notes nothing.
@@ -43,7 +46,7 @@ from typing import Any
 
 from prefork.errors import ForkedError
 from prefork.kernel import forks
-from prefork.kernel.calls import Call, Calls
+from prefork.kernel.calls import Call, Calls, Detached
 from prefork.kernel.loop import AWAY, PARKED, Deposed, Handover, Loop, Task, Wait
 from prefork.logger import log
 
@@ -191,6 +194,13 @@ class Crew:
     async def rejoin(self) -> None:
         """Go on in the thread that leads now. Raises Abandoned where nobody waits for the task's outcome any more."""
         await Handover()
+
+    def detach(self, call: Call, detached: Detached) -> None:
+        """In the bracket of what `call` is about: let the task go on without this thread, which stays with `call`,
+        unless that is refused. Either way the thread has to `rejoin` after it: raises Superseded, or as that does.
+        """
+        self.step_down()
+        self.post(partial(self.calls.detach, threading.get_ident(), call, detached))
 
     async def produce(self, call: Call, work: Work, *, leads: bool) -> None:
         """Have this very thread do `work`, which is then what it is at; go on at once where it does not lead any more,

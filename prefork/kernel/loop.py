@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from prefork.errors import TimedOut
 from prefork.kernel import forks
+from prefork.kernel.owner import Owner
 from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 from prefork.logger import log
 
@@ -128,8 +129,8 @@ class Handover(Wait):
 
 
 class Deposed(BaseException):
-    """Raised through the loop's frames in a thread that has lost the loop, and has `task` to hand back, if any, when it
-    has left them; `work` is what is to be done in this thread then.
+    """Raised through the loop's frames in a thread that has lost the loop. When it has left them, it has `task` to hand
+    back, if any, and `work` to do.
     """
 
     def __init__(self, task: Task | None, work: Callable[[], None] | None = None) -> None:
@@ -137,18 +138,16 @@ class Deposed(BaseException):
         self.work = work
 
 
-PARKED = Parked()
-PAUSE = Pause()
-AWAY = Away()
+PARKED, PAUSE, AWAY = Parked(), Pause(), Away()
 
 
 class Task:
-    """A coroutine under way. `deadline` (loop time, seconds) may be set by the task itself or while it waits: once it
-    has passed, TimedOut is raised where the task waits, at most SWEEP late, and the deadline is lifted; but not where
-    the descriptor that it waits for is ready.
+    """A coroutine under way; for `owner` see owner.py. `deadline` (loop time, seconds) may be set by the task itself or
+    while it waits: once it has passed, TimedOut is raised where the task waits, at most SWEEP late, and it is lifted;
+    but not where the descriptor that it waits for is ready.
     """
 
-    __slots__ = ("coroutine", "deadline", "loop", "name", "send", "wait", "woken")
+    __slots__ = ("coroutine", "deadline", "loop", "name", "owner", "send", "wait", "woken")
 
     def __init__(self, loop: Loop, coroutine: Coroutine[Wait, None, None], name: str) -> None:
         self.loop = loop
@@ -156,6 +155,7 @@ class Task:
         self.send = coroutine.send
         self.name = name
         self.deadline = inf
+        self.owner: Owner | None = None
         self.wait: Wait = PAUSE
         self.woken = False
 

@@ -272,19 +272,6 @@ def test_a_first_call_may_have_exc_info() -> None:
     assert call(application).status == 503
 
 
-def test_what_was_written_before_a_replacement_is_not_sent() -> None:
-    def application(environ: Environ, start_response: Start) -> list[bytes]:
-        start_response("200 OK", [])(b"the beginning of a page")
-        try:
-            raise ValueError
-        except ValueError:
-            start_response("503 Sorry", [("Content-Length", "5")], sys.exc_info())
-        return [b"sorry"]
-
-    answer = call(application)
-    assert (answer.status, answer.body) == (503, b"sorry")
-
-
 def test_once_the_head_is_out_exc_info_is_raised_again_and_the_response_cut(caplog: pytest.LogCaptureFixture) -> None:
     raised: list[BaseException] = []
 

@@ -1,0 +1,67 @@
+"""write() of WSGI applications: how a response begins to leave while the call that makes it has not returned.
+
+The thread of that call is in the frames of the very coroutine that would send the response. So it steps down, and stays
+with its call, while its task goes on by another coroutine, which asks the handlers again (kernel/owner.py); the WSGI
+handler finds the call among those `pending`, and answers with what it puts into its outbox.
+"""
+
+from __future__ import annotations
+
+from prefork.handlers.outbox import Outbox
+from prefork.handlers.wsgi_call import Call
+from prefork.kernel.calls import Call as AtWork
+from prefork.kernel.leader import Crew
+from prefork.kernel.loop import Task
+
+
+class Inline:
+    """The Opener of calls that the leader of `crew` makes; from its first write on, each may take `timeout` seconds to
+    come to the next.
+    """
+
+    def __init__(self, crew: Crew, timeout: float) -> None:
+        self.pending: dict[Task, tuple[Call, Outbox]] = {}  # by whose response they are; the leader's
+        self._crew = crew
+        self._timeout = timeout
+
+    def open(self, call: Call) -> Outbox:
+        at_work = AtWork(call.request, self._timeout)
+        outbox = Outbox(self._crew, at_work)
+        self._crew.detach(at_work, _Detached(self.pending, call, outbox))
+        return outbox
+
+
+class _Detached:
+    """Has what `call` puts into `outbox` sent by whoever finds it among those `pending`."""
+
+    def __init__(self, pending: dict[Task, tuple[Call, Outbox]], call: Call, outbox: Outbox) -> None:
+        self._pending = pending
+        self._call = call
+        self._outbox = outbox
+        self._task: Task | None = None
+
+    def begins(self, task: Task) -> None:
+        self._task = task
+        self._pending[task] = self._call, self._outbox
+
+    def answered(self) -> None:
+        if self._task is not None and self._pending.pop(self._task, None) is not None:
+            self._outbox.abandon()  # the handlers have answered otherwise
+
+    def refused(self) -> None:
+        self._outbox.abandon()
+
+
+class Delegated:
+    """The Opener of one call that another thread of `crew` makes for `task`. `opened`: it was asked to open."""
+
+    def __init__(self, crew: Crew, task: Task, outbox: Outbox) -> None:
+        self._crew = crew
+        self._task = task
+        self._outbox = outbox
+        self.opened = False
+
+    def open(self, call: Call) -> Outbox:
+        self.opened = True
+        self._crew.hand_back(self._task)
+        return self._outbox
