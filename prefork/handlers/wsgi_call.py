@@ -12,7 +12,7 @@ from threading import get_ident
 from time import monotonic
 from typing import IO, Any, Protocol
 
-from prefork.errors import ApplicationError, ClientGone, ForkedError
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ForkedError
 from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_files import FileWrapper
 from prefork.http.grammar import DIGITS, REASONS
@@ -20,6 +20,7 @@ from prefork.http.message import Body, Fields, Request, Response
 from prefork.kernel import forks
 from prefork.logger import log
 
+LOOK = 1.0  # seconds between two looks whether the client of an application that gives nothing is still there
 PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304), as by ASGI
 
 
@@ -52,6 +53,7 @@ class Call:
     _result: Iterable[bytes] = ()
     _iterator: Iterator[bytes] = iter(())
     _until = 0.0  # when PATIENCE is over (monotonic seconds), where nobody is to see what is written
+    _next_look = 0.0
 
     def start_response(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable". With `exc_info`, re-raises it once the head is out."""
@@ -127,11 +129,18 @@ class Call:
         body: Body | None = None
         if self.outbox is not None:
             self._iterator = iter(result)
+        elif isinstance(result, (str, bytes)) and result:
+            raise ApplicationError(
+                f"the application yielded {type(result[0]).__name__}, not bytes: "
+                f"it returned {type(result).__name__} in the place of a list of bytes"
+            )
+        elif isinstance(result, (list, tuple)):
+            body = b"".join(map(to_bytes, result))
         elif isinstance(result, FileWrapper) and self.status:
             body = result.segment(self._length())
         if body is None and self.outbox is None:
             self._iterator = iter(result)
-            body = self._begin()
+            body = self._begin(_has_one(result))
         if self.outbox is not None:  # it writes, or has begun to while it was asked for pieces
             self.produce(self.outbox)
             return None
@@ -142,13 +151,14 @@ class Call:
         self.close()
         return response
 
-    def _begin(self) -> bytes | None:
+    def _begin(self, single: bool) -> bytes | None:
         """Take pieces until the first that is not empty, before which PEP 3333 has no head sent; the body, if that was
-        all.
+        all. Raises Disconnected where the client has left meanwhile.
 
-        Where that one is all that Content-Length announces, look for the end too: then the whole goes out at once.
+        Where it is all that Content-Length announces, or is to be the only one, look for the end too: then the whole
+        goes out at once.
         """
-        while not self._pieces or self._length() == sum(map(len, self._pieces)):
+        while not self._pieces or self._length() == sum(map(len, self._pieces)) or (single and len(self._pieces) == 1):
             piece = next(self._iterator, _END)
             if forks.forked:
                 forks.leave()
@@ -161,12 +171,16 @@ class Call:
         return None
 
     def _add(self, piece: Any) -> None:
-        """Take a piece that the application has yielded."""
+        """Take a piece that the application has yielded. Raises Disconnected as `_begin` does."""
         piece = to_bytes(piece)
         if piece:
             if self._pieces is None:
                 self._pieces = []
             self._pieces.append(piece)
+        elif (now := monotonic()) >= self._next_look:
+            if self._next_look and self.request.body.client_left:
+                raise Disconnected("the client left while the application gave nothing")
+            self._next_look = now + LOOK
 
     def outcome(self, outbox: Outbox) -> Response:
         """The response to what `produce` puts: in one piece where all of it is there."""
@@ -255,6 +269,14 @@ def to_bytes(piece: Any) -> bytes:
     if not isinstance(piece, bytes):
         raise ApplicationError(f"the application yielded {type(piece).__name__}, not bytes")
     return bytes(memoryview(piece))
+
+
+def _has_one(result: Any) -> bool:
+    """It has a length, which is 1: its piece is the whole (PEP 3333, "Handling the Content-Length Header")."""
+    try:
+        return len(result) == 1
+    except TypeError:
+        return False
 
 
 def contained(error: BaseException) -> BaseException:

@@ -169,7 +169,9 @@ class Stream:
 
     @property
     def has_left(self) -> bool:
-        """The peer has hung up, though what it sent before may not have been read."""
+        """The peer has hung up, though what it sent before may not have been read; or we have. In any thread."""
+        if self._socket.fileno() < 0:  # and its number may be another's
+            return True
         poll = select.poll()
         poll.register(self.fd, _HANGUP)
         return bool(poll.poll(0))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
+from prefork.handlers import wsgi_call
 from prefork.handlers.outbox import MEMORY
 from prefork.http.message import Handler
 from prefork.kernel.loop import PARKED
 from tests.conftest import eventually
 from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
+from tests.handlers.live import live, receive, rest
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -95,8 +99,46 @@ def test_an_empty_body_has_length_zero(make: Callable[[], Any]) -> None:
     assert (answer.headers["Content-Length"], answer.headers["Transfer-Encoding"], answer.body) == ("0", None, b"")
 
 
-def test_a_list_gets_its_content_length() -> None:
-    assert call(returning(lambda: [b"ab", b"cd"])).headers["Content-Length"] == "4"
+class OnePiece:
+    """An iterable that says that it has one piece, which is then the whole (PEP 3333)."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"abcd"
+
+
+WHOLE: dict[str, Callable[[], Any]] = {
+    "a list of one": lambda: [b"abcd"],
+    "a list of several": lambda: [b"ab", b"", b"cd"],
+    "a subclass of list": lambda: ListSubclass([b"ab", b"cd"]),
+    "a tuple": lambda: (b"ab", b"cd"),
+    "an iterable of length one": OnePiece,
+}
+
+
+@pytest.mark.parametrize("make", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_is_whole_has_its_length_each_time_and_the_connection_lives(
+    make: Callable[[], Any], version: str, pinned: bool
+) -> None:
+    times = 40
+    raw = exchange(
+        wsgi(returning(make), pinned=pinned), request("/", "Connection: keep-alive", version=version) * times
+    )
+    assert raw.count(b"\r\nContent-Length: 4\r\n") == raw.count(b"\r\n\r\nabcd") == times
+
+
+@pytest.mark.parametrize("make", [lambda: [b"abcd " * 1000] * 2, lambda: (b"abcd " * 1000,) * 2])
+def test_what_is_whole_is_compressed_as_a_whole_each_time(make: Callable[[], Any]) -> None:
+    asked = request("/", "Accept-Encoding: gzip", "Connection: close")
+    with live(returning(make, ("Content-Type", "text/plain")), pinned=True, compressed=True) as here:
+        for _ in range(10):
+            answer = parse(rest(here.connect(asked)))
+            assert (answer.headers["Content-Encoding"], answer.headers["Transfer-Encoding"]) == ("gzip", None)
+            assert gzip.decompress(answer.body) == b"abcd " * 2000
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
@@ -180,6 +222,64 @@ def test_endless_streams_take_turns() -> None:
     assert sorted({turns.count("/a"), turns.count("/b")})[0] > 100
 
 
+# --- clients that leave while nothing comes ---
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_an_iterator_that_yields_nothing_ends_when_its_client_has_left(
+    begun: bool, pinned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wsgi_call, "LOOK", 0.05)
+    ends: list[str] = []
+
+    def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            if begun:
+                yield b"begin"
+            while True:
+                yield b""
+                time.sleep(0.005)
+        finally:
+            ends.append("closed")
+
+    with live(application, pinned=pinned) as here:
+        with here.connect(request("/left")) as client:
+            if begun:
+                receive(client, b"begin\r\n")
+            here.until(lambda: here.crew.calls.under_way)
+        here.until(lambda: ends)
+    assert [(entry.target, entry.status) for entry in here.log] == [("/left", 200 if begun else 499)]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_an_iterator_that_yields_nothing_ends_when_its_client_has_had_a_504(
+    pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsgi_call, "LOOK", 0.05)
+    monkeypatch.setattr("prefork.kernel.calls.SWEEP", 0.02)
+    ends: list[str] = []
+
+    def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b""
+                time.sleep(0.005)
+        finally:
+            ends.append("closed")
+
+    with live(application, pinned=pinned, timeout=0.1) as here:
+        here.crew.calls.overdue = lambda call: next(iter(here.server.connections)).give_up()
+        assert parse(rest(here.connect(request("/")))).status == 504
+        others = [here.connect() for _ in range(3)]  # one of which has its descriptor, most likely
+        here.until(lambda: ends)
+        for other in others:
+            other.close()
+
+
 # --- lengths that do not fit ---
 
 MUCH = b"x" * (MEMORY + 1)  # so that a response with it leaves before it is whole
@@ -254,6 +354,11 @@ def test_a_body_that_is_not_bytes_is_500_and_the_log_says_what_it_is(
     assert_500(returning(make), caplog, f"yielded {kind}, not bytes")
 
 
+@pytest.mark.parametrize("body", ["text", b"bytes"])
+def test_text_or_bytes_in_the_place_of_a_list_are_told_as_that(body: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert_500(returning(lambda: body), caplog, f"returned {type(body).__name__} in the place of a list of bytes")
+
+
 @pytest.mark.parametrize("body", [None, 7, object()])
 def test_a_body_that_is_no_iterable_is_500(body: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert_500(returning(lambda: body), caplog, "is not iterable")
@@ -316,15 +421,3 @@ def test_an_error_while_the_end_of_a_whole_body_is_looked_for_is_500(caplog: pyt
         raise ValueError("the cause")
 
     assert_500(returning(pieces, ("Content-Length", "4")), caplog, "the cause")
-
-
-def test_a_hundred_thousand_small_writes_do_not_slow_down() -> None:
-    """Were each to copy those before it, these would take minutes."""
-
-    def application(environ: Environ, start_response: Start) -> list[bytes]:
-        write = start_response("200 OK", [])
-        for _ in range(100_000):
-            write(b"x")
-        return []
-
-    assert len(call(application).body) == 100_000
