@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any
 
 from prefork.http.message import FileSegment
-from prefork.logger import log
+from prefork.logger import APPLICATION, log
+
+LONGEST = 32 * 1024  # characters of one line in the log: those of a thread that ends none do not take all memory
 
 
 class FileWrapper:
@@ -61,15 +63,23 @@ class FileWrapper:
 
 
 class ErrorStream(threading.local):
-    """wsgi.errors: whole lines go to the error log. Each thread has a line of its own under way."""
+    """wsgi.errors: whole lines go to the error log, whatever its level is, as the application's and with no severity,
+    since nobody knows that. Each thread has a line of its own under way, which `flush` ends; one longer than LONGEST
+    is several.
+    """
 
     def __init__(self) -> None:
-        self._line = ""
+        self._pieces: list[str] = []  # of the line under way
+        self._size = 0  # of these, in characters
 
     def write(self, text: str) -> int:
-        *lines, self._line = (self._line + text).split("\n")
+        if not isinstance(text, str):
+            raise TypeError(f"wsgi.errors takes str, not {type(text).__name__}")
+        begin, *lines = text.split("\n")
+        self._add(begin)
         for line in lines:
-            log.error("application: %s", line)
+            self._end()
+            self._add(line)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -77,6 +87,28 @@ class ErrorStream(threading.local):
             self.write(line)
 
     def flush(self) -> None:
-        if self._line:
-            line, self._line = self._line, ""
-            log.error("application: %s", line)
+        if self._size:
+            self._end()
+
+    def isatty(self) -> bool:
+        return False
+
+    def _add(self, piece: str) -> None:
+        if not piece:
+            return
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > LONGEST:
+            line = "".join(self._pieces)
+            whole = len(line) // LONGEST * LONGEST
+            for at in range(0, whole, LONGEST):
+                _tell(line[at : at + LONGEST])
+            self._pieces, self._size = [line[whole:]], len(line) - whole
+
+    def _end(self) -> None:
+        line, self._pieces, self._size = "".join(self._pieces), [], 0
+        _tell(line)
+
+
+def _tell(line: str) -> None:
+    log.log(APPLICATION, "%s", line)

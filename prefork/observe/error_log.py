@@ -11,11 +11,11 @@ import os
 import threading
 import time
 
-from prefork.logger import LEVELS, Record, log
+from prefork.logger import APPLICATION, LEVELS, Record, log
 from prefork.observe.sink import Sink
 
 _INDENT = "    "
-_NAMES = {level: name for name, level in LEVELS.items()}
+_NAMES = {level: name for name, level in LEVELS.items()} | {APPLICATION: "application"}
 
 
 class _ErrorLog:
@@ -71,7 +71,7 @@ def _compose(record: Record) -> str:
 
 
 def _prefix(record: Record) -> str:
-    """`2026-11-23 17:30:00.123 +0000 [4711] warning: `, in local time."""
+    """`2026-11-23 17:30:00.123 +0000 [4711] warning: `, in local time; an application's word has no severity."""
     when = time.localtime(record.created)
     date, zone = time.strftime("%Y-%m-%d %H:%M:%S", when), time.strftime("%z", when)
     thousandths = int(record.created % 1 * 1000)

@@ -270,7 +270,7 @@ def test_a_header_that_would_split_the_response_is_a_500(server: Server) -> None
 
 def test_wsgi_errors_is_the_error_log_and_nothing_in_it_steers_a_terminal(server: Server) -> None:
     assert server.get("/complain").status == 200
-    server.wait_log(r"error: application: café \\x1B\[2J$")
+    server.wait_log(r"\] application: café \\x1B\[2J$")
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefork.handlers.wsgi_files import LONGEST
 from prefork.observe.error_log import configure
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Http
@@ -18,6 +22,7 @@ Environ = dict[str, Any]
 Start = Callable[..., Any]
 LINES = b"first\n\nthird is longer\nlast, without an end"
 HTTP = Http(max_body=1 << 20, body_buffer=1024)
+PREFIX = r"^[-0-9]+ [.:0-9]+ [+-]\d{4} \[\d+\] (?:error: )?"
 SIZES = {"in memory": 1, "spooled": 100}
 
 
@@ -114,15 +119,22 @@ def test_100_continue_is_sent_before_the_body_is_read() -> None:
 # --- wsgi.errors ---
 
 
-@pytest.fixture
-def log_lines(tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
-    """The real error log, in a file; the function reads what its lines say."""
-    path = tmp_path / "error.log"
+@contextmanager
+def logging_to(path: Path, level: str) -> Iterator[None]:
+    """The real error log, in a file."""
     sink = Sink(str(path))
-    configure(sink, "info")
-    yield lambda: [line.split("] error: ", 1)[-1] for line in path.read_text().splitlines()]
+    configure(sink, level)
+    yield
     configure(Sink(""), "warning")
     sink.close()
+
+
+@pytest.fixture
+def log_lines(tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
+    """What the lines of the error log say."""
+    path = tmp_path / "error.log"
+    with logging_to(path, "info"):
+        yield lambda: [re.sub(PREFIX, "", line) for line in path.read_text().splitlines()]
 
 
 def complaining(complain: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -143,6 +155,12 @@ def complaining(complain: Callable[[Any], Any]) -> Callable[..., Any]:
         (lambda errors: errors.writelines(["a\n", "b", "c\n"]), ["a", "bc"]),
         (lambda errors: (errors.write("no end"), errors.flush(), errors.flush()), ["no end"]),
         (lambda errors: errors.flush(), []),
+        (lambda errors: errors.write("\n\n a\n"), ["", "", " a"]),
+        (lambda errors: [errors.write(piece) for piece in "ab\ncd\n"], ["ab", "cd"]),
+        (lambda errors: (errors.write("x" * LONGEST), errors.write("\n")), ["x" * LONGEST]),
+        (lambda errors: errors.write("x" * (2 * LONGEST + 1) + "\ny\n"), ["x" * LONGEST] * 2 + ["x", "y"]),
+        (lambda errors: [errors.write("x" * 1024) for _ in range(LONGEST // 512 + 1)], ["x" * LONGEST] * 2),
+        (lambda errors: print(errors.isatty(), file=errors), ["False"]),
         (
             lambda errors: print("tab\there, \x1b[2J, caf\xe9, \u202e", file=errors),
             [r"tab\x09here, \x1B[2J, café, \u202E"],
@@ -154,6 +172,34 @@ def test_what_is_written_to_wsgi_errors_is_logged_line_by_line_and_escaped(
 ) -> None:
     assert call(complaining(complain)).body == b"done"
     assert log_lines() == [f"application: {line}" for line in lines]
+
+
+@pytest.mark.parametrize("level", ["debug", "warning", "critical"])
+def test_what_is_written_to_wsgi_errors_has_no_severity_and_is_told_at_any_level(level: str, tmp_path: Path) -> None:
+    path = tmp_path / "error.log"
+    with logging_to(path, level):
+        assert call(complaining(lambda errors: print("a word", file=errors))).body == b"done"
+    assert re.fullmatch(r"[-0-9]+ [.:0-9]+ [+-]\d{4} \[\d+\] application: a word\n", path.read_text())
+
+
+def test_lines_of_several_threads_are_whole_and_none_is_lost(log_lines: Callable[[], list[str]]) -> None:
+    threads, lines = 4, 500
+
+    def complain(errors: Any) -> None:
+        def flood(name: int) -> None:
+            for number in range(lines):
+                for piece in ("a ", f"{name} ", f"{number}", "\n"):
+                    errors.write(piece)
+
+        running = [threading.Thread(target=flood, args=[name]) for name in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+
+    call(complaining(complain))
+    expected = [f"application: a {name} {number}" for name in range(threads) for number in range(lines)]
+    assert sorted(log_lines()) == sorted(expected)
 
 
 def test_a_traceback_can_be_printed_to_wsgi_errors(log_lines: Callable[[], list[str]]) -> None:
