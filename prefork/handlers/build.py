@@ -18,6 +18,7 @@ from prefork.handlers.listing import Queue
 from prefork.handlers.pages import Pages
 from prefork.handlers.respond import redirect, respond
 from prefork.handlers.router import Router, not_found
+from prefork.handlers.saturation import Saturation
 from prefork.handlers.status import status
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
@@ -92,12 +93,13 @@ def build(routes: Sequence[Route], host: Host) -> Router:
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
     built, vital, limits, queue = [], [], {}, Queue(host.crew.loop)
+    saturation = Saturation(host.crew)
     for route in routes:
         path = _spelled(route.path)
         if route.files is not None:
             handler: Handler = _files(route, routes, host, queue)
         else:
-            handler = _handler(route, mount(path), host)
+            handler = _handler(route, mount(path), host, saturation)
         handler = host.pages.around(handler)
         if host.compression.enabled if route.compression is None else route.compression:
             handler = compression().around(handler, keeps=route.files is not None)
@@ -144,17 +146,17 @@ def _files(route: Route, routes: Sequence[Route], host: Host, queue: Queue) -> F
     return Files(route.files, root, mounted, host.cache, queue, partial(is_closed, paths=others))
 
 
-def _handler(route: Route, mounted: str, host: Host) -> Handler:
+def _handler(route: Route, mounted: str, host: Host, saturation: Saturation) -> Handler:
     if route.respond is not None:
         return respond(route.respond)
     if route.redirect is not None:
         return redirect(route.redirect)
     if route.status:
         return status(host.snapshot)
-    return _application(route, mounted, host)
+    return _application(route, mounted, host, saturation)
 
 
-def _application(route: Route, mounted: str, host: Host) -> Handler:
+def _application(route: Route, mounted: str, host: Host, saturation: Saturation) -> Handler:
     """The Handler of an application, of the kind that it is where the route does not say."""
     target, key = _target(route)
     if key == "asgi":
@@ -171,5 +173,6 @@ def _application(route: Route, mounted: str, host: Host) -> Handler:
         multiprocess=host.multiprocess,
         timeout=workers.timeout if route.timeout is None else route.timeout,
         queue_timeout=workers.queue_timeout,
+        saturation=saturation,
     ).handle
     return wsgi if route.request_buffering else Unbuffered(wsgi, host.crew).handle

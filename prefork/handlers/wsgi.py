@@ -18,6 +18,7 @@ from typing import IO, Any
 from prefork import __version__
 from prefork.errors import Abandoned, Disconnected, TimedOut
 from prefork.handlers.outbox import Outbox
+from prefork.handlers.saturation import Saturation
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
 from prefork.handlers.wsgi_write import Delegated, Inline
@@ -34,7 +35,8 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 class Wsgi:
     """Calls `application` for requests below `mount` ("" or "/prefix"), in the threads of `crew`; `handle` is the
-    Handler. A call may take `timeout` seconds, and wait for a thread for `queue_timeout` (0: any).
+    Handler. A call may take `timeout` seconds, and wait for a thread for `queue_timeout` (0: any); the `saturation` of
+    the crew is shared by all who call by it.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Wsgi:
         multiprocess: bool,
         timeout: float = 0,
         queue_timeout: float = 0,
+        saturation: Saturation | None = None,
     ) -> None:
         self._application = application
         self._mount = mount
         self._crew = crew
         self._timeout = timeout
         self._queue_timeout = queue_timeout
+        self._saturation = saturation or Saturation(crew)
         self._inline = Inline(crew, timeout)
         self._pending = self._inline.pending
         self._constant: Environ = {
@@ -93,6 +97,7 @@ class Wsgi:
         environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()
         crew = self._crew
         if (crew.queue or not crew.followers) and not await self._admitted(request, call):
+            self._saturation.turned_away(self._queue_timeout)
             return plain(503, ("Retry-After", "1"))
         if crew.pinned:
             return await self._delegate(request, call, environ)

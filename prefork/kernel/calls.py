@@ -21,10 +21,11 @@ class Call:
 
     Where nothing has come of it for `timeout` seconds (0: any) it is overdue, and `abandoned`. They count from `since`
     (monotonic seconds), which its thread sets anew whenever something comes of it; inf while that waits for the loop.
-    `left` is the coroutine that the thread is in and the task has gone on without, if any.
+    `began` is when its thread came to be at what this is about; `left` the coroutine that the thread is in and the task
+    has gone on without, if any.
     """
 
-    __slots__ = ("abandoned", "left", "since", "task", "thread", "timeout", "what")
+    __slots__ = ("abandoned", "began", "left", "since", "task", "thread", "timeout", "what")
 
     task: Task
     thread: int
@@ -32,7 +33,7 @@ class Call:
     def __init__(self, what: Any, timeout: float) -> None:
         self.what = what
         self.timeout = timeout
-        self.since = monotonic()
+        self.since = self.began = monotonic()
         self.abandoned = False
         self.left: Coroutine[Wait, None, None] | None = None
 
@@ -65,6 +66,9 @@ class Calls:
 
     def begin(self, call: Call, thread: int, task: Task) -> None:
         """The thread is at the call from now on, and no more at what it did before."""
+        before = self.under_way.get(thread)
+        if before is not None and before.what is call.what:
+            call.began = before.began
         call.thread = thread
         call.task = task
         self.under_way[thread] = call

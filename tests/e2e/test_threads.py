@@ -185,6 +185,7 @@ def test_who_waits_too_long_for_a_thread_is_told_to_come_again(serve: Serve) -> 
     slow = site.hold("a")
     answer = site.server.get("/")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    site.server.wait_log(r"warning: 1 of 1 threads busy, 1 call turned away with 503 after .*: GET /hold\?a$")
     site.release("a")
     assert slow().status == 200
     assert site.server.get("/").status == 200

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from prefork.handlers.compression import Compression
+from prefork.handlers.saturation import INTERVAL, Saturation
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.connection import Connection
@@ -85,6 +86,8 @@ def live(
     threads: int = 2,
     pinned: bool = False,
     timeout: float = 0,
+    queue_timeout: float = 0,
+    notices: float = INTERVAL,
     buffered: bool = True,
     compressed: bool = False,
 ) -> Iterator[Live]:
@@ -96,7 +99,15 @@ def live(
     def serve() -> None:
         crew = CheckedCrew(CheckedLoop(make_poller()), threads)
         crew.pinned = pinned
-        handler: Handler = Wsgi(application, "", crew, multiprocess=True, timeout=timeout).handle
+        handler: Handler = Wsgi(
+            application,
+            "",
+            crew,
+            multiprocess=True,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            saturation=Saturation(crew, notices),
+        ).handle
         if not buffered:
             handler = Unbuffered(handler, crew).handle
         if compressed:
