@@ -25,6 +25,7 @@ from prefork.kernel.guest import Guest
 from prefork.kernel.loop import PAUSE, Loop
 from prefork.logger import log
 from prefork.settings.schema import Websocket
+from prefork.settings.wording import to_install
 
 Message = dict[str, Any]
 Scope = dict[str, Any]
@@ -176,7 +177,7 @@ class Mounted:
         except ModuleNotFoundError as error:
             if error.name != "websockets":
                 raise
-            log.error("a WebSocket was asked for, and `websockets` is not installed: pip install prefork[standard]")
+            log.error("a WebSocket was asked for, and `websockets` is not installed: %s", to_install("websockets"))
             return plain(501)
         refused = refusal(request)
         if refused is not None:

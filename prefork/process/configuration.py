@@ -12,6 +12,7 @@ from prefork.observe.access_log import compile_format
 from prefork.settings.load import load
 from prefork.settings.overrides import Override
 from prefork.settings.schema import Settings
+from prefork.settings.wording import to_install
 
 CAN_PRELOAD = sys.platform == "linux"  # see template.py
 
@@ -42,7 +43,7 @@ def _judge(settings: Settings) -> Iterator[str]:
         yield "workers.preload: only Linux can give the copies of a process to its parent"
     for coding in () if settings.compression.codings == "auto" else settings.compression.codings:
         if package := missing(coding):
-            yield f"compression.codings: {coding} needs the package {package}: pip install 'prefork[standard]'"
+            yield f"compression.codings: {coding} needs the package {package}: {to_install(package)}"
     try:
         compile_format(settings.log.format)
     except ValueError as error:

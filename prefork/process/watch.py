@@ -28,6 +28,7 @@ from prefork.process.children import Children, Tell
 from prefork.process.identity import entitle
 from prefork.process.line import READ, Lines, decode
 from prefork.settings.schema import Settings
+from prefork.settings.wording import to_install
 
 SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templates that applications keep in memory
 IGNORED = {"__pycache__", "node_modules", "site-packages", "venv"}  # directories; and those that begin with a dot
@@ -44,7 +45,7 @@ _saying = threading.Lock()
 def require() -> None:
     """Raises StartError where watchfiles is not installed."""
     if importlib.util.find_spec("watchfiles") is None:
-        raise StartError("--watch needs the package watchfiles: pip install 'prefork[standard]'")
+        raise StartError(f"--watch needs the package watchfiles: {to_install('watchfiles')}")
 
 
 def for_development(settings: Settings) -> Settings:

@@ -1,4 +1,4 @@
-"""Wording: how a problem shows keys and values, always on one line. Owns no rule of its own."""
+"""Wording: how a problem shows keys and values, always on one line, and what to install. Owns no rule of its own."""
 
 from __future__ import annotations
 
@@ -54,3 +54,8 @@ def dotted(where: str, key: str) -> str:
     """The path of `key` within the table `where`, which is "" for the whole file."""
     shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
     return f"{where}.{shown}" if where else shown
+
+
+def to_install(package: str) -> str:
+    """The command that adds an optional package. Not `prefork[standard]`, as prefork itself is on no index of pip's."""
+    return f"pip install {package}"

@@ -214,4 +214,4 @@ def test_a_coding_that_is_not_there_is_a_config_error(serve: Serve) -> None:
         wait=False,
     )
     assert server.wait_exit() == 2
-    assert "compression.codings: br needs the package brotli: pip install 'prefork[standard]'" in server.stderr
+    assert "compression.codings: br needs the package brotli: pip install brotli" in server.stderr

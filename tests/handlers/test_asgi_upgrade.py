@@ -74,5 +74,5 @@ def test_websocket_without_the_package_is_a_501_that_says_what_to_install(
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [_Without(), *sys.meta_path])
     assert status("Upgrade: websocket", "Connection: Upgrade") == 501
-    assert "pip install prefork[standard]" in caplog.text
+    assert "is not installed: pip install websockets" in caplog.text
     assert status() == 200  # and the rest goes on
