@@ -104,8 +104,8 @@ def test_a_stream_arrives_whole_and_the_connection_lives(browser: Browser) -> No
 def test_an_error_is_the_applications_500_page_and_a_traceback_in_the_log(server: Server, browser: Browser) -> None:
     answer = browser.get("/broken")
     assert (answer.status, b"Something went wrong." in answer.body) == (500, True)
-    server.wait_log(r"error: application: .*Exception on /broken \[GET\]")
-    server.wait_log(r"error: application: ZeroDivisionError: division by zero")
+    server.wait_log(r"\] application: .*Exception on /broken \[GET\]")
+    server.wait_log(r"\] application: ZeroDivisionError: division by zero")
     assert browser.get("/").status == 200
 
 
