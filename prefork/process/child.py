@@ -22,12 +22,14 @@ from prefork.logger import log
 from prefork.process.endings import ending
 from prefork.process.line import READ, Lines, decode
 from prefork.process.report import Account, Report
+from prefork.process.signals import ORDERED
 
 WHERE = b"?"
 WHAT = b"!"
 ORDER = b"o"  # there is one for it in the scoreboard
 NOW = b"n"  # end at once, as SIGINT says
 ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
+ENDING = 2.0  # seconds that one has for its exit functions, where nobody waits for anything else of it
 DUMP = 0.2  # seconds that it has to write that itself (Logs.catch_crashes), before it may be killed
 
 
@@ -223,3 +225,16 @@ class Child:
             # whoever tells all of them is to get to the last; and it may have executed what runs as another user
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, number)
+
+    async def see_end(self) -> None:
+        """Have it end, where it boots, has failed to, or is a template: in order, so that what its application has
+        started ends with it; by force where that takes too long.
+        """
+        self.signal(ORDERED)
+        try:
+            with self._loop.within(ENDING):
+                await self.exited.wait()
+        except TimedOut:
+            log.warning("%s %d is not gone %g s after it was told; killing it", self.name, self.pid, ENDING)
+            self.signal(signal.SIGKILL)
+            await self.exited.wait()

@@ -22,6 +22,7 @@ from prefork.process.child import ORDER, WHAT, Child
 from prefork.process.endings import OomKills
 from prefork.process.report import Account, Report, describe
 
+GENTLE = 0.5  # seconds for exit functions, where nobody waits for a child, until what it has started is sent SIGTERM
 STUCK = 0.5  # seconds in one turn, after which a loop is not said to turn
 ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
 
@@ -235,17 +236,17 @@ def live(main: Main, tell: Tell) -> NoReturn:
     status = os.EX_SOFTWARE
     try:
         try:
-            status = main(tell)
+            with forks.applications_code():
+                status = main(tell)
         except BaseException as error:
-            if forks.forked:
-                forks.leave(error)
             if tell.told:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
                 tell(describe(error))
-        if forks.forked:
-            forks.leave()
-        (finish if forks.hosting else flush)()
+        if forks.hosting:
+            finish(inf if tell.told else GENTLE)  # who has not booted is to be gone soon
+        else:
+            flush()
     finally:
         os._exit(status)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 import traceback
@@ -172,21 +171,26 @@ class Generation:
     async def drain(self) -> None:
         """Ask the workers to finish, and wait until they are gone."""
         self.leave()
-        self._end_booting(self._members)
         await self._dismiss(self._members)
+        if self._template is not None:
+            await self._template.ended()
 
     def _end_booting(self, children: Iterable[Child]) -> None:
-        """Kill those that are not known to be ready: they have not been told to serve, and have nothing to finish."""
-        booting = set(children) - self.ready
-        self._dismissed |= booting
-        for child in booting:
-            child.signal(signal.SIGKILL)
+        """End those that are not known to be ready: they have not been told to serve, and have nothing to finish."""
+        for child in set(children) - self.ready - self._dismissed:
+            self._end(child)
+
+    def _end(self, child: Child) -> None:
+        self._dismissed.add(child)
+        self._scoreboard.order(self._members[child], Order.LEAVE)  # it may just have got ready
+        child.ask(ORDER)
+        self._children.loop.spawn(child.see_end(), f"ending worker {child.pid}")
 
     def kill(self) -> None:
-        """End the workers at once; the last of them may still be dying when this returns."""
+        """End the workers, which have no clients; the last of them may still be ending when this returns."""
         self.leave()
-        for child in self._members:
-            child.signal(signal.SIGKILL)
+        for child in self._in_charge():
+            self._end(child)
 
     def is_healthy(self, patience: float) -> bool:
         """Whether one worker at the least serves, and has not been stuck for `patience` seconds; or none is to be."""
@@ -206,13 +210,15 @@ class Generation:
         return self.ready - self._dismissed
 
     def leave(self) -> None:
-        """Replace nobody from now on."""
+        """Replace nobody from now on, and end who boots."""
+        if self._template is not None and self.phase is not Phase.LEAVING:
+            self._template.dismiss()
+            self._children.loop.spawn(self._template.end(self._members), "ending a template")
         self.phase = Phase.LEAVING
         for post in self._posts:
             post.closed.set()
         self._news.ring()
-        if self._template is not None:
-            self._template.dismiss()
+        self._end_booting(self._members)
         if self._vigil is not None:
             self._vigil.cancel()
             self._vigil = None
@@ -295,8 +301,7 @@ class Generation:
                 await child.exited.wait()
                 raise BootError(f"worker {child.pid} died as it got ready: {child.ending}")
         except BootError:
-            child.signal(signal.SIGKILL)
-            await child.exited.wait()
+            await child.see_end()
             child.hang_up()
             raise
         self.ready.add(child)

@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any
 
@@ -30,9 +30,10 @@ class Command(Enum):
     NOTHING = auto()
 
 
-# The master has left an order: a worker hears of it by the line between them (witness.py), and tells itself by a signal
-# that nobody else has a use for. Applications take SIGTERM, SIGHUP and SIGUSR2, Go's runtime, which a library may bring
-# along, SIGURG; and a stopped process that goes on forgets SIGTTIN (signal(7)).
+# The master has left an order: a worker hears of it by the line between them (witness.py), and notes it as if it were
+# this signal; as one it ends a child that boots. Nobody else has a use for it: applications take SIGTERM, SIGHUP and
+# SIGUSR2, Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets SIGTTIN
+# (signal(7)).
 ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else signal.SIGUSR2
 
 MASTER: dict[int, Command] = {
@@ -59,6 +60,10 @@ del WORKER[signal.SIGWINCH]
 del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
 
 
+class Dismissed(SystemExit):
+    """Raised in the main thread of a child that has been told to end while it imports an application."""
+
+
 class Signals:
     """Catches the signals of `table` from now on, and hands them out in order (signal.set_wakeup_fd)."""
 
@@ -69,6 +74,7 @@ class Signals:
         self._loop = loop
         self._table = table
         self._received = b""
+        self._interruptible = False
         # a pipe holds 65536 of them while an application call keeps us from reading; a socket pair, 278
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
@@ -90,6 +96,18 @@ class Signals:
 
     def _insist(self, number: int, frame: object) -> None:
         self.note(number)
+        if number == ORDERED and self._interruptible:
+            self._interruptible = False
+            raise Dismissed
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A block that ORDERED ends by Dismissed: nothing in it would look for orders, and it may take long."""
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
 
     def catch(self) -> None:
         """Have the wakeup descriptor, again where an application that was imported has taken it, as asyncio does for

@@ -2,7 +2,9 @@
 
 A copy shares the template's memory until one of them writes to it, and is ready in milliseconds. Each generation has a
 template of its own, so that a reload is simply the next one; the master itself never holds the application. It serves
-nobody and has one thread; a thread that the application starts when it is imported is in no worker.
+nobody and has one thread; a thread that the application starts when it is imported is in no worker. A process that it
+starts then (multiprocessing.Manager, say) is there for all workers: so the template outlives them, and ends in order,
+by its exit functions, which end such processes.
 
 A worker is to be the master's child, which waits for it, and not the template's. So it is forked twice: its parent ends
 at once, and the kernel gives it to the nearest ancestor that has asked for such orphans, the master (prctl(2),
@@ -19,32 +21,38 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import psutil
+
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.handlers.build import load_applications
 from prefork.kernel import forks
 from prefork.kernel.event import Bell
+from prefork.kernel.finish import finish
+from prefork.kernel.loop import PAUSE
 from prefork.kernel.stack import stacks
 from prefork.logger import log
 from prefork.net import listen
 from prefork.process import surroundings, worker
 from prefork.process.child import Child
-from prefork.process.children import Children, Tell, live
+from prefork.process.children import GENTLE, Children, Tell, live
 from prefork.process.identity import entitle
 from prefork.process.report import Report, whereabouts
-from prefork.process.signals import give_back
+from prefork.process.signals import ORDERED, Dismissed, give_back
 from prefork.process.witness import Witness
 
-QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by SIGKILL
+QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by ORDERED
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU),
 )
+LAST = 5  # seconds for its exit functions, whoever waits for them
 KNOWN = b"k"  # what the master says to a worker that it knows
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
@@ -82,10 +90,25 @@ class Template:
             self._turn.ring()
 
     def dismiss(self) -> None:
-        """End it: its generation needs no more workers. Who waits for one hears that there is none."""
+        """Its generation needs no more workers: who waits for one hears that there is none. If it boots, end it."""
         self._dismissed = True
+        if self._child is not None and self._child.reports:
+            self._children.loop.spawn(self._child.see_end(), "ending a template that boots")
+
+    async def end(self, workers: Collection[Child]) -> None:
+        """Once it is dismissed: end it, when there is none of `workers` any more that might need what its import has
+        started, such as a process.
+        """
+        while workers:
+            await next(iter(workers)).exited.wait()
+            await PAUSE
         if self._child is not None:
-            self._child.signal(signal.SIGKILL)
+            await self._child.see_end()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, where there is one."""
+        if self._child is not None:
+            await self._child.exited.wait()
 
     async def _boot(self) -> None:
         """Fork the template, and wait until it has imported the application. Raises BootError."""
@@ -103,8 +126,7 @@ class Template:
         try:
             await child.ready(self._boot_timeout)
         except BootError:
-            child.signal(signal.SIGKILL)
-            await child.exited.wait()
+            await child.see_end()
             raise
         child.hang_up()
         log.debug("template %d is ready", child.pid)
@@ -148,9 +170,22 @@ class Template:
 
 def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     """The template's life; its exit status. Raises what importing the application raises."""
+    try:
+        with suppress(Dismissed):
+            _serve(assignment, line, tell)
+    finally:
+        signal.signal(ORDERED, _unheard)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LAST)
+    finish(GENTLE)
+    return os.EX_OK
+
+
+def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> None:
+    """Import the application, and fork workers until the master is gone. Raises Dismissed, and what the import does."""
     forks.host()
     handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not ignored: what is executed would inherit that
-    handlers[signal.SIGUSR1] = lambda *_: assignment.logs.reopen()
+    handlers |= {signal.SIGUSR1: lambda *_: assignment.logs.reopen(), ORDERED: _dismissed}
     for number, handler in handlers.items():
         signal.signal(number, handler)
     forks.on_fork(partial(_close_in_child, assignment, line, tell, handlers))
@@ -168,13 +203,16 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         log.warning("importing the application has started threads, which no worker has with preload: %s", names)
+    if started := _started():
+        log.warning("importing the application has started processes, which all workers share: %s", started)
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of that, and there is an end in order
     gc.collect()
     gc.freeze()  # or the collector of each copy would write to what they share
     tell(Report())
     while True:
         asked, descriptors, _, _ = socket.recv_fds(line, 64, 2, socket.MSG_CMSG_CLOEXEC)
         if not asked:
-            return os.EX_OK
+            return
         slot, position, workers = map(int, asked.split())
         sockets = listen.own(assignment.sockets, position, workers)
         others = set(assignment.sockets.values()) - set(sockets.values())
@@ -252,5 +290,22 @@ def _prctl(option: int, value: int) -> None:
         raise BootError(f"preload: prctl({option}): {os.strerror(ctypes.get_errno())}")
 
 
+def _started() -> str:
+    """The processes that the application has started, by their names and pids."""
+    found = []
+    multiprocessing = sys.modules.get("multiprocessing")
+    names = {child.pid: child.name for child in multiprocessing.active_children()} if multiprocessing else {}
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{names.get(child.pid) or child.name()} ({child.pid})")
+    return ", ".join(found)
+
+
 def _unheard(number: int, frame: object) -> None:
     pass
+
+
+def _dismissed(number: int, frame: object) -> None:
+    signal.signal(ORDERED, _unheard)
+    raise Dismissed

@@ -43,7 +43,7 @@ from prefork.process.identity import entitle, pin
 from prefork.process.recycling import recycle
 from prefork.process.report import Report, whereabouts
 from prefork.process.reserve import Reserve
-from prefork.process.signals import ORDERED, WORKER, Command, Signals
+from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
 from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
 from prefork.process.witness import Witness, account, place
@@ -76,7 +76,10 @@ def run(assignment: Assignment, tell: Tell) -> int:
     entitle(f"worker {assignment.slot}")
     if assignment.settings.workers.affinity:
         pin(assignment.position)
-    worker = Worker(assignment, tell)
+    try:
+        worker = Worker(assignment, tell)
+    except Dismissed:
+        return os.EX_OK
     tell(Report(asgi=worker.hosts_asgi))
     if not tell.heard:  # nobody would ever ask it to leave
         return os.EX_UNAVAILABLE
@@ -106,7 +109,10 @@ class Worker:
         self._witness.explain = self._tell_place
         self._crew.changed = self._tally
         self._crew.calls.overdue = self._give_up
-        self._server = self._assemble(assignment.home or enter(settings))
+        with self._signals.interruptible():
+            self._server = self._assemble(assignment.home or enter(settings))
+            if self._asgi is not None:
+                self._asgi.start_up()
         reserve = RESERVE + settings.file_cache.open_files
         self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
         self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
@@ -117,8 +123,6 @@ class Worker:
         self._draining = False
         self._drain = Drain(self._server, self._crew, self._asgi, settings.workers)
         self._retiring = False  # it has asked to be replaced
-        if self._asgi is not None:
-            self._asgi.start_up()
         self._signals.catch()
         recycle(self._loop, settings.workers, self._board, partial(self._retire, INFO))
 
