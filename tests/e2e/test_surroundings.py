@@ -23,6 +23,7 @@ from tests.e2e.harness import CONFIG as CONFIG_FILE
 from tests.e2e.harness import ROOT, Server, free_port
 
 NOBODY = 65534
+RUNTIME = Path(f"/tmp/prefork-{NOBODY}")  # where nobody's servers without a file have what they have
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 # The command line of somebody else, once all is imported: below root's home nobody else can read an interpreter.
 AS_NOBODY = f"""
@@ -109,13 +110,15 @@ def test_a_pipe_that_nobody_reads_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory of nobody's, where tmp_path is root's alone."""
+    """A directory of nobody's, where tmp_path is root's alone; RUNTIME goes with it."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     directory = Path(tempfile.mkdtemp(prefix="prefork-"))
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)
+    with suppress(FileNotFoundError):
+        RUNTIME.rmdir()
 
 
 def as_nobody(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -150,10 +153,8 @@ def test_an_application_is_served_from_a_directory_that_is_not_ours(home: Path) 
         done = as_nobody("stop", cwd=home)
         assert done.returncode == 0
         assert process.wait(10) == 0
-    runtime = Path(f"/tmp/prefork-{NOBODY}")
-    assert f" at {runtime}/" in done.stdout
-    assert (runtime.stat().st_uid, stat.S_IMODE(runtime.stat().st_mode)) == (NOBODY, 0o700)
-    runtime.rmdir()
+    assert f" at {RUNTIME}/" in done.stdout
+    assert (RUNTIME.stat().st_uid, stat.S_IMODE(RUNTIME.stat().st_mode)) == (NOBODY, 0o700)
 
 
 def test_a_port_that_is_not_ours_is_named(home: Path) -> None:
