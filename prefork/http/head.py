@@ -82,10 +82,10 @@ class _Blocks(_Cache[Headers]):
     def __init__(self, max_fields: int, proxy_fields: ProxyFields) -> None:
         super().__init__()
         self._max_fields = max_fields
-        self._proxy_fields = proxy_fields
+        self._fields = _Fields(proxy_fields)
 
     def parse(self, raw: bytes) -> Headers:
-        return self.keep(raw, parse_block(raw, self._max_fields, self._proxy_fields))
+        return self.keep(raw, parse_block(raw, self._max_fields, self._fields))
 
     __missing__ = parse
 
@@ -258,19 +258,50 @@ def parse_line(raw: bytes) -> RequestLine:
     return RequestLine(method, target, paths.decode(path), query, authority, min(int(minor), 1))
 
 
-def parse_block(raw: bytes, max_fields: int, proxy_fields: ProxyFields = PROXY_FIELDS) -> Headers:
+class _Fields(_Cache[tuple[str, str]]):
+    """Field line with its CR -> (lower-case name, value). Of two blocks that differ, most lines are the same.
+
+    The names of fields that only a proxy may write are put into `met`, each time: so lines of those are known apart.
+    """
+
+    def __init__(self, proxy_fields: ProxyFields) -> None:
+        super().__init__()
+        self.met: list[str] = []
+        self._proxy_fields = proxy_fields
+        self._proxys = _Cache[tuple[str, str]]()
+
+    def __missing__(self, line: bytes) -> tuple[str, str]:
+        pair = self._proxys.get(line) if self._proxys else None
+        if pair is None:
+            if not grammar.FIELD_LINE_CR.fullmatch(line):
+                raise BadRequest(f"a malformed field line (RFC 9112 §5): {_shown(line.strip())}")
+            name, _, value = line.decode("latin-1").partition(":")
+            pair = (name.lower(), value.strip(" \t\r"))
+            if not self._proxy_fields[pair[0]]:
+                return self.keep(line, pair)
+            self._proxys.keep(line, pair)
+        self.met.append(pair[0])
+        return pair
+
+
+_FIELDS = _Fields(PROXY_FIELDS)
+
+
+def parse_block(raw: bytes, max_fields: int, known: _Fields = _FIELDS) -> Headers:
     """A block of field lines, each with its CRLF (RFC 9112 §5). Raises ProtocolError.
 
     What concerns the connection is worked out: host, framing, persistence, expectation. Repeated fields have been
-    joined by a comma and a space, which none of the grammars for those lets pass.
+    joined by a comma and a space, which none of the grammars for those lets pass. `known` are lines that came before.
     """
     lines = raw.split(b"\n")  # 0.2 us less than by CRLF: each line's CR is matched with it
     lines.pop()  # what follows the last LF: nothing
     if len(lines) > max_fields:
         raise HeadTooLarge(f"more than http.max_fields ({max_fields}) fields")
-    headers = Headers((*map(_FIELDS.__getitem__, lines),))  # 0.4 us less than tuple(map(...)), which grows step by step
+    known.met.clear()
+    headers = Headers((*map(known.__getitem__, lines),))  # 0.4 us less than tuple(map(...)), which grows step by step
     fields = headers.fields
-    headers.proxy_fields = proxy_fields[(*fields,)]
+    if known.met:
+        headers.proxy_fields = frozenset(known.met)
     if "host" in fields:
         try:
             headers.host = _host(fields["host"])
@@ -286,19 +317,6 @@ def parse_block(raw: bytes, max_fields: int, proxy_fields: ProxyFields = PROXY_F
             raise ExpectationFailed(f"an expectation other than 100-continue: {_shown(fields['expect'])}")
         headers.expects_continue = True
     return headers
-
-
-class _Fields(_Cache[tuple[str, str]]):
-    """Field line with its CR -> (lower-case name, value). Of two blocks that differ, most lines are the same."""
-
-    def __missing__(self, line: bytes) -> tuple[str, str]:
-        if not grammar.FIELD_LINE_CR.fullmatch(line):
-            raise BadRequest(f"a malformed field line (RFC 9112 §5): {_shown(line.strip())}")
-        name, _, value = line.decode("latin-1").partition(":")
-        return self.keep(line, (name.lower(), value.strip(" \t\r")))
-
-
-_FIELDS = _Fields()
 
 
 @lru_cache(ENTRIES)
