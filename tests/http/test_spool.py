@@ -6,7 +6,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,29 @@ def at_most(what: int, limit: int) -> Iterator[None]:
         resource.setrlimit(what, (soft, hard))
 
 
-def said(here: World, what: int | None = None, limit: int = 0) -> str:
-    """What the log says of an upload that cannot be kept."""
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    used = [int(name) for name in os.listdir("/proc/self/fd")]
+    with at_most(resource.RLIMIT_NOFILE, max(used) + 1):
+        taken: list[int] = []
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(min(used)))
+        try:
+            yield
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+
+
+def said(here: World, want: AbstractContextManager[None] | None = None) -> str:
+    """What the log says of an upload that cannot be kept, for some want."""
     peer = here.connect(tcp=False)
     peer.send(UPLOAD[:100])
     here.until(lambda: peer.connection.request, "a request")
-    if what is None:
+    with want or nullcontext():
         peer.send(UPLOAD[100:])
         peer.until(lambda: here.errors, "an error")
-    else:
-        with at_most(what, limit):
-            peer.send(UPLOAD[100:])
-            peer.until(lambda: here.errors, "an error")
     assert peer.answer("POST").status == 500
     (record,) = here.errors
     here.errors.clear()
@@ -56,21 +67,19 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unknown")
 def test_a_want_of_descriptors_is_not_a_want_of_directories(world: Make) -> None:
-    used = max(int(name) for name in os.listdir("/proc/self/fd"))
-    here = world(echo)
-    assert "cannot be kept on disk: Too many open files" in said(here, resource.RLIMIT_NOFILE, used)
+    assert "cannot be kept on disk: Too many open files" in said(world(echo), no_descriptor_left())
 
 
 def test_a_want_of_descriptors_is_told_where_the_directory_is_known(world: Make) -> None:
     directory = tempfile.gettempdir()
-    used = max(int(name) for name in os.listdir("/proc/self/fd"))
-    here = world(echo)
-    assert f"cannot be kept in {directory}: Too many open files" in said(here, resource.RLIMIT_NOFILE, used)
+    assert f"cannot be kept in {directory}: Too many open files" in said(world(echo), no_descriptor_left())
 
 
 def test_a_disk_that_takes_no_more_is_told_with_the_directory(world: Make) -> None:
     directory = tempfile.gettempdir()
-    assert f"cannot be kept in {directory}: File too large" in said(world(echo), resource.RLIMIT_FSIZE, 100_000)
+    assert f"cannot be kept in {directory}: File too large" in said(
+        world(echo), at_most(resource.RLIMIT_FSIZE, 100_000)
+    )
 
 
 def test_a_directory_that_is_gone_is_told(world: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
