@@ -90,6 +90,8 @@ def build(routes: Sequence[Route], host: Host) -> Router:
 
     What a wrapper gives by its outcome alone may be Lasting, and so be given again without that wrapper being asked.
     One that has to see each request (who may come, how often) hands out a plain Response in the place of a Lasting.
+    It is asked twice about the very same Request where a WSGI application writes (wsgi_write.py): what counts requests
+    has to know them again.
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
     built, vital, limits, queue = [], [], {}, Queue(host.crew.loop)
