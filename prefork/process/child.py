@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,6 +62,7 @@ class Child:
         self._said: deque[bytes] = deque()  # lines that are not heard yet
         self._asked = 0  # questions for an account that it has not answered
         self._waiting: Task | None = None  # for it
+        self._deaf = False  # we are, to what it says
 
     async def ready(self, timeout: float) -> None:
         """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
@@ -136,21 +138,28 @@ class Child:
             self._waiting.resume()
 
     async def listen(self) -> None:
-        """Once it is ready: take note of its accounts, until it wants to be replaced, which sets `departing`; so does
-        what makes no sense. Or until it has ended.
+        """Once it is ready, and until it has ended: take note of its accounts, and of its wish to be replaced, which
+        sets `departing`. So does what makes no sense, after which nothing more is heard; it may be told things still.
         """
         try:
-            while not self.departing.is_set():
-                report = await self._hear()
-                if report is None:
-                    return
+            while report := await self._hear():
                 self._note(report)
         except MalformedMessage as error:
             log.error("%s %d says what makes no sense: %s; replacing it", self.name, self.pid, error)
+            self._turn_deaf()
             self.departing.set()
+            await self.exited.wait()
         finally:
             self._waiting = None
             self._loop.forget(self._report)
+            self.hang_up()
+
+    def _turn_deaf(self) -> None:
+        """Have it get an error where it says more, instead of waiting for somebody who hears it."""
+        self._deaf = True
+        self._loop.forget(self._report)
+        with suppress(OSError), socket.socket(fileno=os.dup(self._report)) as line:
+            line.shutdown(socket.SHUT_RD)
 
     @property
     def stuck(self) -> float:
@@ -167,6 +176,8 @@ class Child:
         while one that has heard two questions at once may answer both by one.
         """
         if report.account is None:
+            if self.departing.is_set():
+                raise MalformedMessage("it wants to be replaced once more")
             self.departing.set()
         elif self._asked:
             self._asked -= 1
@@ -197,6 +208,11 @@ class Child:
     def reports(self) -> bool:
         """The line to it is open."""
         return self._report >= 0
+
+    @property
+    def is_heard(self) -> bool:
+        """The line to it is open, and what it says there is read."""
+        return self.reports and not self._deaf
 
     def hang_up(self) -> None:
         """Close our end of the line to it."""

@@ -215,7 +215,7 @@ class Children:
 
     async def _kill(self, children: Sequence[Child], waited: float, urgent: bool) -> None:
         """Kill them, so many seconds after they were told to leave, and wait until they are gone."""
-        told = {} if urgent else await self.accounts([child for child in children if child.reports])
+        told = {} if urgent else await self.accounts([child for child in children if child.is_heard])
         for child in children:
             if child.exited.is_set():
                 continue

@@ -269,10 +269,8 @@ class Generation:
         else:
             child = await self._boot_in_turn(post)
             self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
-        listening = self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
+        self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
         await child.departing.wait()
-        listening.cancel()
-        self._children.loop.spawn(_hang_up(child), f"keeping the line to worker {child.pid}")
         await self._news.until(
             lambda: not child.exited.is_set() or child not in self._members
         )  # what it has done is known
@@ -395,12 +393,6 @@ class Generation:
             position,
             self._children.lifeline,
         )
-
-
-async def _hang_up(child: Child) -> None:
-    """When it is gone: it may have to be told to leave."""
-    await child.exited.wait()
-    child.hang_up()
 
 
 def _unforeseen(error: Exception) -> BootError:

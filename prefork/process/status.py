@@ -34,7 +34,7 @@ async def describe(
     where the worker does not answer: it is asked, by a thread which is there whatever its loop is in.
     """
     serving = {row.pid for row in scoreboard.workers() if row.state is not State.BOOTING}
-    asked = [child for child in children.living if child.pid in serving and child.reports]
+    asked = [child for child in children.living if child.pid in serving and child.is_heard]
     accounts = await children.accounts(asked)
     silent = {child.pid for child in asked} - accounts.keys()
     figures: Figures = snapshot(scoreboard)
