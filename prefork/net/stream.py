@@ -75,7 +75,13 @@ class Stream:
         self.sent = 0
 
     async def read(self, timeout: float) -> bytes:
-        """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected."""
+        """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected.
+
+        A `timeout` that is over already is no look at what has arrived: or a peer that always has a byte on its way
+        would be read for ever, as what has arrived is not timed out.
+        """
+        if timeout <= 0:
+            raise TimedOut
         task = self._loop.current
         task.deadline = monotonic() + timeout  # not the loop's now: an application may have held this turn up
         while True:
@@ -143,6 +149,8 @@ class Stream:
         task, began = self._loop.current, monotonic()
         task.deadline = began + pace.patience
         try:
+            if pace.patience <= 0:
+                raise TimedOut
             await self._loop.writable(self.fd)  # made when it is needed, which is rare: 80 bytes less a connection
         except TimedOut:
             raise Disconnected(f"the peer took too little, or nothing for {timeout:g} s") from None
