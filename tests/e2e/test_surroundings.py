@@ -186,7 +186,7 @@ def test_the_control_socket_is_its_owners_alone(home: Path) -> None:
             assert ended.stderr.count("\n") == 1
             assert "no permission" in ended.stderr
         (server.directory / "run/prefork.sock").chmod(0o666)
-        ended = as_nobody(sys.executable, "-m", "prefork", "stop", cwd=home)
+        ended = as_nobody("stop", cwd=home)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert server.get().status == 200
     finally:

@@ -129,7 +129,7 @@ def test_a_malformed_content_length_is_refused(length: str) -> None:
 
 def test_several_content_lengths_are_refused_where_they_differ() -> None:
     assert lines(render(Response(200, (("Content-Length", "3"),) * 2, b"abc")))[1:] == ["Content-Length: 3"]
-    with pytest.raises(ApplicationError, match="two Content-Length that differ: 3 and 4"):
+    with pytest.raises(ApplicationError, match="two Content-Lengths that differ: 3 and 4"):
         render(Response(200, (("Content-Length", "3"), ("content-length", "4")), b"abc"))
 
 
