@@ -101,7 +101,7 @@ class Wsgi:
             return plain(503, ("Retry-After", "1"))
         if crew.pinned:
             return await self._delegate(request, call, environ)
-        call.request, call.opener, call.thread = request, self._inline, get_ident()
+        call.request, call.opener, call.thread = request, self._inline, crew.leader
         baton = crew.enter(request, self._timeout)
         try:
             result = self._application(environ, call.start_response)

@@ -107,7 +107,7 @@ class RequestLine:
         self.method = method
         self.target = target
         self.decoded = decoded
-        self.path = paths.merge(decoded)
+        self.path = paths.merge(decoded) if "//" in decoded else decoded  # the call would cost 0.1 us
         self.query = query
         self.authority = authority
         self.minor = minor

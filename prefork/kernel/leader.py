@@ -78,7 +78,8 @@ class Crew:
 
     `wanted`: there are applications to call, so it is to be started. `pinned`: the main thread leads for ever, and
     calls are made by `delegate`; to be set before `start`. `takeovers` and `queued` (calls that had to wait for a
-    thread) are counts; `changed` is called by the leader when they have changed. `calls` are those without the loop.
+    thread) are counts; `changed` is called by the leader when they have changed. `calls` are those without the loop;
+    `leader` is the thread (its ident) that has the loop, or is in a call by which it has not lost it.
     """
 
     def __init__(self, loop: Loop, threads: int) -> None:
@@ -93,7 +94,7 @@ class Crew:
         self.calls = Calls(loop)
         self.followers: deque[_Seat] = deque()
         self.queue: deque[Task] = deque()
-        self._leader = threading.get_ident()
+        self.leader = threading.get_ident()
         self._reading = self._writing = -1
         self._parked = False  # the watcher
         self._rouse = threading.Lock()
@@ -188,7 +189,7 @@ class Crew:
 
     def step_down(self) -> None:
         """In the bracket, before waiting for what only the loop can bring: let another thread lead, unless one does."""
-        if self._leader == threading.get_ident():
+        if self.leader == threading.get_ident():
             self._depose()
 
     async def rejoin(self) -> None:
@@ -245,7 +246,7 @@ class Crew:
 
     def _lead(self, seat: _Seat) -> None:
         """Run the loop for as long as this thread has it, then do the work that it lost the loop with, if any."""
-        self._leader = threading.get_ident()
+        self.leader = threading.get_ident()
         self._baton = seat.baton
         loop = self.loop
         try:
@@ -368,7 +369,7 @@ class Crew:
             call = self.calls.away[task] = Call(what, timeout)
             task.wait.disarm(task)
             task.wait = AWAY
-        self.calls.begin(call, self._leader, task)
+        self.calls.begin(call, self.leader, task)
         self.takeovers += 1
         self.changed()
         self.followers.pop().lock.release()

@@ -195,7 +195,7 @@ def test_who_comes_back_from_a_call_late_does_not_take_the_leadership_of_who_has
 
     async def late() -> None:
         await ship.call(lambda: wait(inside))
-        resumed_by.append((threading.get_ident(), ship.crew._leader))
+        resumed_by.append((threading.get_ident(), ship.crew.leader))
         back.set()
 
     async def leads() -> None:
@@ -243,9 +243,9 @@ def test_run_returns_in_the_main_thread_where_another_one_leads() -> None:
     leads: list[int] = []
 
     async def main() -> None:
-        while ship.crew._leader == MAIN:
+        while ship.crew.leader == MAIN:
             await ship.call(lambda: eventually(lambda: ship.crew.calls.away))
-        leads.append(ship.crew._leader)
+        leads.append(ship.crew.leader)
 
     ship.run(main())
     assert threading.get_ident() == MAIN

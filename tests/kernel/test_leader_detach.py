@@ -60,7 +60,7 @@ class Owned:
             await self.crew.rejoin()
         except (Superseded, Abandoned) as error:
             self.seen.append(type(error))
-            assert self.crew._leader == threading.get_ident()  # it is the leader who ends it
+            assert self.crew.leader == threading.get_ident()  # it is the leader who ends it
             if isinstance(error, Superseded):
                 raise
         finally:

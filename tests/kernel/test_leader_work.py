@@ -89,7 +89,7 @@ def test_work_that_raises_is_logged_and_its_thread_is_back_and_alone(
                 eventually(lambda: crew.calls.away)
             await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
             await ship.until(lambda: len(crew.followers) == 2 and not crew.calls.under_way)
-            leaders.add((threading.get_ident(), crew._leader))
+            leaders.add((threading.get_ident(), crew.leader))
             assert not crew._baton
 
     ship.run(main())
