@@ -160,20 +160,16 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
 
 def _ask(connection: socket.socket, path: str, request: Message) -> Message:
     """Raises OSError where nobody answers, and StartError where that is nobody to be believed."""
+    peer.demand_writers(connection)
     connection.connect(path)
-    stranger = peer.stranger(connection)
-    if stranger is not None:
-        name = privileges.called(stranger)
-        raise StartError(
-            f"{path}: {name} answers there, who is neither root nor {privileges.called(os.geteuid())}; "
-            f"if that is as it should be, run this command as {name}"
-        )
+    _believe(path, peer.stranger(connection))
     connection.sendall(msgspec.json.encode(request) + b"\n")
     text = bytearray()
     while not text.endswith(b"\n"):
-        piece = connection.recv(65536)
+        piece, stranger = peer.receive(connection, 65536)
         if not piece:
             raise ConnectionResetError("it closed the connection")
+        _believe(path, stranger)
         text += piece
         if len(text) > LONGEST_REPLY:
             raise StartError(f"the master at {path} answers without an end")
@@ -183,6 +179,16 @@ def _ask(connection: socket.socket, path: str, request: Message) -> Message:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StartError(f"the master at {path} answers what makes no sense: {error}") from None
     return reply
+
+
+def _believe(path: str, stranger: int | None) -> None:
+    """Raises StartError where it is a stranger who answers."""
+    if stranger is not None:
+        name = privileges.called(stranger)
+        raise StartError(
+            f"{path}: {name} answers there, who is neither root nor {privileges.called(os.geteuid())}; "
+            f"if that is as it should be, run this command as {name}"
+        )
 
 
 def _unanswered(path: str, error: OSError) -> str:

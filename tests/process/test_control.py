@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,6 +74,29 @@ def test_another_user_is_not_believed_and_hears_nothing(path: str) -> None:
     with impostor, pytest.raises(StartError, match="user 12345 answers there, who is neither root nor root"):
         ask(path, {"command": "reload"})
     assert impostor.heard == b""
+
+
+ANSWERER = """
+import os, socket
+os.setuid(12345)
+client = socket.socket(fileno=0).accept()[0]
+client.recv(65536)
+client.sendall(b'{"ok": true, "message": "done"}\\n')
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can be somebody else")
+def test_a_worker_is_not_believed_where_it_answers_by_a_socket_of_roots_that_it_has_put_there(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        answerer = subprocess.Popen([sys.executable, "-c", ANSWERER], stdin=listener)
+        try:
+            with pytest.raises(StartError, match="user 12345 answers there, who is neither root nor root"):
+                ask(path, {"command": "reload"})
+        finally:
+            answerer.wait(10)
+            os.unlink(path)
 
 
 @pytest.mark.parametrize(
