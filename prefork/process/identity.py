@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib
 import os
 import stat
@@ -15,6 +14,7 @@ import psutil
 from prefork.errors import StartError
 from prefork.logger import log
 from prefork.net import paths
+from prefork.process import file_lock
 
 ATTEMPTS = 100  # to take a lock while other masters come and go
 LONGEST_PID = 32  # bytes that are read of another master's pid file
@@ -37,6 +37,8 @@ class PidFile:
         self.lent = borrowed is not None
         self.made_directory = made_directory
         try:
+            if borrowed is not None:
+                file_lock.take(borrowed)  # it is ours already, unless that master knew of flock(2) alone
             self._file = self._lock(path) if borrowed is None else borrowed
         except OSError as error:
             why = "it is a symbolic link" if error.errno in _IS_LINK else error.strerror
@@ -83,7 +85,8 @@ class PidFile:
 
 
 def _try_lock(place: paths.Place, told: str) -> int | None:
-    """A locked descriptor of the file; None where it is no longer the one that stands there.
+    """A locked descriptor of the file; None where it is no longer the one that stands there, or is given up, as others
+    have locked it for reading.
 
     Raises OSError, and StartError where another master has locked it.
     """
@@ -92,12 +95,16 @@ def _try_lock(place: paths.Place, told: str) -> int | None:
         status = os.fstat(file)
         if problem := _not_ours(status):
             raise OSError(errno.EPERM, problem)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file_lock.take(file)
         if place.holds(status):
             return file
     except BlockingIOError:
-        holder = _holder(file)
+        spoilt, holder = file_lock.is_read_locked(file), _holder(file)
+        if spoilt and place.holds(status):
+            place.unlink()
         os.close(file)
+        if spoilt:
+            return None
         raise StartError(f"{told}: {holder} runs with this pid file; `prefork stop` stops it") from None
     except BaseException:
         os.close(file)

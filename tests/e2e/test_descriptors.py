@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.process import file_lock
 from tests.conftest import eventually
 from tests.e2e.apps import APP, PAIR, links, pids, wait_generation
 from tests.e2e.conftest import Serve
@@ -111,14 +111,14 @@ def test_a_worker_forked_while_someone_talks_to_the_master_holds_nothing_of_that
 def test_only_the_master_holds_the_lock_of_the_pid_file(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     path = server.directory / "run/prefork.pid"
-    with open(path) as file:
+    with open(path, "r+") as file:
         with pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.take(file)
         for worker in server.workers():
             suspend(worker)
         server.process.kill()
         server.process.wait()
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # though the workers are still there
+        file_lock.take(file)  # though the workers are still there
     orphans = [process for process in server.family() if str(path) not in links(process.pid)]
     assert len(orphans) == 2
     for worker in orphans:

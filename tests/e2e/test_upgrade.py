@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.process import control
+from prefork.process import control, file_lock
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, NEW, PAIR, Clients, answer, begin, links, listeners, open_gate, pids, status
 from tests.e2e.conftest import Serve
@@ -173,8 +172,8 @@ def test_no_descriptor_is_left_over_and_none_reaches_a_process_of_the_applicatio
         eventually(lambda: len(links(server.master.pid)) == ours, what=lambda: f"{links(server.master.pid)}")
         assert server.get().body == told
         assert not is_alive(old)
-    with open(server.directory / "run/prefork.pid") as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(server.directory / "run/prefork.pid", "r+") as file, pytest.raises(BlockingIOError):
+        file_lock.take(file)
     again = server.command("start", "--listen", "127.0.0.1:0")
     assert (again.returncode, again.stdout) == (1, "")
     assert f"a master with pid {server.master.pid} runs with this pid file" in again.stderr

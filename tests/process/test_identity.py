@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -30,6 +32,25 @@ def test_a_pid_file_has_one_holder_at_a_time(tmp_path: Path) -> None:
     first.remove()
     PidFile(str(path)).remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have only locks that any reader can take")
+@pytest.mark.parametrize("lock", [fcntl.flock, fcntl.lockf])
+def test_no_lock_of_somebody_who_may_only_read_it_keeps_a_master_out(
+    tmp_path: Path, lock: Callable[[IO[str], int], None]
+) -> None:
+    path = tmp_path / "pid"
+    path.write_text("4711\n")
+    with path.open() as file:
+        lock(file, fcntl.LOCK_EX if lock is fcntl.flock else fcntl.LOCK_SH)
+        first = PidFile(str(path))
+        first.write(4712)
+        with pytest.raises(StartError, match="a master with pid 4712 runs with this pid file"):
+            PidFile(str(path))
+        with path.open() as other, pytest.raises(BlockingIOError):
+            fcntl.lockf(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    first.remove()
+    assert not path.exists()
 
 
 def test_a_pid_file_that_names_nobody_yet_is_refused_all_the_same(tmp_path: Path) -> None:
