@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -64,13 +64,14 @@ def absolute(path: str) -> str:
 class Place:
     """The entry `name` of the directory of which `directory` is a descriptor; `made` tells whether that was missing.
 
-    `path` is how it was called.
+    `path` is how it was called; where it is `exposed`, that may lead elsewhere at any moment.
     """
 
     directory: int
     name: str
     path: str = ""
     made: bool = False
+    exposed: bool = False
 
     def status(self) -> os.stat_result:
         """Of the entry itself, be it a symlink. Raises OSError."""
@@ -98,16 +99,18 @@ def place(path: str, *, make: bool = False) -> Iterator[Place]:
     Raises OSError.
     """
     folder, name = os.path.split(path)
+    exposed = False
     if must_walk():
         walk = Walk()
         directory, made = walk.enter(folder, make=make), walk.made
+        exposed = is_exposed(walk.passed)
     else:
         made = make and not os.path.isdir(folder or os.curdir)
         if made:
             os.makedirs(folder, 0o755, exist_ok=True)
         directory = os.open(folder or os.curdir, _DIRECTORY)
     try:
-        yield Place(directory, name, path, made)
+        yield Place(directory, name, path, made, exposed)
     finally:
         os.close(directory)
 
@@ -122,6 +125,33 @@ def enter(path: str) -> None:
         os.fchdir(directory)
     finally:
         os.close(directory)
+
+
+@contextmanager
+def inside(directory: int) -> Iterator[None]:
+    """Be in that directory for a while. Raises OSError."""
+    before = open_current()
+    try:
+        os.fchdir(directory)
+        try:
+            yield
+        finally:
+            os.fchdir(before)
+    finally:
+        os.close(before)
+
+
+def is_exposed(passed: Iterable[os.stat_result], groups: Container[int] | None = None) -> bool:
+    """Whether somebody else than root can rearrange one of these directories, or has made one of these links; by the
+    right of a group only where it is one of `groups`, None being any.
+    """
+    for status in passed:
+        if status.st_uid != ROOT:
+            return True
+        by_group = status.st_mode & stat.S_IWGRP and (groups is None or status.st_gid in groups)
+        if (by_group or status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
+            return True
+    return False
 
 
 def open_current() -> int:

@@ -58,13 +58,23 @@ _ours: WeakKeyDictionary[socket.socket, SocketFile] = (
 
 
 def bind(bound: socket.socket, path: str) -> None:
-    """Bind it to `path`, in the place of a file of which nobody listens any more. Raises OSError."""
+    """Bind it to `path`, in the place of a file of which nobody listens any more. Raises OSError.
+
+    There is no bind(2) relative to a descriptor. So where others can have `path` lead elsewhere meanwhile, it is bound
+    in the directory that was found, and is listed by its bare name (ss(8)).
+    """
     with paths.place(path) as place:
         if _is_stale(place):
             place.unlink()
-        bound.bind(path)
+        if place.exposed:
+            with paths.inside(place.directory):
+                bound.bind(place.name)
+        else:
+            bound.bind(path)
         know(bound, path)
         if bound not in _ours:
+            if place.exposed:
+                place.unlink()
             raise FileNotFoundError(errno.ENOENT, "its directory has been moved away meanwhile")
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -58,7 +57,7 @@ def open_log(path: str, owner: Owner | None) -> int:
     file, found = _open_below(walk, None, path, may_create=True)
     if found is not Found.STREAM:
         try:
-            _settle(file, found, _is_exposed(walk.passed, owner), owner)
+            _settle(file, found, paths.is_exposed(walk.passed, owner.groups if owner else ()), owner)
         except BaseException:
             os.close(file)
             raise
@@ -77,18 +76,6 @@ def _settle(file: int, found: Found, exposed: bool, owner: Owner | None) -> None
     if owner is not None and (found is Found.CREATED or (is_roots and tells_nothing)):
         with suppress(OSError):  # some file systems have no owners
             os.fchown(file, owner.user, -1)
-
-
-def _is_exposed(passed: Iterable[os.stat_result], owner: Owner | None) -> bool:
-    """Whether somebody else than root can rearrange one of these directories, or has made one of these links."""
-    groups = owner.groups if owner else frozenset()
-    for status in passed:
-        if status.st_uid != ROOT:
-            return True
-        writable = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
-        if writable and not status.st_mode & stat.S_ISVTX:
-            return True
-    return False
 
 
 def _open_below(walk: Walk, at: int | None, path: str, may_create: bool) -> tuple[int, Found]:

@@ -47,6 +47,7 @@ from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
 from prefork.process.surroundings import Home, enter
 from prefork.process.turns import Turns
 from prefork.process.witness import Witness, account, place
+from prefork.settings.address import Address
 from prefork.settings.schema import Settings, Workers
 
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
@@ -221,17 +222,17 @@ class Worker:
         elif await self._reserve.admit(listener, shared=not is_own) and not is_own:
             await self._turns.mine(listener)
 
-    def _greeter(self, listener: socket.socket) -> accept.Greet:
-        """What to do with clients of `listener`: a connection each, as a task of its own."""
+    def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
+        """What to do with clients of `listener` at `address`: a connection each, as a task of its own."""
         loop, server = self._loop, self._server
         min_rate = self._assignment.settings.http.min_send_rate
         where = listener.getsockname()
-        is_unix = listener.family == socket.AF_UNIX
-        name, port = (where, "") if is_unix else (where[0], str(where[1]))
+        is_unix = address.kind == "unix"
+        name, port = (address.path, "") if is_unix else (where[0], str(where[1]))
 
-        def greet(socket: socket.socket, address: Any) -> None:
+        def greet(socket: socket.socket, peer: Any) -> None:
             socket.setblocking(False)
-            host, from_port = ("", 0) if is_unix else address[:2]
+            host, from_port = ("", 0) if is_unix else peer[:2]
             if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
                 host = canonical(host)
             client = Client(host, from_port, "http", name, port, not is_unix)
@@ -338,7 +339,8 @@ class Worker:
         self._server.resume()
         for address, listener in self._assignment.sockets.items():
             room = partial(self._room, listener, bool(address.number))
-            accepting = accept.accept(self._loop, listener, room, self._greeter(listener), self._server.relieve)
+            greet = self._greeter(address, listener)
+            accepting = accept.accept(self._loop, listener, room, greet, self._server.relieve)
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
         self._board[STATE] = State.SERVING
 
@@ -348,9 +350,9 @@ class Worker:
         has_accepted = bool(self._accepting) and not self._drain.hurried
         self._stop_accepting()
         self._drain.begin()  # from now on, any number of them is served
-        for listener in self._assignment.sockets.values():
+        for address, listener in self._assignment.sockets.items():
             if has_accepted:
-                accept.accept_rest(self._loop, listener, self._greeter(listener))
+                accept.accept_rest(self._loop, listener, self._greeter(address, listener))
             listener.close()
 
 

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefork.errors import StartError
-from prefork.net import paths
+from prefork.net import paths, socket_file
 from prefork.net.listen import Sockets, adopt, begin, bind, own, release
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
@@ -248,6 +249,40 @@ def test_a_link_of_another_user_leads_no_socket_of_roots_elsewhere(directory: Pa
     with pytest.raises(StartError, match=r"run/app\.sock: a symlink of user 12345 leads to what is not that user's"):
         bind(Address.parse("unix:run/app.sock"))
     assert os.listdir("elsewhere") == []
+
+
+class Overtaken(socket.socket):
+    """Whose directory is moved away as it is being bound, and a link put there."""
+
+    run: Path
+
+    def bind(self, address: Any) -> None:
+        self.run.rename(self.run.with_name("moved"))
+        self.run.symlink_to("elsewhere")
+        super().bind(address)
+
+
+@pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+def test_a_directory_that_is_replaced_meanwhile_leads_no_socket_of_roots_elsewhere(directory: Path) -> None:
+    (directory / "elsewhere").mkdir()
+    (directory / "run").mkdir()
+    os.chown("run", 12345, -1)
+    with Overtaken(socket.AF_UNIX) as ours:
+        ours.run = directory / "run"
+        with pytest.raises(FileNotFoundError, match="moved away"):
+            socket_file.bind(ours, "run/app.sock")
+    assert os.listdir("elsewhere") == os.listdir("moved") == []
+    assert Path.cwd() == directory
+
+
+@pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+def test_a_socket_in_a_directory_of_another_user_is_reached_by_its_path(directory: Path) -> None:
+    (directory / "run").mkdir()
+    os.chown("run", 12345, -1)
+    sockets = adopt({}, listeners("unix:run/app.sock"))
+    assert answers("run/app.sock")
+    release(sockets, keep={})
+    assert os.listdir("run") == []
 
 
 def test_a_socket_file_that_has_taken_the_place_of_ours_stays(directory: Path) -> None:
