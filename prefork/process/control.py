@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ Answer = Callable[[Message], Awaitable[Message]]
 
 PATIENCE = 10.0  # seconds that a client has to say what it wants, and to read the answer
 AT_ONCE = {"status": 5.0, "reopen": 5.0}  # seconds that the answer to these commands may take
+IN_QUEUE = 5.0  # seconds to get into a master's queue, which is full where it is stuck and has been asked often
 LONGEST = 65536  # bytes of a request
 LONGEST_REPLY = 16 << 20  # bytes: 4096 workers and a traceback are less
 
@@ -149,7 +151,6 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(AT_ONCE.get(request["command"]))
         return _ask(connection, path, request), connection
     except BaseException as error:
         connection.close()
@@ -161,7 +162,10 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
 def _ask(connection: socket.socket, path: str, request: Message) -> Message:
     """Raises OSError where nobody answers, and StartError where that is nobody to be believed."""
     peer.demand_writers(connection)
+    # a non-blocking connect(2), which a time-out of Python's would make it, does not wait for a place at all
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_timeval(IN_QUEUE)))
     connection.connect(path)
+    connection.settimeout(AT_ONCE.get(request["command"]))
     _believe(path, peer.stranger(connection))
     connection.sendall(msgspec.json.encode(request) + b"\n")
     text = bytearray()
@@ -181,6 +185,10 @@ def _ask(connection: socket.socket, path: str, request: Message) -> Message:
     return reply
 
 
+def _timeval(seconds: float) -> tuple[int, int]:
+    return int(seconds), int(seconds % 1 * 1_000_000)
+
+
 def _believe(path: str, stranger: int | None) -> None:
     """Raises StartError where it is a stranger who answers."""
     if stranger is not None:
@@ -194,6 +202,6 @@ def _believe(path: str, stranger: int | None) -> None:
 def _unanswered(path: str, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"{path}: no permission; the control socket is its owner's alone"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):
         return f"the master at {path} does not answer: is it stopped, or stuck?"
     return f"no prefork answers at {path}: is it running, was it started in this directory, with this config?"

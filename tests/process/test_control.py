@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -138,3 +138,22 @@ def test_a_master_that_does_not_answer_is_waited_for_no_longer_than_it_may_take(
     with pytest.raises(StartError, match="does not answer: is it stopped, or stuck"):
         ask(path, {"command": "status"})
     silent.remove()
+
+
+@pytest.mark.parametrize("command", ["status", "reload"])
+def test_a_master_that_has_been_asked_more_often_than_its_queue_holds_does_not_answer_either(
+    path: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "IN_QUEUE", 0.1)
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        opened.callback(os.unlink, path)
+        listener.listen(0)
+        full = False
+        while not full:
+            client = opened.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            full = client.connect_ex(path) != 0
+        with pytest.raises(StartError, match="does not answer: is it stopped, or stuck"):
+            ask(path, {"command": command})
