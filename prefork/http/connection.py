@@ -174,12 +174,18 @@ class Connection:
         task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
         nothing = Nothing(stream)
         data, stream.unread = stream.unread, b""
+        begins = True
         while True:
             head = None
             if not data:
-                # no recv before the wait: on an idle connection its EAGAIN costs more than the wait
-                self.idle = True
-                await readable
+                if begins:
+                    # a client that has waited in the accept queue has sent its request: it is answered before the next
+                    # one is accepted, so that a request which kills the worker takes nobody else with it
+                    begins = False
+                else:
+                    # no recv before the wait: on an idle connection its EAGAIN costs more than the wait
+                    self.idle = True
+                    await readable
                 self.idle = False
                 try:
                     data = recv(HEAD_READ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPException
 
 import psutil
@@ -108,6 +108,25 @@ def test_a_url_that_kills_its_worker_is_no_outage_for_the_others(serve: Serve) -
         eventually(lambda number=number: server.stderr.count("died: SIGABRT") == number)
         eventually(lambda: len(serving(server)) == 2, 2, what="two workers")
     assert "next attempt" not in server.stderr
+
+
+def test_a_request_that_kills_its_worker_takes_nobody_else_with_it(serve: Serve) -> None:
+    """All of them wait in the accept queue, and a worker answers who came first before it accepts the next one."""
+    deadly = APP.replace('if path == "/stream"', 'if path == "/die":\n        os.abort()\n    if path == "/stream"')
+    server = serve(CONFIG, {"app.py": deadly})
+    (worker,) = server.workers()
+    suspend(worker)
+    with ExitStack() as clients:
+        asked = []
+        for path in ["/version", "/version", "/die"] * 4:
+            asked.append((path, clients.enter_context(server.connect())))
+            asked[-1][1].sendall(b"GET %s HTTP/1.0\r\n\r\n" % path.encode())
+        worker.resume()
+        for path, client in asked:
+            answer = b""
+            with suppress(ConnectionError):
+                answer = client.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200 ") == (path == "/version"), (path, answer)
 
 
 def test_a_stop_does_not_wait_for_the_next_attempt_nor_make_it(doomed: Server) -> None:

@@ -172,8 +172,7 @@ def held_up(here: World, peer: Peer, data: bytes) -> None:
 
     async def stall(request: Request) -> Response:
         time.sleep(3 * SHORT)
-        for _ in range(2):  # the first may end in this turn
-            await PAUSE
+        await PAUSE  # until the next turn has asked which descriptors are ready
         peer.socket.sendall(data)
         return Response(200)
 
