@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.process.respawn import BURST, LONGEST_PAUSE, RATE, YOUNG, Respawn, pause_after
+from prefork.process.respawn import BURST, BUSY_RATE, LONGEST_PAUSE, RATE, YOUNG, Respawn, pause_after
 
 
 class Place:
@@ -66,8 +66,20 @@ def test_those_that_die_at_once_with_a_client_each_are_a_burst_and_then_so_many_
     begin = place.now
     pauses = [place.live(lived=0.01, clients=1) for _ in range(100)]
     assert pauses[: BURST - 1] == [0] * (BURST - 1)
-    assert max(pauses) <= 1 / RATE
-    assert 100 - BURST <= (place.now - begin) * RATE <= 100
+    assert max(pauses) <= 1 / BUSY_RATE
+    assert 100 - BURST <= (place.now - begin) * BUSY_RATE <= 100
+
+
+def test_no_client_that_asks_ten_times_a_second_for_what_kills_keeps_a_place_empty(place: Place) -> None:
+    assert [place.live(lived=0.05, clients=1, boot=0.05) for _ in range(600)] == [0] * 600
+
+
+def test_clients_of_one_worker_let_no_others_die_without_any_faster(place: Place) -> None:
+    begin = place.now
+    for _ in range(100):
+        place.live(YOUNG / 100)
+        place.live(0.01, clients=1)
+    assert (place.now - begin) * RATE >= 100 - BURST
 
 
 def test_workers_that_ask_to_be_replaced_as_soon_as_they_are_ready_are_bounded_too(place: Place) -> None:
