@@ -247,6 +247,11 @@ class Loop:
         """Make `run` return at the end of this turn."""
         self.stopped = True
 
+    def rest(self) -> None:
+        """Say by `pulse`, from now on, that the loop waits, however long its turns take."""
+        self.pulse[0] = 0.0
+        self.pulse = memoryview(bytearray(8)).cast("d")
+
     def close(self) -> None:
         """End every task where it waits, by GeneratorExit, save those that other threads have; release the poller."""
         self.tasks -= {task for task in self.tasks if task.wait is AWAY}

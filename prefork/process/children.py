@@ -193,7 +193,8 @@ class Children:
         """Tell them to end at once, where it is `urgent`, or else to obey their order, and wait until they are gone.
 
         After `timeout` seconds they are killed, but those have `shutdown` seconds more that host ASGI applications, if
-        their loop turns by then. What they are at is logged when they are killed, where it is not urgent.
+        their loop turns by then, or those shut down. What they are at is logged when they are killed, where it is not
+        urgent.
         """
         leaving = list(children)
         for child in leaving:

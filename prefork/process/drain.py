@@ -70,6 +70,7 @@ class Drain:
                 await self._server.fewer(1)
         self._server.close()
         if self._asgi is not None:
+            self._loop.rest()  # who flushes or joins there, and holds the loop up, has the same time as who awaits
             await self._asgi.shut_down(self._workers.shutdown_timeout)
         self._loop.stop()
 

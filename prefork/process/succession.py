@@ -85,7 +85,8 @@ class Succession:
 
     async def end(self) -> None:
         """End all children, and wait until they are gone. No request is waited for; ASGI applications shut down all the
-        same, but not those that hold their loop up. At the second time, all that is left is killed.
+        same, but not where a request holds the loop up, so that they cannot. At the second time, all that is left is
+        killed.
         """
         living = self._children.living
         if self._ending:

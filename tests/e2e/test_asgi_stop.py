@@ -128,6 +128,18 @@ def test_shutdown_that_does_not_end_is_cut_after_its_timeout_and_named(serve: Se
         assert noise not in server.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_shutdown_that_holds_the_loop_up_has_its_time(serve: Serve, number: signal.Signals) -> None:
+    """As `scheduler.shutdown()`, `thread.join()` and `producer.flush()` do."""
+    blocking = APP.replace("await asyncio.sleep(0.7)", "time.sleep(1.5)")
+    server = serve(CONFIG, {"app.py": f"import time\n{blocking}"})
+    with ask(server, "/events"):
+        server.signal(number)
+        assert server.wait_exit() == 0
+    assert stories(server)[-2:] == ["shutting down", "shut down"]
+    assert "killing" not in server.stderr
+
+
 def test_another_int_ends_at_once_whatever_the_application_is_at(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP.replace("asyncio.sleep(0.7)", "asyncio.sleep(1000)")})
     server.signal(signal.SIGINT)
