@@ -31,6 +31,9 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 class GuestSelector(selectors.BaseSelector):
     """What asyncio waits with: `select` is one turn of `loop`; `after_turn` is called after each.
 
+    Where an application makes asyncio run in a step of one of its tasks (nest_asyncio), `select` may be called within a
+    turn. There, asyncio alone goes on, as our loop waits for that step's end; and `nested` says that it came to this.
+
     Raises NotImplementedError where the platform's selector has no descriptor that could be watched (select, poll).
     """
 
@@ -40,6 +43,8 @@ class GuestSelector(selectors.BaseSelector):
         if not hasattr(self._inner, "fileno"):
             raise NotImplementedError("asyncio can be a guest only where there is epoll or kqueue")
         self._ready = False
+        self._turning = False
+        self.nested = False
         self.after_turn: Callable[[], None] = _nothing
         self.fd = self._inner.fileno()
 
@@ -51,8 +56,15 @@ class GuestSelector(selectors.BaseSelector):
             self._ready = True
 
     def select(self, timeout: float | None = None) -> Ready:
-        self._turn(timeout)
-        self.after_turn()
+        if self._turning:
+            self.nested = True
+            return self._inner.select(timeout)
+        self._turning = True
+        try:
+            self._turn(timeout)
+            self.after_turn()
+        finally:
+            self._turning = False
         if not self._ready:
             return []
         self._ready = False
@@ -119,9 +131,12 @@ class Guest:
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """An asyncio task for `coroutine`, whose first step has been taken: most take no second one.
 
-        To be called within a step of one of our tasks, while asyncio runs: that is in its `select`, where no other
-        asyncio task is current.
+        To be called within a step of one of our tasks, while asyncio runs: that is in its `select`. Where another
+        asyncio task is current even there, an application has made asyncio run in a step of that; then, and where it
+        has done so in such a first step, which holds our loop up, the first step is asyncio's to take.
         """
+        if self._selector.nested or asyncio.current_task(self.asyncio) is not None:
+            return asyncio.Task(coroutine, loop=self.asyncio)
         if sys.version_info >= (3, 12):
             return asyncio.Task(coroutine, loop=self.asyncio, eager_start=True)
         # what a new task hands to call_soon is its first step
