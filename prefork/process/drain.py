@@ -46,6 +46,7 @@ class Drain:
         self._workers = workers
         self._waited = Event(self._loop)  # long enough for requests: they are done, or are not to be waited for
         self.hurried = False  # no request is waited for
+        self.cut_short = False  # some of what was under way may not be done
 
     def hurry(self) -> None:
         """Wait for no request, or no longer. The applications shut down all the same."""
@@ -63,6 +64,7 @@ class Drain:
         with suppress(TimedOut), self._loop.within(self._workers.graceful_timeout):
             await self._waited.wait()
         finishing.cancel()
+        self.cut_short = self.hurried or not self._waited.is_set()
         self._tell_of_the_rest()
         if self._asgi is not None:
             await self._asgi.end()

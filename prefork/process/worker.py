@@ -50,6 +50,7 @@ from prefork.process.witness import Witness, account, place
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings, Workers
 
+LAST = 0.5  # seconds that threads have where requests were not waited for, and their applications have shut down
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
 
 
@@ -85,6 +86,9 @@ def run(assignment: Assignment, tell: Tell) -> int:
     if not tell.heard:  # nobody would ever ask it to leave
         return os.EX_UNAVAILABLE
     worker.serve()
+    if worker.leaves_threads:
+        finish(threads=LAST)
+        os._exit(os.EX_OK)
     return os.EX_OK
 
 
@@ -171,6 +175,11 @@ class Worker:
         os.close(assignment.lifeline)
         self._tell.close()
         entitle(f"forked by worker {assignment.slot}")
+
+    @property
+    def leaves_threads(self) -> bool:
+        """Threads may hold a request that was not waited for, as those do in which Starlette calls plain functions."""
+        return self.hosts_asgi and self._drain.cut_short
 
     @property
     def hosts_asgi(self) -> bool:

@@ -140,6 +140,24 @@ def test_shutdown_that_holds_the_loop_up_has_its_time(serve: Serve, number: sign
     assert "killing" not in server.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("call", ["run_in_threadpool(hold)", "asyncio.to_thread(hold)"])
+def test_thread_of_a_request_that_is_cut_off_is_not_waited_for(serve: Serve, number: signal.Signals, call: str) -> None:
+    """FastAPI calls every plain function in one. Exit functions run all the same."""
+    imports = "import atexit, time\nfrom starlette.concurrency import run_in_threadpool\n"
+    hold = "def hold():\n    say('plain begins')\n    time.sleep(1000)\n"
+    in_thread = APP.replace('await rest("plain")', f"await {call}")
+    server = serve(CONFIG, {"app.py": f'{imports}{in_thread}\n{hold}atexit.register(say, "exit")'})
+    with ask(server, "/plain"):
+        begun = monotonic()
+        server.signal(number)
+        assert server.wait_exit() == 0
+    assert monotonic() - begun < 4  # shutdown_timeout is 5
+    assert stories(server)[-3:] == ["shutting down", "shut down", "exit"]
+    server.wait_log(r"warning: not waiting any longer for 1 thread: \S")
+    assert "killing" not in server.stderr
+
+
 def test_another_int_ends_at_once_whatever_the_application_is_at(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP.replace("asyncio.sleep(0.7)", "asyncio.sleep(1000)")})
     server.signal(signal.SIGINT)
