@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from prefork.habits import HABITS, PREFIXES
 from prefork.settings.address import Address
 from prefork.settings.kinds import FLAG, MOST_WORKERS, Entries
 from prefork.settings.overrides import Override
@@ -19,6 +20,7 @@ from prefork.settings.schema import Settings
 from prefork.settings.tables import Key, keys
 from prefork.settings.wording import nearest, quoted
 
+LIKENESS = 0.75  # of an option to one that may have been meant: --name is not meant for --script-name
 MISTAKEN = 2  # a config error or a usage error, as argparse has it
 HELP = ("-h", "--help")
 VERSION = ("-V", "--version", "-v")
@@ -62,50 +64,6 @@ KEYS = {
     "master.user": ("--user", "-u"),
     "master.group": ("--group", "-g"),
     "master.umask": ("--umask", "-m"),
-}
-_TLS = "there is no TLS here yet: let a proxy in front do it"
-_NOT_NEEDED = "not needed: prefork finds out itself"
-_IN_LISTEN = "write it into a file: listen = [{{ address = ..., {} }}]"
-HABITS = {  # what else is typed, and the word for it here
-    "--reload": "here it is --watch",
-    "--reload-dir": "here it is --watch-dir",
-    "--reload-include": "here --watch looks at Python files and templates",
-    "--reload-exclude": "here --watch looks at Python files and templates",
-    "--worker-class": f"{_NOT_NEEDED} whether the application is WSGI or ASGI, and has --threads for WSGI",
-    "-k": f"{_NOT_NEEDED} whether the application is WSGI or ASGI, and has --threads for WSGI",
-    "--interface": f"{_NOT_NEEDED} whether the application is WSGI or ASGI",
-    "--factory": 'write the call into APP: "module:create_app()"',
-    "--call": 'write the call into APP: "module:create_app()"',
-    "--pythonpath": "here it is --app-dir",
-    "--certfile": _TLS,
-    "--keyfile": _TLS,
-    "--ssl-": _TLS,
-    "--proxy-headers": "name your proxies: --forwarded-allow-ips ADDRESS,...",
-    "--no-proxy-headers": 'write --forwarded-allow-ips ""',
-    "--root-path": 'write a route into a file: [[route]] with path = "/prefix", which the application is told',
-    "--script-name": 'write a route into a file: [[route]] with path = "/prefix", which the application is told',
-    "--no-access-log": 'write --access-logfile ""',
-    "--access-logformat": "write `format` under [log] into a file, with variables such as $status",
-    "--log-config": "the application sets up its own logging; the server's is [log] in a file",
-    "--max-requests-jitter": "not needed: --max-requests varies by a tenth",
-    "--limit-max-requests-jitter": "not needed: --max-requests varies by a tenth",
-    "--limit-concurrency": "here clients wait: --worker-connections",
-    "--limit-request-line": "write `max_head` under [http] into a file",
-    "--limit-request-fields": "write `max_fields` under [http] into a file",
-    "--limit-request-field_size": "write `max_head` under [http] into a file",
-    "--backlog": _IN_LISTEN.format("backlog = ..."),
-    "--reuse-port": _IN_LISTEN.format("reuse_port = true"),
-    "--fd": 'here it is --listen systemd, as of LISTEN_FDS, or --listen "systemd:NAME"',
-    "--env-file": "write --env NAME=VALUE, or `env` under [workers] into a file",
-    "--lifespan": "write `lifespan` into the [[route]] of a file",
-    "--loop": "not needed: asyncio rides in the server's own loop",
-    "--http": "not needed: there is one implementation",
-    "--ws": "not needed: there is one implementation",
-    "--no-server-header": "write `server_header = false` under [http] into a file",
-    "--check-config": "here it is `prefork check`",
-    "--processes": "here it is --workers",
-    "-p": "write --port for the port, --pid for the pid file",
-    "-s": "here it is `prefork reload`, `prefork stop` and so on",
 }
 
 
@@ -170,9 +128,15 @@ def _with_command(arguments: Sequence[str], top: Parser) -> Sequence[str]:
 
 
 def _no_command(name: str) -> str:
-    near = SYNONYMS.get(name) or nearest(name, COMMANDS)
-    meant = f"did you mean {near}" if near else "an application has a colon, as in myapp:app"
-    return f"{quoted(name)}: no command ({meant}{'?' if near else ''})"
+    if near := SYNONYMS.get(name) or nearest(name, COMMANDS):
+        meant = f"did you mean {near}?"
+    elif os.path.isdir(name):
+        meant = f"a directory is served by --files {name}"
+    else:
+        module = os.path.normpath(name).removesuffix(".py").replace(os.sep, ".")
+        is_module = all(part.isidentifier() for part in module.split("."))
+        meant = f"an application has a colon, as in {module if is_module else 'myapp'}:app"
+    return f"{quoted(name)}: no command ({meant})"
 
 
 def _unknown(others: Sequence[str], parser: Parser) -> str:
@@ -182,10 +146,11 @@ def _unknown(others: Sequence[str], parser: Parser) -> str:
         return f"{quoted(others[0])}: one too many"
     known = {name for action in parser._actions for name in action.option_strings}
     habits = HABITS if parser.prog == "prefork start" else {}
-    for name in (option, option[:6], option[:2]):  # --ssl-keyfile, -kgevent
-        if name in habits and (name == option or name == "--ssl-" or not name.startswith("--")):
+    short = option[:2] if not option.startswith("--") else ""  # -kgevent
+    for name in (option, short, *(prefix for prefix in PREFIXES if option.startswith(prefix))):
+        if name in habits:
             return f"{option}: {habits[name]}"
-    near = nearest(option, [*known, *habits])
+    near = nearest(option, [*known, *habits], LIKENESS)
     meant = f"{near}, but {habits[near]}" if near in habits else near
     return f"{option}: unknown option{f' (did you mean {meant}?)' if near else ''}"
 

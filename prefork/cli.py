@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ import psutil
 from prefork import __version__
 from prefork.arguments import MISTAKEN, parse
 from prefork.errors import ConfigError, StartError
+from prefork.habits import passed_over
 from prefork.observe.terminal import printable_json, say
 from prefork.process import control, reach, watch
 from prefork.process.background import Background
@@ -27,7 +29,7 @@ from prefork.process.status_table import table
 from prefork.process.upgrade import Predecessor
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Settings
-from prefork.settings.wording import counted, quoted
+from prefork.settings.wording import MORE_DESCRIPTORS, counted, quoted
 
 FAILED = 1
 INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 and the signal's number
@@ -35,9 +37,9 @@ INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 and the signal's number
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    _open_closed_streams()
-    options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        _open_closed_streams()
+        options = parse(sys.argv[1:] if arguments is None else arguments)
         status = COMMANDS[options.command](options)
         sys.stdout.flush()  # here, where it may fail
         return status
@@ -49,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(problem)
         _complain(f"prefork: {error}")
         return FAILED
-    except OSError as error:  # what is printed cannot be written: `prefork status | head`, `prefork schema >/dev/full`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # `prefork status | head`, `prefork schema >/dev/full`, no descriptors left, no /dev
         if not isinstance(error, BrokenPipeError):
-            _complain(f"prefork: {error.strerror or error}")
+            _complain(f"prefork: {_refused(error)}")
+        with suppress(OSError, ValueError):  # what is printed and cannot be written is to fail no more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -93,6 +96,10 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
         return watch.for_development(settings) if watched else settings
 
     settings, background = load(), None
+    if predecessor is None:
+        given = {one.key for one in options.overrides} | ({"listen"} if options.listen else set())
+        for line in passed_over(os.environ, given if path is None else None):
+            _complain(f"prefork: {line}")
     if path is None:
         place = predecessor.place() if predecessor else _place(settings)
         settings = load()
@@ -217,6 +224,13 @@ def _open_closed_streams() -> None:
     os.close(descriptor)
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _refused(error: OSError) -> str:
+    """What the system refuses, of what, and what to do where that is known."""
+    where = f"{error.filename}: " if error.filename else ""
+    way_out = f"; {MORE_DESCRIPTORS}" if error.errno == errno.EMFILE else ""
+    return f"{where}{error.strerror or error}{way_out}"
 
 
 def _complain(text: str) -> None:

@@ -49,6 +49,7 @@ from prefork.process.turns import Turns
 from prefork.process.witness import Witness, account, place
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings, Workers
+from prefork.settings.wording import MORE_DESCRIPTORS, counted
 
 LAST = 0.5  # seconds that threads have where requests were not waited for, and their applications have shut down
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
@@ -390,5 +391,6 @@ def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         if raised < wanted:
             connections = max(1, raised - reserve)
-            log.warning("at most %d connections, as no more than %d descriptors are allowed", connections, hard)
+            words = "at most %s at once, as no more than %d descriptors are allowed; %s"
+            log.warning(words, counted(connections, "connection"), hard, MORE_DESCRIPTORS)
     return connections

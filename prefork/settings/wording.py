@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from datetime import date, datetime, time
 
+MORE_DESCRIPTORS = "allow more by `ulimit -n`, or LimitNOFILE of a service"
 LONGEST = 60  # characters of a value that are worth repeating to its author
 
 
@@ -20,9 +21,9 @@ def quoted(text: str) -> str:
     return '"' + printable.replace('"', '\\"') + '"'
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that `word` may have been meant for; "" where none is near."""
-    return next(iter(difflib.get_close_matches(word, known, n=1)), "")
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The known word that `word` may have been meant for; "" where none is as much like it, 1 being the same."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=likeness)), "")
 
 
 def found(value: object) -> str:

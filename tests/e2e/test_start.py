@@ -167,6 +167,23 @@ def test_a_control_socket_that_cannot_be_made_is_named_by_its_key(tmp_path: Path
     assert "its directory does not exist" in said
 
 
+def test_a_start_with_too_few_descriptors_says_how_to_allow_more(tmp_path: Path) -> None:
+    start = ["sh", "-c", 'ulimit -n 12; exec "$@"', "sh", *START, "prefork.demo.app:app", "--listen", "127.0.0.1:0"]
+    ended = subprocess.run(start, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    said = "prefork: Too many open files; allow more by `ulimit -n`, or LimitNOFILE of a service\n"
+    assert ended.stderr == said
+
+
+def test_what_others_read_from_the_environment_is_told_as_passed_over(tmp_path: Path) -> None:
+    args = ["nowhere:app", "--listen", "127.0.0.1:0"]
+    env = {**ENV, "PORT": "8080", "WEB_CONCURRENCY": "3"}
+    ended = subprocess.run([*START, *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20)
+    said = "prefork: WEB_CONCURRENCY of the environment is not read: write --workers $WEB_CONCURRENCY"
+    assert ended.stderr.splitlines()[0] == said
+    assert ended.returncode == 1
+
+
 def test_what_is_bound_before_an_address_in_use_is_released_again(serve: Serve, tmp_path: Path) -> None:
     server = serve(CONFIG, {"app.py": APP})
     other = tmp_path / "other"
