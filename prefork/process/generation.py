@@ -23,6 +23,7 @@ from prefork.observe.scoreboard import Order, Scoreboard
 from prefork.process import template, vigil, worker
 from prefork.process.child import ORDER, Child
 from prefork.process.children import Children, Tell
+from prefork.process.deaths import Deaths
 from prefork.process.drain import time_for_requests, time_for_shutdown
 from prefork.process.identity import cores
 from prefork.process.post import Post
@@ -66,8 +67,7 @@ class Generation:
         self._directory = paths.open_current()  # in which its workers begin, whenever that is
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
-        self.deaths = 0  # of workers that nobody has asked to leave, or that could not boot in the place of one
-        self.last_death: tuple[float, str] | None = None  # when (Unix time), and of what
+        self.deaths = Deaths()
         self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
         self.on_change: Callable[[Generation], None] = lambda _: None  # called when a worker is ready, or has died
         self._children = children
@@ -249,15 +249,10 @@ class Generation:
                     post.failure = failure
                     self._news.ring()
                     return
-                log.error("%s", failure, extra={"report": failure.report})
-                self._note_death(str(failure))
+                self.deaths.could_not_boot(failure)
+                self.on_change(self)
                 pause = post.respawn.after_death(0.0, 0)
             await post.pause(pause)
-
-    def _note_death(self, reason: str) -> None:
-        self.deaths += 1
-        self.last_death = time.time(), reason
-        self.on_change(self)
 
     async def _one_life(self, post: Post, predecessor: Child | None) -> Child:
         """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
@@ -308,7 +303,7 @@ class Generation:
         post.holder = child
         self._news.ring()
         self.on_change(self)
-        log.debug("worker %d is ready", child.pid)
+        self.deaths.booted(child.pid)
         return child
 
     async def _fork(self, post: Post) -> Child:
@@ -351,7 +346,8 @@ class Generation:
             if not child.was_killed:
                 self.crashes.append(f"worker {child.pid} died: {child.ending}")
             died = f"worker {child.pid} died: {child.ending} (after {child.age:.0f} s, {counts[REQUESTS]} requests)"
-            self._note_death(died)
+            self.deaths.note(died)
+            self.on_change(self)
             log.error("%s; replacing it", died)
 
     async def _dismiss(self, children: Iterable[Child]) -> None:

@@ -56,7 +56,7 @@ async def describe(
             "phase": generation.phase.name.lower(),
         },
         "last_reload": last_reload,
-        "deaths": {"count": generation.deaths, "last": _death(generation)},
+        "deaths": {"count": generation.deaths.count, "last": _death(generation)},
         "next_attempt": generation.next_attempt,
         **figures,
     }
@@ -67,15 +67,15 @@ def standing(generation: Generation) -> str:
     serving, size = generation.serving, counted(generation.size, "worker")
     if serving >= generation.size:
         return f"generation {generation.number} serves with {size}"
-    why = f"; {generation.last_death[1]}" if generation.last_death else ""
+    why = f"; {generation.deaths.last[1]}" if generation.deaths.last else ""
     return f"generation {generation.number}: {serving} of {size} serve{why}"
 
 
 def _death(generation: Generation) -> Figures | None:
     """When the last worker died (Unix time), and of what."""
-    if generation.last_death is None:
+    if generation.deaths.last is None:
         return None
-    at, reason = generation.last_death
+    at, reason = generation.deaths.last
     return {"at": at, "reason": reason}
 
 

@@ -158,6 +158,19 @@ def test_a_worker_that_cannot_boot_any_more_is_told_of_and_recovers_with_the_app
     eventually(lambda: len(pids(server)) == 2, 10, what="a second worker")
 
 
+def test_a_traceback_is_told_once_while_workers_fail_alike_and_their_end_too(serve: Serve) -> None:
+    server = serve(PAIR, {"app.py": APP})
+    (server.directory / "app.py").write_text("import a_module_that_went_away\n")
+    for worker in server.workers():
+        worker.kill()
+    server.wait_log("the next attempt to replace it in 1 s")
+    server.wait_log(r"cannot boot: ModuleNotFoundError: .* \(with the same traceback as before\)$")
+    assert server.stderr.count("Traceback") == 1
+    (server.directory / "app.py").write_text(APP)
+    server.wait_log(r"info: worker \d+ serves: workers boot again$", 10)
+    assert server.stderr.count("boot again") == 1
+
+
 def test_workers_outlive_a_killed_master_until_their_requests_are_finished_and_then_leave(serve: Serve) -> None:
     server = serve(PAIR, {"app.py": APP})
     with_call = begin(server, "/wait")
