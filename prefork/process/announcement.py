@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +13,7 @@ from prefork.errors import BootError
 from prefork.logger import log
 from prefork.observe.terminal import say
 from prefork.process.generation import Generation
+from prefork.process.reach import CONFIG
 from prefork.process.report import encodable
 from prefork.settings.address import Address
 from prefork.settings.wording import counted
@@ -22,11 +24,12 @@ def announce(generation: Generation, in_foreground: bool, has_control: bool) -> 
     who has a control socket.
     """
     settings, workers = generation.settings, counted(generation.size, "worker")
+    named = f" -c {shlex.quote(settings.source)}" if settings.source not in ("", CONFIG) else ""
     urls = ", ".join(address.url for address in _actual_addresses(generation))
     line = (
         f"prefork {__version__} serving {urls} with {workers} "
         f"({f'config {settings.source}, ' if settings.source else ''}pid {os.getpid()}); "
-        f"stop with {'Ctrl-C or ' if in_foreground else ''}{'`prefork stop`' if has_control else 'SIGTERM'}"
+        f"stop with {'Ctrl-C or ' if in_foreground else ''}{f'`prefork stop{named}`' if has_control else 'SIGTERM'}"
     )
     try:
         say(line)

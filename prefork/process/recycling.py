@@ -14,6 +14,7 @@ from prefork.http.counts import REQUESTS
 from prefork.kernel.loop import Loop
 from prefork.logger import log
 from prefork.settings.schema import Workers
+from prefork.settings.wording import counted
 
 SPREAD = 0.1  # of max_requests, more or less: workers that began together are not to leave together
 WEIGHING = 1.0  # seconds between two looks at the memory, which take 20 us each
@@ -52,7 +53,7 @@ def _spread(count: int) -> int:
 def _counting(board: memoryview, limit: int, retire: Retire) -> Callable[[], None]:
     def count() -> None:
         if board[REQUESTS] >= limit:
-            retire(f"it has answered {board[REQUESTS]} requests")
+            retire(f"it has answered {counted(board[REQUESTS], 'request')} (workers.max_requests)")
 
     return count
 
@@ -66,6 +67,6 @@ def _weighing(loop: Loop, limit: int, retire: Retire) -> Callable[[], None]:
             due = loop.now + WEIGHING
             held = resident()
             if held >= limit:
-                retire(f"it holds {mebibytes(held)} of memory")
+                retire(f"it holds {mebibytes(held)} of memory (workers.max_memory)")
 
     return weigh

@@ -9,7 +9,7 @@ import traceback
 import msgspec
 
 import prefork
-from prefork.errors import StartError, TargetError
+from prefork.errors import PreforkError, StartError, TargetError
 
 LEADING = (  # where the frames are that lead to the application's
     os.path.join(os.path.dirname(prefork.__file__), ""),
@@ -55,6 +55,8 @@ def describe(error: BaseException) -> Report:
     if isinstance(error, (TargetError, StartError)):
         return Report(_shortened(str(error), MOST_OF_PROBLEM))
     problem = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, PreforkError):
+        problem = str(error)  # our own words, which need no class
     told = traceback.TracebackException.from_exception(error)
     behind: list[traceback.TracebackException | None] = [told]
     while behind:

@@ -264,7 +264,7 @@ class Worker:
                 if connection.task is call.task:
                     connection.give_up()
                     break
-        self._retire(WARNING, "one of its threads is stuck")
+        self._retire(WARNING, "one of its threads is stuck (timeout of its route, or workers.timeout)")
 
     def _retire(self, level: int, reason: str) -> None:
         """Ask, once, to be replaced: another will be ready before this worker is told to leave."""

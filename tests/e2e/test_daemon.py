@@ -66,7 +66,7 @@ def test_the_caller_returns_when_the_server_is_ready_and_leaves_it_nothing(direc
         r"prefork \S+ serving http://127\.0\.0\.1:(\d+)/ with 1 worker \(.*pid (\d+)\); (.*)\n", done.stdout
     )
     assert found, done.stdout
-    assert (int(found[2]), found[3]) == (pid, "stop with `prefork stop`")
+    assert (int(found[2]), found[3]) == (pid, "stop with `prefork stop -c server.toml`")
     assert get(int(found[1])).endswith(b"one")
     daemon = psutil.Process(pid)
     assert os.getsid(pid) not in (pid, os.getsid(0))  # no leader of its session: it gets no terminal by opening one

@@ -167,6 +167,17 @@ def test_a_control_socket_that_cannot_be_made_is_named_by_its_key(tmp_path: Path
     assert "its directory does not exist" in said
 
 
+def test_the_command_that_stops_it_is_told_as_it_has_to_be_typed(tmp_path: Path) -> None:
+    (tmp_path / "my site.toml").write_text(f'listen = ["127.0.0.1:0"]\n[master]\ncontrol = "own.sock"\n{ROUTE}')
+    (tmp_path / "app.py").write_text(APP)
+    args = ["-c", "my site.toml"]
+    with subprocess.Popen([*START, *args], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline().endswith("or `prefork stop -c 'my site.toml'`\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
 def test_a_start_with_too_few_descriptors_says_how_to_allow_more(tmp_path: Path) -> None:
     start = ["sh", "-c", 'ulimit -n 12; exec "$@"', "sh", *START, "prefork.demo.app:app", "--listen", "127.0.0.1:0"]
     ended = subprocess.run(start, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=20)

@@ -50,7 +50,7 @@ def test_the_turn_in_which_the_last_request_is_answered_is_the_last(live: Callab
     life = live(max_requests=1)
     assert life.turn() == []
     life.board[REQUESTS] = 1
-    assert life.turn() == ["it has answered 1 requests"]
+    assert life.turn() == ["it has answered 1 request (workers.max_requests)"]
 
 
 def test_limits_of_workers_that_began_together_are_spread_by_a_tenth_either_way(live: Callable[..., Life]) -> None:
@@ -76,7 +76,7 @@ def test_memory_above_the_limit_is_noticed_at_the_next_weighing(
         leak[:: mmap.PAGESIZE] = b"x" * len(leak[:: mmap.PAGESIZE])
         (reason,) = life.turn()
     assert reason.startswith("it holds ")
-    assert reason.endswith(" MiB of memory")
+    assert reason.endswith(" MiB of memory (workers.max_memory)")
 
 
 def test_memory_is_not_weighed_with_every_turn(live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch) -> None:
