@@ -210,9 +210,9 @@ def _add_start(start: Parser) -> None:
 def _add_listen(parser: Parser, help: str) -> None:
     names = ("-b", "--listen", "--bind")
     parser.add_argument(*names, metavar="ADDRESS", dest="listen", action="append", default=[], help=help)
-    parser.add_argument("--host", help=f"the same in parts; {DEFAULT_HOST} by default")
-    parser.add_argument("--port", help=f"{DEFAULT_PORT} by default")
-    parser.add_argument("--uds", metavar="PATH", help="the same for a unix socket")
+    parser.add_argument("--host", help=f"the host of --listen; {DEFAULT_HOST} where --port stands alone")
+    parser.add_argument("--port", help=f"the port of --listen; {DEFAULT_PORT} where --host stands alone")
+    parser.add_argument("--uds", metavar="PATH", help="the same as --listen unix:PATH")
 
 
 def _addresses(options: argparse.Namespace, parser: Parser) -> list[str]:

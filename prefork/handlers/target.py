@@ -53,7 +53,10 @@ def _import(target: str, name: str) -> ModuleType:
     else:
         here = [] if parent else [module.name for module in pkgutil.iter_modules([paths.absolute(os.curdir)])]
         near = nearest(missing, here)
-    raise TargetError(f'"{target}": there is no module `{missing}` on the path{_did_you_mean(near)}') from None
+    way_out = "" if parent else "; --app-dir, or workers.pythonpath, says where else to look"
+    raise TargetError(
+        f'"{target}": there is no module `{missing}` on the path{_did_you_mean(near) or way_out}'
+    ) from None
 
 
 def _follow(target: str, module: ModuleType, attribute: str) -> Any:

@@ -26,7 +26,7 @@ def prepare(settings: Settings) -> str:
     if master.user is not None and master.group is None and _entry(master.user) is None:
         raise StartError(f'master.user: {master.user} is no user of this system, so "group" has to stand beside it')
     if is_root and master.user is None and any(route.app or route.wsgi or route.asgi for route in settings.routes):
-        return 'applications run as root: name a "user" in [master], or root itself, if it is to be so'
+        return 'applications run as root: name a "user" in [master] (--user), or root itself, if it is to be so'
     return ""
 
 

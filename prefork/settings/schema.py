@@ -138,7 +138,7 @@ class Workers(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chdir: Annotated[
         str,
         kinds.DIRECTORY,
-        Meta(description="The directory the application runs in; paths of this file are relative to the master's."),
+        Meta(description="The directory the application runs in; other paths are relative to the master's."),
     ] = "."
     pythonpath: Annotated[
         tuple[str, ...], kinds.DIRECTORIES, Meta(description="Where modules are looked for first, before chdir.")

@@ -37,7 +37,7 @@ def test_who_is_not_root_can_only_stay_who_he_is(become: pytest.MonkeyPatch) -> 
 
 def test_applications_as_root_are_warned_of_unless_that_is_said(become: pytest.MonkeyPatch) -> None:
     become.setattr(os, "geteuid", lambda: 0)
-    assert 'name a "user" in [master]' in privileges.prepare(settings())
+    assert 'name a "user" in [master] (--user)' in privileges.prepare(settings())
     assert privileges.prepare(settings(FIXED)) == ""
     assert privileges.prepare(settings(user=0)) == ""
     assert privileges.prepare(settings(user=1)) == ""
