@@ -22,6 +22,7 @@ from prefork.settings.wording import nearest, quoted
 
 LIKENESS = 0.75  # of an option to one that may have been meant: --name is not meant for --script-name
 MISTAKEN = 2  # a config error or a usage error, as argparse has it
+NEVER_EMPTY = {"config": "--config", "app": "APP", "app_dir": "--app-dir", "files": "--files", "host": "--host"}
 HELP = ("-h", "--help")
 VERSION = ("-V", "--version", "-v")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", "8000"
@@ -106,6 +107,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if others:
         parser.error(_unknown(others, parser))
     options.command = first
+    _refuse_empty(options, parser)
     if first == "start" or first in ASKING:
         options.listen = _addresses(options, parser)
     if first == "start":
@@ -185,10 +187,10 @@ def _count(text: str) -> int:
 
 
 def _add_start(start: Parser) -> None:
-    start.add_argument("app", metavar="APP", nargs="?", default="", help='an application such as "myapp:app"')
-    start.add_argument("--app-dir", metavar="DIR", default="", help="where its modules are, if not in this directory")
+    start.add_argument("app", metavar="APP", nargs="?", help='an application such as "myapp:app"')
+    start.add_argument("--app-dir", metavar="DIR", help="where its modules are, if not in this directory")
     start.add_argument(
-        "--files", metavar="DIR", nargs="?", const=os.curdir, default="", help="serve a directory, this one by default"
+        "--files", metavar="DIR", nargs="?", const=os.curdir, help="serve a directory, this one by default"
     )
     start.add_argument("--listing", action="store_true", help="list those of its directories that have no index.html")
     _add_listen(start, "where to listen; repeatable")
@@ -232,6 +234,16 @@ def _addresses(options: argparse.Namespace, parser: Parser) -> list[str]:
         except ValueError as error:
             parser.error(f"--listen: {error}")
     return listen
+
+
+def _refuse_empty(options: argparse.Namespace, parser: Parser) -> None:
+    """An empty text, as of a variable that is not set, is a mistake; but what was not given at all becomes one."""
+    for name, called in NEVER_EMPTY.items():
+        if getattr(options, name, None) == "":
+            parser.error(f'{called}: expected a value, got ""; is a variable empty?')
+    if options.command == "start":
+        for name in ("app", "app_dir", "files"):
+            setattr(options, name, getattr(options, name) or "")
 
 
 def _overrides(options: argparse.Namespace, parser: Parser) -> list[Override]:

@@ -106,7 +106,8 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
     if predecessor is None and (options.daemon or settings.master.daemon):
         background = Background()
         if background.is_mute and "-" in (settings.log.error, settings.log.access):
-            _complain('prefork: what is logged to "-" is lost, as a daemon has no stderr: name files in [log]')
+            lost = 'prefork: what is logged to "-" is lost, as a daemon has no stderr'
+            _complain(f"{lost}: name files in [log] (--error-logfile, --access-logfile)")
     status = Master(settings, load, watched, predecessor, background).run()
     sys.stdout.flush()
     os._exit(status)  # nothing is left to do; for Python to take itself apart takes longer than all of a stop

@@ -173,9 +173,9 @@ def _proxies(texts: list[str]) -> tuple[str, ...]:
         try:
             _when(text == "unix" or ipaddress.ip_network(text), text)
         except ValueError:
-            raise ValueError(
-                f'expected addresses, networks such as "10.0.0.0/8", or "unix", got {quoted(text)}'
-            ) from None
+            way_out = '; everybody is "0.0.0.0/0", "::/0" and "unix"' if text == "*" else ""
+            expected = 'expected addresses, networks such as "10.0.0.0/8", or "unix"'
+            raise ValueError(f"{expected}, got {quoted(text)}{way_out}") from None
     return tuple(texts)
 
 

@@ -202,6 +202,12 @@ def test_permissions_that_make_no_sense_are_refused(problems: Problems, text: st
         ("route.wsgi", '"a-b:c"', TARGET, '"a-b:c"'),
         ("route.wsgi", '"a.class:b"', TARGET, '"a.class:b"'),
         ("route.wsgi", '"a:b:c"', TARGET, '"a:b:c"'),
+        (
+            "http.trusted_proxies",
+            '["*"]',
+            'addresses, networks such as "10.0.0.0/8", or "unix"',
+            '"*"; everybody is "0.0.0.0/0", "::/0" and "unix"',
+        ),
         ("route.files", '"publc"', "an existing directory", '"publc"'),
         ("route.files.root", '"server.toml"', "an existing directory", '"server.toml"'),
         ("route.files.index", '"../x"', 'a file name without "/", several, or "" for none', '"../x"'),
