@@ -1,7 +1,8 @@
 """Reach: which server a command means. Owns the way to its control socket, also where its file is broken by now.
 
 With a file it is the server of that file. Without one it is that of CONFIG, if it runs; else that which runs by no file
-and was started in this directory.
+and was started in this directory. That may be anybody's directory: what is read there unasked is a regular file, as a
+FIFO would have us wait for ever, and a device has no end.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def find(config: str | None, addresses: Sequence[str]) -> Reached:
     """
     if config is not None:
         return Reached(_of_file(config))
-    told = None if addresses else _tell(CONFIG)
+    told = None if addresses or not os.path.isfile(CONFIG) else _tell(CONFIG)
     if told is not None and _answers(told):
         return Reached(told.socket)
     note = f"nobody answers at {told.socket} ({CONFIG}); this is the one at " if told and told.socket else ""
@@ -128,7 +129,7 @@ def _master_by(told: Told) -> str:
     """Who has the pid file, if that is one of ours."""
     path = USUAL.pid_file if told.pid_file is None else told.pid_file
     with suppress(OSError, ValueError, psutil.Error):
-        pid = int(Path(path).read_bytes())
+        pid = int(Path(path).read_bytes()) if os.path.isfile(path) else 0
         if "prefork" in " ".join(psutil.Process(pid).cmdline()):
             return f" ({path} names the master {pid})"
     return ""

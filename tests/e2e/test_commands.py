@@ -47,6 +47,18 @@ def test_a_command_without_a_server_says_so_in_a_line_and_exits_1(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("trap", ["config/server.toml", "run/prefork.pid"])
+def test_a_command_waits_for_nothing_that_lies_in_a_directory(tmp_path: Path, trap: str) -> None:
+    (tmp_path / trap).parent.mkdir()
+    os.mkfifo(tmp_path / trap)
+    if trap != "config/server.toml":
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config/server.toml").touch()
+    done = run(tmp_path, "status")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no prefork answers at run/prefork.sock" in done.stderr
+
+
 def test_a_command_to_a_server_that_was_killed_says_so_in_a_line_and_exits_1(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     server.process.kill()
