@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import psutil
 
 from prefork.errors import ConfigError, StartError
 from prefork.process import control
 from prefork.process.configuration import read
-from prefork.process.control import Message
 from prefork.process.runtime_directory import control_sockets
 from prefork.settings.schema import Master
 
@@ -40,6 +40,16 @@ class Told(NamedTuple):
     def socket(self) -> str:
         """Where its server answers, "" for nowhere."""
         return USUAL.control if self.control is None else self.control
+
+
+class Itself(msgspec.Struct):
+    """Of what a master says of itself, the part by which it is told from others."""
+
+    pid: int
+    config: str
+    directory: str
+    listen: list[str]
+    serving: list[str]
 
 
 class Reached(NamedTuple):
@@ -65,7 +75,7 @@ def find(config: str | None, addresses: Sequence[str]) -> Reached:
         return Reached(USUAL.control, note and note + USUAL.control)
     servers = _without_file(addresses)
     if len(servers) > 1:
-        listed = "; ".join(f"{' '.join(master['serving'])} (pid {master['pid']})" for master in servers.values())
+        listed = "; ".join(f"{' '.join(master.serving)} (pid {master.pid})" for master in servers.values())
         raise StartError(f"{len(servers)} servers run here without a file: {listed}; name one by --listen ADDRESS")
     for path in servers:
         return Reached(path, note and note + path)
@@ -138,20 +148,23 @@ def _master_by(told: Told) -> str:
 def _runs_by(path: str) -> str | None:
     """The configuration file of the master at `path`, "" for the command line alone; None where nobody answers."""
     try:
-        return str(_master(path)["config"])
+        return _master(path).config
     except StartError:
         return None
 
 
-def _master(path: str) -> Message:
-    """What the master at `path` says of itself. Raises StartError where nobody answers."""
+def _master(path: str) -> Itself:
+    """What the master at `path` says of itself. Raises StartError where nobody answers, or somebody else."""
     reply, connection = control.ask(path, {"command": "status"})
     connection.close()
-    master: Message = reply["master"]
-    return master
+    try:
+        return msgspec.convert(reply.get("master"), Itself)
+    except msgspec.ValidationError as error:
+        problem = f"answers what makes no sense, is it of another version? ({error})"
+        raise StartError(f"the master at {path} {problem}") from None
 
 
-def _without_file(addresses: Sequence[str]) -> dict[str, Message]:
+def _without_file(addresses: Sequence[str]) -> dict[str, Itself]:
     """The masters that run by no file and serve `addresses`, by their control sockets: if any of them was started here,
     these alone; where no address is given, none but these. Raises StartError where one is mute, and no other is there.
     """
@@ -162,9 +175,9 @@ def _without_file(addresses: Sequence[str]) -> dict[str, Message]:
         except StartError as error:
             mute.append(error)
             continue
-        if not master["config"] and set(addresses) <= {*master["listen"], *master["serving"]}:
+        if not master.config and set(addresses) <= {*master.listen, *master.serving}:
             found[path] = master
-    here = {path: master for path, master in found.items() if _is_here(master["directory"])}
+    here = {path: master for path, master in found.items() if _is_here(master.directory)}
     found = here if here or not addresses else found
     if mute and not found:
         raise mute[0]

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -57,6 +59,32 @@ def test_a_command_waits_for_nothing_that_lies_in_a_directory(tmp_path: Path, tr
     done = run(tmp_path, "status")
     assert (done.returncode, done.stdout) == (1, "")
     assert "no prefork answers at run/prefork.sock" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "reply", [b'{"ok": true}', b'{"ok": true, "master": []}', b'{"ok": true, "master": {"pid": "x"}}']
+)
+def test_a_command_that_another_program_answers_says_so_in_a_line(tmp_path: Path, reply: bytes) -> None:
+    (tmp_path / "run").mkdir()
+
+    def answer_all(listener: socket.socket) -> None:
+        with suppress(OSError):  # when it is shut down
+            while True:
+                with listener.accept()[0] as client:
+                    if client.recv(65536):
+                        client.sendall(reply + b"\n")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "run/prefork.sock"))
+        listener.listen()
+        answering = threading.Thread(target=answer_all, args=[listener])
+        answering.start()
+        done = run(tmp_path, "status")
+        listener.shutdown(socket.SHUT_RDWR)
+        answering.join()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "run/prefork.sock" in done.stderr
 
 
 def test_a_command_to_a_server_that_was_killed_says_so_in_a_line_and_exits_1(serve: Serve) -> None:
