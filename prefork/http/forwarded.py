@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from prefork.http.message import Client, Headers
 from prefork.http.proxy_fields import FORWARDED
@@ -34,6 +34,8 @@ _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|
 # Traefik names the scheme of a WebSocket's handshake, which begins as a request of HTTP (RFC 6455 §3)
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
+_MAPPED = 96  # bits before the IPv4 address (RFC 4291 §2.5.5.2)
+
 Hops = Callable[[str, str], Iterator[tuple[str, str]]]
 
 
@@ -48,7 +50,7 @@ class Forwarding:
         self._hops: Hops = _hops if is_standard else _x_hops
         sources = (FORWARDED, "") if is_standard else ("x-forwarded-for", "x-forwarded-proto")
         self._sources = [name if name in self._written else "" for name in sources]  # of an empty name there is nothing
-        self._networks = [ip_network(proxy) for proxy in proxies if proxy != "unix"]
+        self._networks = [_network(proxy) for proxy in proxies if proxy != "unix"]
         self._ipv4 = [  # as numbers: nearly every request of a busy proxy is of another client, and `in` takes 5 us
             (int(network.network_address), int(network.netmask)) for network in self._networks if network.version == 4
         ]
@@ -119,6 +121,15 @@ class Forwarding:
             self._left_out.update(new)
             where, fields = proxy.address or "a unix socket", ", ".join(new)
             log.info("the proxy at %s passes on %s; dropped, as http.trusted_fields does not name them", where, fields)
+
+
+def _network(proxy: str) -> IPv4Network | IPv6Network:
+    """An address or a network; of IPv4-mapped IPv6 addresses it is the IPv4 one, as addresses are (`canonical`)."""
+    network = ip_network(proxy)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED))
 
 
 def _agrees(real_ip: str, client: Client) -> bool:

@@ -35,6 +35,14 @@ def told(*lines: str, address: str = "10.0.0.1") -> tuple[str, str]:
     return client.address, client.scheme
 
 
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:10.0.0.9", "::ffff:a00:9/128"])
+@pytest.mark.parametrize("address", ["10.0.0.9", "::ffff:10.0.0.9"])
+def test_a_network_of_mapped_addresses_is_the_ipv4_one(network: str, address: str) -> None:
+    proxies = Forwarding([network], X_FORWARDED)
+    assert proxies.trusts(address)
+    assert not proxies.trusts("192.0.2.1")
+
+
 @pytest.mark.parametrize("address", ["10.255.0.1", "192.0.2.1", "2001:db8::7", "::ffff:10.0.0.9"])
 def test_addresses_and_networks_are_trusted(address: str) -> None:
     assert PROXIES.trusts(address)
