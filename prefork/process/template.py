@@ -199,6 +199,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> No
     witness = Witness(None, tell.fd)
     witness.explain = lambda: tell(whereabouts(stacks()))
     home = replace(home, load=load_applications(assignment.settings.routes))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked what ends us
     witness.end()
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
@@ -218,8 +219,9 @@ def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> No
         others = set(assignment.sockets.values()) - set(sockets.values())
         said, pages = descriptors
         born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, home=home)
+        answer = _bear(born, [line, *others], Tell(said))
         with suppress(OSError):
-            line.send(_bear(born, [line, *others], Tell(said)))
+            line.send(answer)
 
 
 def _close_in_child(assignment: worker.Assignment, line: socket.socket, tell: Tell, handlers: dict[int, Any]) -> None:
@@ -253,7 +255,8 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Te
         os.close(assignment.pages)
     with open(reading, "rb") as told:
         answer = told.read()
-    os.waitpid(parent, 0)
+    with suppress(ChildProcessError):  # the application ignores SIGCHLD (waitpid(2)), or reaps whoever ends
+        os.waitpid(parent, 0)
     return answer or b"no process"
 
 

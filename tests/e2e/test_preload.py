@@ -272,3 +272,24 @@ def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker
     assert {child.pid for child in server.workers()} == {template(server).pid, *serving(server)}
     assert {int(server.get("/").body) for _ in range(20)} <= serving(server)
     assert other in serving(server)
+
+
+@pytest.mark.parametrize(
+    "at_import",
+    [
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+    ],
+)
+def test_what_the_import_does_to_signals_keeps_no_template_from_its_work_nor_its_end(
+    serve: Serve, at_import: str
+) -> None:
+    """Such as a library that is to leave no zombies behind, and has whoever ends reaped before the template sees it."""
+    server = serve(CONFIG, {"app.py": f"import os, signal\n{at_import}\n{APP}"})
+    victim = min(serving(server))
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: len(serving(server) - {victim}) == 2)
+    assert server.command("stop").returncode == 0
+    assert "killing it" not in server.stderr
+    assert "template" not in server.stderr
