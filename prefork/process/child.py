@@ -31,6 +31,7 @@ ORDER = b"o"  # there is one for it in the scoreboard
 NOW = b"n"  # end at once, as SIGINT says
 ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
 ENDING = 2.0  # seconds that one has for its exit functions, where nobody waits for anything else of it
+TIMES = 8  # that it is told within these: it may be where one word is lost (Dismissed)
 DUMP = 0.2  # seconds that it has to write that itself (Logs.catch_crashes), before it may be killed
 
 
@@ -246,11 +247,11 @@ class Child:
         """Have it end, where it boots, has failed to, or is a template: in order, so that what its application has
         started ends with it; by force where that takes too long.
         """
-        self.signal(ORDERED)
-        try:
-            with self._loop.within(ENDING):
+        for _ in range(TIMES):
+            self.signal(ORDERED)
+            with suppress(TimedOut), self._loop.within(ENDING / TIMES):
                 await self.exited.wait()
-        except TimedOut:
-            log.warning("%s %d is not gone %g s after it was told; killing it", self.name, self.pid, ENDING)
-            self.signal(signal.SIGKILL)
-            await self.exited.wait()
+                return
+        log.warning("%s %d is not gone %g s after it was told; killing it", self.name, self.pid, ENDING)
+        self.signal(signal.SIGKILL)
+        await self.exited.wait()

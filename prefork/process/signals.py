@@ -61,7 +61,26 @@ del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
 
 
 class Dismissed(SystemExit):
-    """Raised in the main thread of a child that has been told to end while it imports an application."""
+    """Raised in the main thread of a child that has been told to end while it imports an application.
+
+    It may come up where nothing comes through: in a finalizer, a call at a fork, or a bare `except:`. It is gone then,
+    while one that is on its way is not; so who is told again raises another one only where it has to.
+    """
+
+    under_way = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        Dismissed.under_way = True
+
+    def __del__(self) -> None:
+        Dismissed.under_way = False
+
+
+def dismiss() -> None:
+    """Raise Dismissed, unless one is on its way already: whoever cleans up behind it is not to be cut off."""
+    if not Dismissed.under_way:
+        raise Dismissed
 
 
 class Signals:
@@ -97,8 +116,7 @@ class Signals:
     def _insist(self, number: int, frame: object) -> None:
         self.note(number)
         if number == ORDERED and self._interruptible:
-            self._interruptible = False
-            raise Dismissed
+            dismiss()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ from prefork.process.child import Child
 from prefork.process.children import GENTLE, Children, Tell, live
 from prefork.process.identity import entitle
 from prefork.process.report import Report, whereabouts
-from prefork.process.signals import ORDERED, Dismissed, give_back
+from prefork.process.signals import ORDERED, Dismissed, dismiss, give_back
 from prefork.process.witness import Witness
 
 QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by ORDERED
@@ -310,5 +310,4 @@ def _unheard(number: int, frame: object) -> None:
 
 
 def _dismissed(number: int, frame: object) -> None:
-    signal.signal(ORDERED, _unheard)
-    raise Dismissed
+    dismiss()

@@ -144,6 +144,26 @@ def test_a_stop_in_the_midst_of_an_import_leaves_none(serve: Serve, preload: str
     assert "killing it" not in server.stderr
 
 
+@PRELOAD
+@pytest.mark.parametrize(
+    "swallow",
+    [
+        "try:\n    wait()\nexcept:\n    pass\n",
+        "class Last:\n    __del__ = lambda self: wait()\nlast = Last()\ndel last\n",
+    ],
+    ids=["except", "finalizer"],
+)
+def test_nor_does_an_import_in_whose_midst_nothing_comes_through(serve: Serve, preload: str, swallow: str) -> None:
+    waiting = "def wait():\n    open('entered', 'w').close()\n    time.sleep(100)\n"
+    hanging = f"{APP}\n{waiting}\n{swallow}\ntime.sleep(100)\n"
+    server = serve(CONFIG.format(preload=preload, more=""), {"app.py": hanging}, wait=False)
+    eventually((server.directory / "entered").exists, what="the import")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) in (0, 1)
+    assert server.family() == []
+    assert "killing it" not in server.stderr
+
+
 def test_they_end_with_a_template_whose_master_was_killed(serve: Serve) -> None:
     server = serve(CONFIG.format(preload="true", more=""), {"app.py": APP})
     (manager,) = managers(server)
