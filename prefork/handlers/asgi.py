@@ -15,7 +15,7 @@ from typing import Any
 from prefork.errors import TimedOut
 from prefork.handlers.asgi_http import Exchange
 from prefork.handlers.asgi_stages import COMPLETE
-from prefork.handlers.lifespan import Lifespan
+from prefork.handlers.lifespan import Lifespan, take_back
 from prefork.handlers.websocket_memory import Memory
 from prefork.http.members import members
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
@@ -40,6 +40,7 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
 CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
+TAKING_BACK = 5.0  # seconds for applications to shut down where another one cannot start
 ENDING = (0.5, 0.25)  # seconds that requests have to end, once they are, and once more
 WEBSOCKET = Websocket()  # the defaults
 
@@ -72,10 +73,17 @@ class Asgi:
         return Mounted(self, application, mount, known.state).handle
 
     def start_up(self) -> None:
-        """Start every application's lifespan, in the order of the routes. Raises what an application fails with."""
+        """Start every application's lifespan, in the order of the routes. Raises what an application fails with, once
+        those have shut down that had started, or have had TAKING_BACK for that.
+        """
         self.guest.keep_policy()
-        for lifespan in self._lifespans.values():
-            self.guest.run_until_complete(lifespan.start_up())
+        lifespans = [*self._lifespans.values()]
+        try:
+            for lifespan in lifespans:
+                self.guest.run_until_complete(lifespan.start_up())
+        except Exception:
+            self.guest.run_until_complete(take_back(lifespans, TAKING_BACK))
+            raise
 
     def run(self) -> None:
         """What Loop.run is to a worker without asyncio."""

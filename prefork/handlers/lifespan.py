@@ -5,7 +5,7 @@ when its last request is done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum, auto
 from typing import Any
 
@@ -134,3 +134,8 @@ class Lifespan:
         if self._phase is not _Phase.OVER:
             self._phase = phase
             self._changed.set()
+
+
+async def take_back(lifespans: Iterable[Lifespan], seconds: float) -> None:
+    """Shut down those that have started, all at once, in so many seconds at the most."""
+    await asyncio.wait([asyncio.create_task(lifespan.shut_down()) for lifespan in lifespans], timeout=seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
+from prefork.errors import LifespanError
 from prefork.handlers.asgi import Asgi
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
@@ -51,6 +52,22 @@ async def fail() -> None:
 
 async def hang() -> None:
     await asyncio.sleep(1000)
+
+
+def test_applications_shut_down_where_another_cannot_start() -> None:
+    steps: list[str] = []
+
+    async def note() -> None:
+        await asyncio.sleep(0.01)
+        steps.append("shut down")
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    with pytest.raises(LifespanError, match="no database"):
+        live(starlette(note), fails, starlette(note))
+    assert steps == ["shut down"]  # the third one has not been asked to start
 
 
 def test_failure_to_shut_down_is_told_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
