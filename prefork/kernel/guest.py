@@ -25,6 +25,7 @@ from prefork.logger import log
 
 T = TypeVar("T")
 POLICIES = sys.version_info < (3, 14)  # from then on they are deprecated, and subprocesses do not ask them
+LEAST = 0.05  # seconds for asynchronous generators to end, and once more when they are cancelled
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 
@@ -220,14 +221,16 @@ class Guest:
         asyncio.set_event_loop(None)
 
     async def _tidy_up(self, tasks: set[asyncio.Task[Any]], patience: float) -> None:
-        """End these tasks, then the asynchronous generators; those have one step even where there is no time left."""
+        """End these tasks, then the asynchronous generators; those have LEAST even where there is no time left."""
         until = self.asyncio.time() + patience
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=patience)
         generators = self.asyncio.create_task(self.asyncio.shutdown_asyncgens())
-        await asyncio.wait({generators}, timeout=until - self.asyncio.time())
+        await asyncio.wait({generators}, timeout=max(LEAST, until - self.asyncio.time()))
+        generators.cancel()  # what they still wait for, too
+        await asyncio.wait({generators}, timeout=LEAST)
 
     def _alone(self) -> bool:
         return self.loop.tasks <= {self._watching}

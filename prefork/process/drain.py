@@ -19,7 +19,7 @@ from prefork.logger import log
 from prefork.settings.schema import Workers
 
 GRACE = 1.0  # seconds beyond its own time-outs until a worker that ought to have left by itself is killed
-ENDING = 1.5  # seconds, at the most, that it takes to end what is left of ASGI requests, and of asyncio
+ENDING = 1.6  # seconds, at the most, that it takes to end what is left of ASGI requests, and of asyncio
 FAREWELL = 5.0  # seconds of a drain that are kept for the closing handshakes of the last WebSockets
 HANDSHAKES = 0.25  # seconds for those of the WebSockets that are ended
 TOLD = 100  # requests that are named one by one

@@ -279,7 +279,9 @@ def test_close_goes_on_where_a_cancelled_task_would_exit(
 
 
 @pytest.mark.parametrize("stubborn", ["task", "generator"])
-def test_close_waits_for_nobody_longer_than_its_patience(guest: Guest, stubborn: str) -> None:
+def test_close_waits_for_nobody_longer_than_its_patience(
+    guest: Guest, stubborn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     ends: list[str] = []
     kept: list[AsyncGenerator[None, None]] = []
 
@@ -287,6 +289,7 @@ def test_close_waits_for_nobody_longer_than_its_patience(guest: Guest, stubborn:
         try:
             yield
         finally:
+            await asyncio.sleep(0)
             ends.append(name)
             if name == stubborn:
                 await asyncio.sleep(BOUND)
@@ -314,3 +317,4 @@ def test_close_waits_for_nobody_longer_than_its_patience(guest: Guest, stubborn:
     assert guest.asyncio.is_closed()
     kept.clear()
     gc.collect()  # asyncio says now, and not in the midst of another test, what it has destroyed
+    assert "shutdown_asyncgens" not in caplog.text  # which is nobody's but ours
