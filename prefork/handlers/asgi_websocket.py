@@ -90,6 +90,7 @@ class Session:
                 raise
         finally:
             self._over = True
+            self._socket.forget()
             self._wake()
             self.host.ended(self)
 

@@ -281,10 +281,19 @@ class WebSocket(Upgrade):
             self._whole_by = inf
         elif self._whole_by == inf:
             self._whole_by = monotonic() + self._settings.message_timeout
-        held = partial + self._untaken
+        self._count(partial + self._untaken)
+
+    def _count(self, held: int) -> None:
         if held > SMALL or self._is_heavy:
             self._is_heavy = held > SMALL
             self._memory.note(self, held)
+
+    def forget(self) -> None:
+        """Hold nothing of what has come, as nobody will take it. Until then it is held, whoever has gone."""
+        self._came.clear()
+        self._untaken = 0
+        self._count(0)
+        self._wake()
 
     def shed(self) -> None:
         """The worker holds too much for its clients, and the most of it for this one (websocket_memory.py)."""
@@ -376,8 +385,8 @@ class WebSocket(Upgrade):
         self._settle()
         self._reader = None
         self._partial.clear()
-        self._is_heavy = False
-        self._memory.note(self, 0)
+        self._frames.reader.buffer.clear()
+        self._count(self._untaken)
 
     def _wake(self) -> None:
         if self._reader is not None:

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -14,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from prefork.handlers.asgi import Asgi
+from prefork.handlers.asgi import WEBSOCKET, Asgi
 from prefork.http.connection import Connection
 from prefork.http.counts import WIDTH
 from prefork.http.message import Client
@@ -22,17 +23,22 @@ from prefork.http.server import Server
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.net.stream import Stream
-from prefork.settings.schema import Http
+from prefork.settings.schema import Http, Websocket
 from tests.e2e.asgi_validator import Validator
 
 Application = Callable[..., Any]
 PATIENCE = 20.0
 
 
-def talk(application: Application, client: Callable[[str], Any], drain: threading.Event | None = None) -> Any:
+def talk(
+    application: Application,
+    client: Callable[[str], Any],
+    drain: threading.Event | None = None,
+    settings: Websocket = WEBSOCKET,
+) -> Any:
     """What `client(url)` returns, run in a thread while `application` is served in this one."""
     loop = Loop(make_poller())
-    asgi = Asgi(loop)
+    asgi = Asgi(loop, settings)
     board = memoryview(bytearray(WIDTH * 8)).cast("Q")
     validator = Validator(application)
     handler = asgi.handler(validator, "")
@@ -93,6 +99,23 @@ def test_text_and_bytes_come_back() -> None:
             return ws.subprotocol
 
     assert talk(echo, client) == "one"
+
+
+def test_messages_that_an_application_has_not_received_are_held_no_longer_than_it_runs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def deaf(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(0.03)
+
+    def client(url: str) -> None:
+        for _ in range(10):
+            with suppress(ConnectionClosed), connect(url) as ws:
+                ws.send(bytes(60_000))
+                ws.recv()
+
+    talk(deaf, client, settings=Websocket(max_message=100_000, max_buffered=250_000))
+    assert "websocket.max_buffered" not in caplog.text
 
 
 def test_aiohttp_speaks_with_it_compressed() -> None:

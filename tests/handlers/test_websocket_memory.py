@@ -65,6 +65,34 @@ def test_messages_that_nobody_receives_are_bounded_over_all_clients(world: World
     place.until(lambda: sum(socket.closed is not None for socket in place.sockets) == 6, "six that are closed")
 
 
+def leave_messages(place: World, clients: int) -> int:
+    """So many clients send 60 kB that are not received, and leave; how many of these messages are held."""
+    place.echoes = False
+    for _ in range(clients):
+        peer = Peer(place)
+        peer.protocol.send_binary(bytes(60_000))
+        peer.flush()
+        place.until(lambda: place.sockets[-1]._untaken, "the message")
+        peer.socket.close()
+        place.until(lambda: place.sockets[-1].closed, "its client's end")
+    return sum(socket._untaken > 0 for socket in place.sockets)
+
+
+def test_messages_of_clients_that_have_left_are_bounded_until_the_application_takes_them(world: Worlds) -> None:
+    place = world(max_message=100_000, max_buffered=250_000)
+    assert leave_messages(place, 10) == 4
+    assert len([message for socket in place.sockets if (message := socket.take())]) == 4
+
+
+def test_messages_that_an_application_has_left_are_not_held(world: Worlds) -> None:
+    place = world(max_message=100_000, max_buffered=250_000)
+    assert leave_messages(place, 4) == 4
+    for socket in place.sockets:
+        socket.forget()
+    assert all(socket.take() is None for socket in place.sockets)
+    assert leave_messages(place, 4) == 4
+
+
 def test_what_has_been_received_or_has_ended_is_not_held(world: Worlds) -> None:
     place = world(max_buffered=2 * MiB)
     for _ in range(10):
