@@ -21,13 +21,15 @@ from prefork.handlers.outbox import Outbox
 from prefork.handlers.saturation import Saturation
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
-from prefork.handlers.wsgi_write import Delegated, Inline
+from prefork.handlers.wsgi_write import Delegated, Inline, Whole
 from prefork.http.connection import failed
 from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
 from prefork.http.send import release
 from prefork.kernel import forks
 from prefork.kernel.calls import Call as AtWork
-from prefork.kernel.leader import Crew
+from prefork.kernel.calls import Ending
+from prefork.kernel.leader import Baton, Crew
+from prefork.kernel.owner import Superseded
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -72,7 +74,7 @@ class Wsgi:
     async def handle(self, request: Request) -> Response:
         """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333. The hot path."""
         if self._pending and (pending := self._pending.pop(self._crew.loop.current, None)):
-            return pending[0].response(pending[1])  # see wsgi_write.py
+            return pending()  # see wsgi_write.py
         line, headers, client = request.line, request.headers, request.client
         environ: Environ | None = headers.views.get(self)
         if environ is not None:
@@ -115,6 +117,11 @@ class Wsgi:
                     call.close()
             else:
                 response = call.conclude(result)
+                if response is not None and call.thread and crew.leave(baton):
+                    crew.enter(Ending(request, Whole(self._pending, response)), self._timeout)
+                    if not call.finish(response.body):
+                        self._take_back(call, baton)
+                        response = None
         except BaseException as error:
             if forks.forked:
                 forks.leave(error)
@@ -127,9 +134,19 @@ class Wsgi:
             raise
         if response is None:
             return await self._stream(call, crew.leave(baton))
-        if not crew.leave(baton):
+        if call.thread:  # another thread leads already, and is to have the response before the application ends
+            await crew.produce(AtWork(request, self._timeout), call.finish_behind, leads=False)
+        elif not crew.leave(baton):
             await self._rejoin(response)
         return response
+
+    def _take_back(self, call: Call, baton: Baton) -> None:
+        """Let there be another response in place of that which `call` has more for. Raises ApplicationError where that
+        is on its way.
+        """
+        if not self._crew.leave(baton):
+            raise call.excess()
+        self._crew.enter(call.request, self._timeout)
 
     async def _rejoin(self, response: Response) -> None:
         """Raises Abandoned, and closes the response, where nobody waits for it."""
@@ -140,10 +157,12 @@ class Wsgi:
             raise
 
     async def _rejoin_failed(self, call: Call, error: BaseException) -> None:
-        """Raises Abandoned, and logs the error, where nobody waits for it; Superseded where it is told already."""
+        """Raises Abandoned or Superseded where nobody waits for the error, which is logged then, unless the response
+        tells of it.
+        """
         try:
             await self._crew.rejoin()
-        except Abandoned:
+        except (Abandoned, Superseded):
             if call.outbox is None and not isinstance(error, Disconnected):
                 failed(call.request, error)
             raise
@@ -191,6 +210,8 @@ class Wsgi:
             crew.hand_back(task)
             if outcome[0] is None:
                 call.produce(outbox)
+            elif call.thread:
+                call.finish_behind()
 
         try:
             await crew.delegate(at_work, work)

@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol
 from prefork.errors import ApplicationError, ClientGone, Disconnected, ForkedError
 from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_files import FileWrapper
+from prefork.http.connection import failed
 from prefork.http.grammar import DIGITS, REASONS
 from prefork.http.message import Body, Fields, Request, Response
 from prefork.kernel import forks
@@ -35,8 +36,8 @@ class Call:
     """One call of the application: `start_response` is what it is given, `conclude` is given what it returns.
 
     `request`, its body `input`, the `thread` (ident) that makes the call, and `opener` are to be set before. Whichever
-    of `conclude` and `produce` comes to the end calls `close`; where the application or `conclude` raises, the caller
-    calls `fail`. `outbox` is where the body goes, once the head does not wait for the whole of it.
+    of `conclude`, `finish` and `produce` comes to the end calls `close`; where the application, `conclude` or `finish`
+    raises, the caller calls `fail`. `outbox` is where the body goes, once the head does not wait for the whole of it.
     """
 
     # defaults of the class instead of an __init__: a call costs 60 ns to make, not 170
@@ -93,7 +94,7 @@ class Call:
 
     def _open(self) -> Outbox:
         """Let the response begin with the pieces that are there."""
-        if not self.thread:
+        if not self.thread or self.sent:
             raise ApplicationError("write() was called once the response was over")
         if get_ident() != self.thread:
             raise ApplicationError("write() was called first in another thread than the application")
@@ -123,7 +124,8 @@ class Call:
     def conclude(self, result: Iterable[bytes]) -> Response | None:
         """The response to any iterable: a file to send, or a body that is complete by now.
 
-        None: `produce` is due, or has been done where the application has written.
+        None: `produce` is due, or has been done where the application has written. Where `thread` is still set, the
+        application may have something left to do, for which nobody has to wait: `finish` is due.
         """
         self._result = result
         body: Body | None = None
@@ -148,17 +150,18 @@ class Call:
             self._check_status()
             return None
         response = self.response(body)
-        self.close()
+        if isinstance(result, (list, tuple, FileWrapper)):  # it has no end to come to that takes its time
+            self.close()
         return response
 
     def _begin(self, single: bool) -> bytes | None:
         """Take pieces until the first that is not empty, before which PEP 3333 has no head sent; the body, if that was
         all. Raises Disconnected where the client has left meanwhile.
 
-        Where it is all that Content-Length announces, or is to be the only one, look for the end too: then the whole
-        goes out at once.
+        Where it is to be the only one, look for the end too: then the whole goes out at once. It does where it is all
+        that Content-Length announces, and `finish` looks for the end.
         """
-        while not self._pieces or self._length() == sum(map(len, self._pieces)) or (single and len(self._pieces) == 1):
+        while not self._pieces or (single and len(self._pieces) == 1):
             piece = next(self._iterator, _END)
             if forks.forked:
                 forks.leave()
@@ -167,8 +170,41 @@ class Call:
                 return self._taken()
             self._add(piece)
             if self.outbox is not None:
-                break
+                return None
+        if self.status and self._length() == sum(map(len, self._pieces)):
+            return self._taken()
         return None
+
+    def excess(self) -> ApplicationError:
+        """What `finish` has met, where it is too late to send any of it."""
+        return ApplicationError(f"the body is longer than its Content-Length of {self._length()}")
+
+    def finish(self, body: Body = b"") -> bool:
+        """Behind a response that is whole, `body`: let the application come to its end. Raises what it raises. False
+        where it gives more than it has announced; then `produce` is due.
+        """
+        for piece in self._iterator:
+            if forks.forked:
+                forks.leave()
+            if to_bytes(piece):
+                assert isinstance(body, bytes)
+                self._pieces = [body, piece]
+                return False
+        if forks.forked:
+            forks.leave()
+        self.close()
+        return True
+
+    def finish_behind(self) -> None:
+        """The same where the response may be on its way: what goes wrong is only logged."""
+        try:
+            if not self.finish():
+                raise self.excess()
+        except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
+            self.fail(error)
+            failed(self.request, error)
 
     def _add(self, piece: Any) -> None:
         """Take a piece that the application has yielded. Raises Disconnected as `_begin` does."""

@@ -37,7 +37,7 @@ class Unbuffered:
             return await self._handler(request)
         asked = request.body
         # asked again for a call that has written, whose inbox is there: see wsgi_write.py
-        inbox = asked if isinstance(asked, Inbox) else Inbox(asked, self._crew)
+        inbox = asked if isinstance(asked, Inbox) else Inbox(asked, request, self._crew)
         body = inbox.body
         request.body = cast(RequestBody, inbox)  # as far as a WSGI handler uses one
         try:
@@ -62,14 +62,14 @@ class Unbuffered:
 class Inbox(io.RawIOBase):
     """What is to come of `body`, for a thread that may wait for it; `error` says why there will be no more.
 
-    The thread calls `readinto`, and the leader of `crew` all else. Made in the task that calls the application.
+    The thread calls `readinto`, and the leader of `crew` all else.
     """
 
-    def __init__(self, body: RequestBody, crew: Crew) -> None:
+    def __init__(self, body: RequestBody, request: Request, crew: Crew) -> None:
         self.error: ProtocolError | Disconnected | None = None
         self.body = body
         self._crew = crew
-        self._task = crew.loop.current
+        self._request = request
         self._piece = memoryview(b"")
         self._reading: tuple[Task, Call] | None = None
         self._stopped = False
@@ -115,7 +115,7 @@ class Inbox(io.RawIOBase):
 
     def _fetch(self) -> None:
         """Have a piece read, for a call that somebody waits for."""
-        call = next((call for call in self._crew.calls.under_way.values() if call.task is self._task), None)
+        call = next((call for call in self._crew.calls.under_way.values() if call.what is self._request), None)
         if call is None or call.abandoned:
             self._stopped = True
         if call is None or self._stopped:

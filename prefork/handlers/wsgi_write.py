@@ -7,8 +7,12 @@ handler finds the call among those `pending`, and answers with what it puts into
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from prefork.handlers.outbox import Outbox
 from prefork.handlers.wsgi_call import Call
+from prefork.http.message import Response
 from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Task
@@ -20,21 +24,21 @@ class Inline:
     """
 
     def __init__(self, crew: Crew, timeout: float) -> None:
-        self.pending: dict[Task, tuple[Call, Outbox]] = {}  # by whose response they are; the leader's
+        self.pending: dict[Task, Callable[[], Response]] = {}  # by whose response it gives; the leader's
         self._crew = crew
         self._timeout = timeout
 
     def open(self, call: Call) -> Outbox:
         at_work = AtWork(call.request, self._timeout)
         outbox = Outbox(self._crew, at_work)
-        self._crew.detach(at_work, _Detached(self.pending, call, outbox))
+        self._crew.detach(at_work, _Writing(self.pending, call, outbox))
         return outbox
 
 
-class _Detached:
+class _Writing:
     """Has what `call` puts into `outbox` sent by whoever finds it among those `pending`."""
 
-    def __init__(self, pending: dict[Task, tuple[Call, Outbox]], call: Call, outbox: Outbox) -> None:
+    def __init__(self, pending: dict[Task, Callable[[], Response]], call: Call, outbox: Outbox) -> None:
         self._pending = pending
         self._call = call
         self._outbox = outbox
@@ -42,7 +46,7 @@ class _Detached:
 
     def begins(self, task: Task) -> None:
         self._task = task
-        self._pending[task] = self._call, self._outbox
+        self._pending[task] = partial(self._call.response, self._outbox)
 
     def answered(self) -> None:
         if self._task is not None and self._pending.pop(self._task, None) is not None:
@@ -50,6 +54,29 @@ class _Detached:
 
     def refused(self) -> None:
         self._outbox.abandon()
+
+
+class Whole:
+    """Has `response` sent likewise, while the call that has given it goes on."""
+
+    __slots__ = ("_pending", "_response", "_task")
+
+    def __init__(self, pending: dict[Task, Callable[[], Response]], response: Response) -> None:
+        self._pending = pending
+        self._response = response
+
+    def begins(self, task: Task) -> None:
+        self._task = task
+        self._pending[task] = self._take
+
+    def _take(self) -> Response:
+        return self._response
+
+    def answered(self) -> None:
+        self._pending.pop(self._task, None)
+
+    def refused(self) -> None:
+        pass
 
 
 class Delegated:

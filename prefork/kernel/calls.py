@@ -51,6 +51,18 @@ class Detached(Protocol):
         """The task does not go on: it is too late."""
 
 
+class Ending:
+    """What the leader enters in the place of `what` when the outcome of that is there, and only the application has
+    something left to do: should it lose the loop by that, its task goes on without it, as by `detach`.
+    """
+
+    __slots__ = ("detached", "what")
+
+    def __init__(self, what: Any, detached: Detached) -> None:
+        self.what = what
+        self.detached = detached
+
+
 class Calls:
     """The calls without the loop: each one `under_way`, by its thread, and those that a task is `away` for.
 

@@ -26,7 +26,8 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
   gives the loop back at the end of that turn, and follows.
 - A thread can do without its task before its call is over, and so before its frames have let go of the coroutine: the
   leader has the task go on by another one (`detach`). The former is kept with the call, so that it is ended by the
-  leader, when the thread has posted that it is done, and not in that thread, as its last reference goes.
+  leader, when the thread has posted that it is done, and not in that thread, as its last reference goes. Where the
+  outcome was there before the thread lost the loop (Ending), whoever takes the baton sees to that.
 - The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or gives it
   work, and struck out when it posts that it is done. While the leader runs the loop, it is in no call: so the calls
   noted are all there are, and the bracket itself notes nothing.
@@ -46,7 +47,7 @@ from typing import Any
 
 from prefork.errors import ForkedError
 from prefork.kernel import forks
-from prefork.kernel.calls import Call, Calls, Detached
+from prefork.kernel.calls import Call, Calls, Detached, Ending
 from prefork.kernel.loop import AWAY, PARKED, Deposed, Handover, Loop, Task, Wait
 from prefork.logger import log
 
@@ -362,6 +363,9 @@ class Crew:
             return
         loop = self.loop  # which is ours until the release below
         task = loop.current
+        ending = what if type(what) is Ending else None
+        if ending is not None:
+            what = ending.what
         if type(what) is _Production:
             call = what.call
             task.resume()  # what has been produced so far can go out
@@ -370,6 +374,8 @@ class Crew:
             task.wait.disarm(task)
             task.wait = AWAY
         self.calls.begin(call, self.leader, task)
+        if ending is not None:
+            self.calls.detach(self.leader, Call(what, timeout), ending.detached)
         self.takeovers += 1
         self.changed()
         self.followers.pop().lock.release()

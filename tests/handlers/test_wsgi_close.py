@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.handlers.exchange import exchange, parse, request, wsgi
+from tests.handlers.live import PATIENCE, live, receive
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -237,3 +240,68 @@ def test_the_request_body_is_closed_when_a_list_is_returned(body: Any) -> None:
 
     exchange(wsgi(application), request("/", method="POST", body=b"x" * 100_000))
     assert [stream.closed for stream in inputs] == [True]
+
+
+# --- when nobody waits for it ---
+
+
+@pytest.fixture(
+    params=[(False, 1), (False, 3), (True, 1), (True, 3)], ids=["inline 1", "inline 3", "pinned 1", "pinned 3"]
+)
+def crew(request: pytest.FixtureRequest) -> dict[str, Any]:
+    pinned, threads = request.param
+    return {"pinned": pinned, "threads": threads}
+
+
+class Lingering:
+    """A body whose `end`, where it has one, and whose close() take until they may `go`; `late` as well to begin."""
+
+    def __init__(self, *, late: bool, in_close: bool) -> None:
+        self.go = threading.Event()
+        self.late = late
+        self.in_close = in_close
+        self.threads: list[int] = []
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self.late:
+            time.sleep(0.05)
+        yield b"whole"
+        if not self.in_close:
+            self._linger()
+
+    def close(self) -> None:
+        if self.in_close:
+            self._linger()
+        self.threads.append(threading.get_ident())
+        self.closed = True
+
+    def _linger(self) -> None:
+        assert self.go.wait(PATIENCE)
+        self.threads.append(threading.get_ident())
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["an application that is quick", "one that is slow"])
+@pytest.mark.parametrize("in_close", [False, True], ids=["behind its last piece", "in close()"])
+def test_what_is_whole_leaves_before_the_application_has_come_to_its_end(
+    late: bool, in_close: bool, crew: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies = [Lingering(late=late, in_close=in_close) for _ in range(2)]
+    made = iter(bodies)
+
+    def application(environ: Environ, start_response: Start) -> Lingering:
+        start_response("200 OK", [("Content-Length", "5")])
+        body = next(made)
+        body.threads.append(threading.get_ident())
+        return body
+
+    with live(application, **crew) as here, here.connect() as client:
+        for body in bodies:  # on one connection
+            client.sendall(request("/"))
+            assert receive(client, b"\r\n\r\nwhole").endswith(b"\r\n\r\nwhole")
+            assert not body.closed
+            body.go.set()
+        here.until(lambda: all(body.closed for body in bodies))
+    assert [len(set(body.threads)) for body in bodies] == [1, 1]  # all of it in the thread of the call
+    assert "crashed" not in caplog.text
+    assert "the loop is touched" not in caplog.text

@@ -196,7 +196,7 @@ def test_a_thread_that_asks_as_the_reading_is_stopped_goes_on() -> None:
     calls = SimpleNamespace(under_way={1: call})
     crew: Any = SimpleNamespace(loop=loop, calls=calls, step_down=lambda: None, post=posted.put)
     body: Any = SimpleNamespace(ended=False, piece=lambda: wait(PARKED))
-    inbox = Inbox(body, crew)
+    inbox = Inbox(body, call.what, crew)
 
     def ask() -> None:
         try:
