@@ -179,7 +179,11 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _reopen(options: argparse.Namespace) -> int:
-    say(_ask(options, {"command": "reopen"}).get("message", ""))
+    reply = _ask(options, {"command": "reopen"})
+    if not reply["ok"]:
+        _complain(f"prefork: {reply.get('message', '')}")
+        return FAILED
+    say(reply.get("message", ""))
     return 0
 
 

@@ -74,12 +74,13 @@ class Logs:
                 stderr.write(f"{line}\n".encode("utf-8", "backslashreplace"))
                 stderr.close()
 
-    def reopen(self) -> None:
-        """Open the files anew, after they have been moved away."""
-        for sink in self._sinks:
-            problem = sink.reopen()
-            if problem:
-                log.error("cannot reopen the log %s, so the old one stays: %s", sink.target, problem)
+    def reopen(self) -> list[str]:
+        """Open the files anew, after they have been moved away. Returns, and logs, why one stays that was open."""
+        told = "cannot reopen a log, so the old file stays"
+        problems = [f"{told}: {problem}" for sink in self._sinks if (problem := sink.reopen())]
+        for problem in problems:
+            log.error("%s", problem)
+        return problems
 
     def close(self) -> None:
         for sink in self._sinks:

@@ -178,8 +178,8 @@ class Master:
         if command == "scale":
             return await self._answer_scale(request.get("count"))
         if command == "reopen":
-            self._reopen()
-            return {"ok": True, "message": "log files reopened"}
+            problems = self._reopen()
+            return {"ok": not problems, "message": problems or "log files reopened"}
         if command == "stop":
             self._stop(fast=bool(request.get("now")))
             return {"ok": True, "pid": os.getpid()}
@@ -340,11 +340,11 @@ class Master:
         self._loop.spawn(self._stop_gracefully(), "leaving")
         return outcome
 
-    def _reopen(self) -> None:
-        for generation in self._succession.living:
-            generation.logs.reopen()
+    def _reopen(self) -> str:
+        problems = [problem for generation in self._succession.living for problem in generation.logs.reopen()]
         for child in self._children.living:
             child.signal(signal.SIGUSR1)
+        return "; ".join(dict.fromkeys(problems))
 
     def _drain(self) -> None:
         """Have no workers, until the next reload or upgrade; who comes meanwhile waits. Not in a terminal, which sends

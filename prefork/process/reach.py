@@ -141,7 +141,7 @@ def _master_by(told: Told) -> str:
     with suppress(OSError, ValueError, psutil.Error):
         pid = int(Path(path).read_bytes()) if os.path.isfile(path) else 0
         if "prefork" in " ".join(psutil.Process(pid).cmdline()):
-            return f" ({path} names the master {pid})"
+            return f" ({path} names the master {pid}, which signals reach: {SIGNALS})"
     return ""
 
 

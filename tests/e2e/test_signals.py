@@ -64,9 +64,20 @@ def test_a_log_that_cannot_be_reopened_is_written_on_and_told_of(serve: Serve) -
     server.signal(signal.SIGUSR1)
     server.get("/after")
     eventually(lambda: "/after" in (server.directory / "gone/access.log").read_text())
-    said = r"error: cannot reopen the log \S*logs/access\.log, so the old one stays: .*No such file or directory"
+    said = r"error: cannot reopen a log, so the old file stays: \S*logs/access\.log: No such file or directory"
     eventually(lambda: re.search(said, (server.directory / "gone/error.log").read_text()))
     (server.directory / "gone").rename(server.directory / "logs")
+
+
+def test_reopen_fails_where_a_log_cannot_be_opened_anew(serve: Serve) -> None:
+    server = serve(LOGS, {"app.py": APP, "logs/.keep": ""})
+    (server.directory / "logs").rename(server.directory / "gone")
+    done = server.command("reopen")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = r"prefork: cannot reopen a log, so the old file stays: \S*logs/error\.log: No such file or directory; .*\n"
+    assert re.fullmatch(said, done.stderr), done.stderr
+    (server.directory / "gone").rename(server.directory / "logs")
+    assert server.command("reopen").returncode == 0
 
 
 def test_usr1_during_a_reload_reaches_the_logs_of_the_new_generation_too(serve: Serve) -> None:
