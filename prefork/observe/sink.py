@@ -135,7 +135,21 @@ class Sink:
             self._failure = errno.EAGAIN
         except OSError as error:
             self._failure = error.errno or errno.EIO
+            if self._failure == errno.EBADF and not _is_open(self._fd) and self._recover():
+                return sent + self._push(text[sent:])
         return sent
+
+    def _recover(self) -> bool:
+        """An application has closed our descriptor, as libraries do that make daemons: have another, if there is one.
+
+        Never by dup2: between its look at the old number and that, the application may have got it.
+        """
+        try:
+            self._fd = _open(self.target, self._owner)
+        except OSError:
+            return False
+        self._paced = _needs_pacing(self._fd)
+        return True
 
 
 _sinks: WeakSet[Sink] = WeakSet()
@@ -177,6 +191,15 @@ def _open_stderr() -> int:
 def _needs_pacing(fd: int) -> bool:
     """Whether a write could wait for a reader: everything but a regular file."""
     return fd >= 0 and not stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _is_open(fd: int) -> bool:
+    """A write's EBADF says the same of one that is open for reading alone."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _is_writable(fd: int) -> bool:

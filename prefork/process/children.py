@@ -244,6 +244,8 @@ def live(main: Main, tell: Tell) -> NoReturn:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
                 tell(describe(error))
+                if not tell.heard:  # an application has closed the line, with all else that it did not know
+                    log.critical("worker %d cannot boot: %r", os.getpid(), error, exc_info=error)
         if forks.hosting:
             finish(inf if tell.told else GENTLE)  # who has not booted is to be gone soon
         else:

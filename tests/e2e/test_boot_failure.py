@@ -183,3 +183,11 @@ def test_what_an_exception_holds_does_not_reach_the_terminal_by_start_nor_by_rel
     for shown in (reloaded, (server.directory.parent / "stderr.log").read_text()):
         assert "RuntimeError: \\x1B]0;owned\\x07 \\x9B2J" in shown
         assert all(character == "\n" or character.isprintable() for character in shown)
+
+
+def test_an_import_that_closes_what_is_the_servers_is_told_of_with_the_place_where_that_is_missed(serve: Serve) -> None:
+    """As libraries do that make daemons: os.closerange(3, ...)."""
+    server = serve(CONFIG, {"app.py": f"{APP}\nos.closerange(3, 1000)\n"}, wait=False)
+    assert server.wait_exit(5) == 1
+    server.wait_log(r"critical: worker \d+ cannot boot: OSError")
+    server.wait_log("Traceback")
