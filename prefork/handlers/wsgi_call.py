@@ -311,7 +311,7 @@ def _has_one(result: Any) -> bool:
     """It has a length, which is 1: its piece is the whole (PEP 3333, "Handling the Content-Length Header")."""
     try:
         return len(result) == 1
-    except TypeError:
+    except Exception:  # none, or one that it cannot tell: a class may have to define __len__, and raise there
         return False
 
 

@@ -131,6 +131,26 @@ def test_what_is_whole_has_its_length_each_time_and_the_connection_lives(
     assert raw.count(b"\r\nContent-Length: 4\r\n") == raw.count(b"\r\n\r\nabcd") == times
 
 
+class Untold:
+    """An iterable whose length is not to be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        raise self.error
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"ab", b"cd"])
+
+
+@pytest.mark.parametrize("error", [TypeError(), NotImplementedError(), AttributeError(), ValueError(), OverflowError()])
+@pytest.mark.parametrize("headers", [(), [("Content-Length", "4")]], ids=["unsized", "sized"])
+def test_an_iterable_need_not_know_its_length(error: Exception, headers: Any) -> None:
+    raw = exchange(wsgi(returning(lambda: Untold(error), *headers)), request("/"))
+    assert (parse(raw).status, parse(raw).body) == (200, b"abcd")
+
+
 @pytest.mark.parametrize("make", [lambda: [b"abcd " * 1000] * 2, lambda: (b"abcd " * 1000,) * 2])
 def test_what_is_whole_is_compressed_as_a_whole_each_time(make: Callable[[], Any]) -> None:
     asked = request("/", "Accept-Encoding: gzip", "Connection: close")
