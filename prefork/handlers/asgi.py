@@ -217,12 +217,14 @@ class Mounted:
         return scope
 
     def _line(self, line: RequestLine) -> Scope:
+        # slashes as they came, but behind root_path: frameworks cut that off letter by letter
+        path = line.path if line.decoded is line.path else self._mount + line.below(self._mount)
         return {
             "type": "http",
             "asgi": VERSIONS,
             "http_version": "1.1" if line.minor else "1.0",
             "method": line.method,
-            "path": _text(self._mount + line.below(self._mount)),  # frameworks cut root_path off, letter by letter
+            "path": _text(path),
             "raw_path": line.origin.partition("?")[0].encode("latin-1"),
             "query_string": line.query.encode("latin-1"),
             "root_path": self._root,

@@ -31,6 +31,8 @@ from prefork.kernel.calls import Ending
 from prefork.kernel.leader import Baton, Crew
 from prefork.kernel.owner import Superseded
 
+HALF_CLOSED = 0.1  # seconds
+
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
@@ -231,14 +233,15 @@ class Wsgi:
 
     async def _admitted(self, request: Request, call: Call) -> bool:
         """Wait for a thread; False where none has become free in time. Raises Disconnected where nobody waits any more
-        for what the call would give: whoever has sent its end counts as gone, as nginx has it.
+        for what the call would give: a client that has sent its end counts as gone, as nginx has it, but not within
+        HALF_CLOSED, as some end what they send behind their request, and threads are busy for a moment now and then.
         """
-        task = self._crew.loop.current
+        task, began = self._crew.loop.current, monotonic()
         task.deadline = monotonic() + self._queue_timeout if self._queue_timeout else inf
         admitted = False
         try:
             await self._crew.admit()
-            if request.body.client_left:
+            if monotonic() - began >= HALF_CLOSED and request.body.client_left:
                 raise Disconnected("the client left while its request waited for a thread")
             admitted = True
         except TimedOut:

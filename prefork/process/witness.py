@@ -58,9 +58,9 @@ class Witness:
 
     def end(self) -> None:
         """Hear of nothing any more, and have no thread: nothing more can be read from `asked`."""
-        with suppress(OSError), socket.socket(fileno=os.dup(self._asked)) as asked:
+        with suppress(OSError), socket.socket(fileno=os.dup(self._asked)) as asked:  # else an application has closed it
             asked.shutdown(socket.SHUT_RD)
-        self._thread.join()
+            self._thread.join()
 
     def _attend(self) -> None:
         poll = select.poll()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.handlers.wsgi import HALF_CLOSED
 from tests.conftest import eventually
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Answer, Server
@@ -201,6 +202,7 @@ def test_who_leaves_while_waiting_for_a_thread_is_not_worked_for(serve: Serve) -
     eventually(lambda: site.status()["queued"] == 6)
     for client in waiting:
         client.close()
+    time.sleep(HALF_CLOSED)  # a moment in which they might still read
     site.release("a", "stays", *(f"gone{number}" for number in range(5)))
     assert [slow().status, staying().status] == [200, 200]
     assert not list(site.server.directory.glob("gone*.in"))
