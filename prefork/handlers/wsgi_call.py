@@ -244,11 +244,13 @@ class Call:
             if forks.forked:
                 forks.leave(failure)
             error = contained(failure)
+        self.thread = 0  # before anybody has seen the end: what is written now comes too late
         outbox.end(error)
         self.close()
 
     def fail(self, error: BaseException) -> None:
         """The application has raised this: end what it has begun to write, and close."""
+        self.thread = 0
         if self.outbox is not None:
             self.outbox.end(contained(error))
         self.close()
