@@ -23,7 +23,7 @@ from prefork.handlers.tree import Tree
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.http.paths import merge
 from prefork.logger import log
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.settings import schema_files
 
 # A component that begins with a dot (.git, .env), save .well-known (RFC 8615), and NUL, which no path can hold.
@@ -74,7 +74,7 @@ class Files:
         is_closed: Callable[[str], bool] | None = None,
     ) -> None:
         # Absolute, as an application may chdir; not by abspath, which resolves `current/..` without asking the symlink.
-        self._tree = Tree(os.fsencode(os.path.join(paths.absolute(os.curdir), root)), settings.symlinks, is_closed)
+        self._tree = Tree(os.fsencode(os.path.join(file_paths.absolute(os.curdir), root)), settings.symlinks, is_closed)
         self._cache = cache
         self._mount = len(mount)
         self._tries = [pattern.encode().decode("latin-1") for pattern in settings.try_]

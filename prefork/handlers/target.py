@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from prefork.errors import TargetError
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.settings.target import Target
 from prefork.settings.wording import nearest
 
@@ -51,7 +51,7 @@ def _import(target: str, name: str) -> ModuleType:
     if parent and hasattr(sys.modules.get(parent), last):
         near = f"{parent}:{last}"  # as in "myproject.wsgi.application"
     else:
-        here = [] if parent else [module.name for module in pkgutil.iter_modules([paths.absolute(os.curdir)])]
+        here = [] if parent else [module.name for module in pkgutil.iter_modules([file_paths.absolute(os.curdir)])]
         near = nearest(missing, here)
     way_out = "" if parent else "; --app-dir, or workers.pythonpath, says where else to look"
     raise TargetError(

@@ -15,7 +15,7 @@ from typing import Any
 
 from prefork.errors import StartError
 from prefork.logger import log
-from prefork.net import paths, permissions, socket_file
+from prefork.net import file_paths, permissions, socket_file
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
@@ -66,9 +66,9 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: 
 def _by_path(address: Address, current: Sockets) -> socket.socket | None:
     """The one of a unix socket that was called by another path to the same place."""
     if address.kind == "unix":
-        path = paths.absolute(address.path)
+        path = file_paths.absolute(address.path)
         for other, listener in current.items():
-            if other.kind == "unix" and paths.absolute(other.path) == path:
+            if other.kind == "unix" and file_paths.absolute(other.path) == path:
                 return listener
     return None
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 
-from prefork.net.paths import ROOT
+from prefork.net.file_paths import ROOT
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 _XUCRED = struct.Struct("II")  # how struct xucred begins: version, uid (FreeBSD's unix(4); macOS)

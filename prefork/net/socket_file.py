@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from prefork.net import paths
-from prefork.net.paths import Place
+from prefork.net import file_paths
+from prefork.net.file_paths import Place
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SocketFile:
     @contextmanager
     def found(self) -> Iterator[Place]:
         """The place where it stands. Raises OSError where it does so no more."""
-        with paths.place(self.path) as place:
+        with file_paths.place(self.path) as place:
             status = place.status()
             if (status.st_dev, status.st_ino) != (self.device, self.inode):
                 raise FileNotFoundError(errno.ENOENT, "another file has taken its place")
@@ -63,11 +63,11 @@ def bind(bound: socket.socket, path: str) -> None:
     There is no bind(2) relative to a descriptor. So where others can have `path` lead elsewhere meanwhile, it is bound
     in the directory that was found, and is listed by its bare name (ss(8)).
     """
-    with paths.place(path) as place:
+    with file_paths.place(path) as place:
         if _is_stale(place):
             place.unlink()
         if place.exposed:
-            with paths.inside(place.directory):
+            with file_paths.inside(place.directory):
                 bound.bind(place.name)
         else:
             bound.bind(path)
@@ -80,10 +80,10 @@ def bind(bound: socket.socket, path: str) -> None:
 
 def know(bound: socket.socket, path: str) -> None:
     """What stands at `path` is the file of this socket, if it is a socket that has no other name."""
-    with suppress(OSError), paths.place(path) as place:
+    with suppress(OSError), file_paths.place(path) as place:
         status = place.status()
         if stat.S_ISSOCK(status.st_mode) and status.st_nlink == 1:
-            _ours[bound] = SocketFile(paths.absolute(path), status.st_dev, status.st_ino)
+            _ours[bound] = SocketFile(file_paths.absolute(path), status.st_dev, status.st_ino)
 
 
 def entrust(bound: socket.socket, file: SocketFile) -> None:
@@ -99,7 +99,7 @@ def of(bound: socket.socket) -> SocketFile | None:
 def is_socket(path: str) -> bool:
     """Whether a socket stands at `path`, and no link to one."""
     try:
-        with paths.place(path) as place:
+        with file_paths.place(path) as place:
             return stat.S_ISSOCK(place.status().st_mode)
     except OSError:
         return False

@@ -1,7 +1,7 @@
 """Log files: opens them, and gives them to the user who is to open them anew. Owns what root does to a log by its name.
 
 The directory of a log may belong to the workers' user, who can put a link there in the place of the file at any moment
-(CVE-2016-1247 was nginx's). So root goes by paths.Walk, and gives away no more than
+(CVE-2016-1247 was nginx's). So root goes by file_paths.Walk, and gives away no more than
 
 - a file that it has just created, by O_EXCL, which is no link;
 - a regular file of root's with one name that holds nothing, or is in directories that the user cannot rearrange: one
@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from prefork.net import paths
-from prefork.net.paths import ROOT, Place, Walk
+from prefork.net import file_paths
+from prefork.net.file_paths import ROOT, Place, Walk
 
 _APPENDING = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATING = os.O_CREAT | os.O_EXCL
@@ -51,13 +51,13 @@ def open_log(path: str, owner: Owner | None) -> int:
 
     It is the caller's to close, and never blocks; a named pipe needs a reader by now.
     """
-    if not paths.must_walk():
+    if not file_paths.must_walk():
         return os.open(path, _APPENDING | os.O_CREAT, _MODE)
-    walk = Walk(owner.user if owner else paths.NOBODY_ELSE)
+    walk = Walk(owner.user if owner else file_paths.NOBODY_ELSE)
     file, found = _open_below(walk, None, path, may_create=True)
     if found is not Found.STREAM:
         try:
-            _settle(file, found, paths.is_exposed(walk.passed, owner.groups if owner else ()), owner)
+            _settle(file, found, file_paths.is_exposed(walk.passed, owner.groups if owner else ()), owner)
         except BaseException:
             os.close(file)
             raise

@@ -16,7 +16,7 @@ import select
 import stat
 from weakref import WeakSet
 
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.observe.log_file import Owner, open_log
 
 _STDERR = 2
@@ -34,7 +34,7 @@ class Sink:
     def __init__(self, target: str, owner: Owner | None = None) -> None:
         """As root, a file may be given to `owner`, who has to open it anew."""
         # absolute, as an application may change the directory before we open it again
-        self.target = target if target in ("", "-") else paths.absolute(target)
+        self.target = target if target in ("", "-") else file_paths.absolute(target)
         self._failure = 0  # the errno for which the last line was lost
         self.start_afresh()
         self._owner = owner

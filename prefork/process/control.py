@@ -16,7 +16,7 @@ import msgspec
 
 from prefork.errors import Disconnected, StartError, TimedOut
 from prefork.kernel.loop import Loop
-from prefork.net import accept, listen, paths, peer, socket_file
+from prefork.net import accept, file_paths, listen, peer, socket_file
 from prefork.net.socket_file import SocketFile
 from prefork.net.stream import Stream
 from prefork.process import privileges
@@ -46,7 +46,7 @@ class ControlSocket:
 
     def __init__(self, path: str, borrowed: socket.socket | None = None) -> None:
         """Makes it, mode 0600, unless one that is there already is `borrowed`. Raises StartError."""
-        self.path = paths.absolute(path)
+        self.path = file_paths.absolute(path)
         self.lent = borrowed is not None
         self._listener = borrowed or _bind(self.path, path)
         self._clients: set[Stream] = set()

@@ -16,7 +16,7 @@ from prefork.http.counts import ACCEPTED, REQUESTS
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import Task
 from prefork.logger import log
-from prefork.net import listen, paths
+from prefork.net import file_paths, listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.observe.scoreboard import Order, Scoreboard
@@ -64,7 +64,7 @@ class Generation:
         self.logs = logs
         self.size = configured_size(settings)
         self.loaded = time.time()
-        self._directory = paths.open_current()  # in which its workers begin, whenever that is
+        self._directory = file_paths.open_current()  # in which its workers begin, whenever that is
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self.deaths = Deaths()

@@ -13,7 +13,7 @@ import psutil
 
 from prefork.errors import StartError
 from prefork.logger import log
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.process import file_lock
 
 ATTEMPTS = 100  # to take a lock while other masters come and go
@@ -33,7 +33,7 @@ class PidFile:
 
         Raises StartError where another master holds it, or the file cannot be made.
         """
-        self.path = paths.absolute(path)
+        self.path = file_paths.absolute(path)
         self.lent = borrowed is not None
         self.made_directory = made_directory
         try:
@@ -50,7 +50,7 @@ class PidFile:
         Raises OSError, and StartError where another master has it; the operator knows the path as `told`.
         """
         for _ in range(ATTEMPTS):
-            with suppress(FileNotFoundError), paths.place(self.path, make=True) as place:
+            with suppress(FileNotFoundError), file_paths.place(self.path, make=True) as place:
                 self.made_directory = self.made_directory or place.made
                 file = _try_lock(place, told)
                 if file is not None:
@@ -69,11 +69,11 @@ class PidFile:
         """Remove the file, its directory if we made it and it is empty, and let the lock go."""
         if not self.lent:
             with suppress(OSError):  # somebody tidied up, or keeps something there
-                with paths.place(self.path) as place:
+                with file_paths.place(self.path) as place:
                     if place.holds(os.fstat(self._file)):
                         place.unlink()
                 if self.made_directory:
-                    paths.remove_directory(os.path.dirname(self.path))
+                    file_paths.remove_directory(os.path.dirname(self.path))
         os.close(self._file)
 
     def fileno(self) -> int:
@@ -84,7 +84,7 @@ class PidFile:
         os.close(self._file)
 
 
-def _try_lock(place: paths.Place, told: str) -> int | None:
+def _try_lock(place: file_paths.Place, told: str) -> int | None:
     """A locked descriptor of the file; None where it is no longer the one that stands there, or is given up, as others
     have locked it for reading.
 
@@ -119,7 +119,7 @@ def _not_ours(status: os.stat_result) -> str:
         return "it is no regular file"
     if status.st_nlink > 1:
         return "it has another name, too (a hard link)"
-    return "" if status.st_uid in (os.geteuid(), paths.ROOT) else f"it belongs to user {status.st_uid}"
+    return "" if status.st_uid in (os.geteuid(), file_paths.ROOT) else f"it belongs to user {status.st_uid}"
 
 
 def _holder(file: int) -> str:

@@ -14,20 +14,20 @@ from contextlib import contextmanager
 
 from prefork.errors import BootError, PreforkError
 from prefork.logger import log
-from prefork.net import paths
+from prefork.net import file_paths
 
 
 class StartDirectory:
     """The current directory of the master, by its `name`, which all that descends from it finds in PWD."""
 
     def __init__(self) -> None:
-        self.name = os.environ["PWD"] = paths.here()
+        self.name = os.environ["PWD"] = file_paths.here()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Go where the name leads now, for good. Where that cannot be we stay, and what fails then says so."""
         try:
-            paths.enter(self.name)
+            file_paths.enter(self.name)
         except OSError as error:
             lost = "lead nowhere" if _is_removed() else "are still those of the directory that it was"
             problem = f"{self.name}, where this server was started, cannot be entered: {error.strerror}"
@@ -50,7 +50,7 @@ def enter_by_name() -> None:
     """Where the current directory has been removed, go to the one that has its name now, if there is one."""
     if not _is_removed():
         return
-    name = paths.here()
+    name = file_paths.here()
     try:
         os.chdir(name)
     except OSError:

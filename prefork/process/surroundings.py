@@ -12,7 +12,7 @@ from prefork.errors import StartError
 from prefork.handlers.build import Load
 from prefork.handlers.interface import load_application
 from prefork.handlers.pages import Pages
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.process import privileges, start_directory
 from prefork.settings.schema import Settings, Workers
 
@@ -35,7 +35,7 @@ def enter(settings: Settings) -> Home:
     """
     privileges.drop(settings.master)
     start_directory.enter_by_name()
-    pages, roots = _pages(settings.error_pages), paths.absolute(os.curdir)
+    pages, roots = _pages(settings.error_pages), file_paths.absolute(os.curdir)
     settle(settings.workers)
     return Home(pages, roots, load_application)
 
@@ -56,12 +56,12 @@ def settle(workers: Workers) -> None:
     """
     os.environ.update(workers.env)
     time.tzset()  # where TZ is among them
-    path = [paths.absolute(directory) for directory in workers.pythonpath]
+    path = [file_paths.absolute(directory) for directory in workers.pythonpath]
     try:
         os.chdir(workers.chdir)
     except OSError as error:
         user = privileges.called(os.geteuid())
         raise StartError(f"workers.chdir: {workers.chdir} cannot be entered by {user}: {error.strerror}") from None
-    home = paths.absolute(os.curdir)  # where people keep the application that they name
+    home = file_paths.absolute(os.curdir)  # where people keep the application that they name
     own = [*path, home]
     sys.path[:] = [*own, *(entry for entry in sys.path if entry not in own)]

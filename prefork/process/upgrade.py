@@ -27,7 +27,7 @@ import prefork
 from prefork import __version__
 from prefork.errors import BootError, MalformedMessage, PreforkError, StartError, TimedOut
 from prefork.kernel.loop import Loop
-from prefork.net import listen, paths, socket_file
+from prefork.net import file_paths, listen, socket_file
 from prefork.net.listen import Sockets
 from prefork.net.passed import Passed
 from prefork.net.socket_file import SocketFile
@@ -124,7 +124,7 @@ class Successor:
         """In the child: never returns but where there is nothing to execute."""
         try:
             with suppress(OSError):  # it may be gone; then we are where we are
-                paths.enter(home)
+                file_paths.enter(home)
             os.dup2(self._stderr.fileno(), 2)
             for descriptor in offer.descriptors():
                 os.set_inheritable(descriptor, True)
@@ -272,7 +272,7 @@ class Predecessor:
         return fitting, Marks(pid_file, self._fitting(self._marks.control, settings.master.control))
 
     def _fitting(self, mark: T | None, path: str) -> T | None:
-        if mark is None or (path and mark.path == paths.absolute(path)):
+        if mark is None or (path and mark.path == file_paths.absolute(path)):
             return mark
         self._unneeded.append(mark)
         return None
@@ -361,7 +361,7 @@ def _bound(address: Address, listener: socket.socket) -> Address:
 
 def _absolute(address: Address) -> Address:
     """The same from wherever one looks."""
-    return Address("unix", path=paths.absolute(address.path)) if address.kind == "unix" else address
+    return Address("unix", path=file_paths.absolute(address.path)) if address.kind == "unix" else address
 
 
 def _send(talk: socket.socket, word: Word) -> bool:

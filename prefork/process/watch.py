@@ -22,7 +22,7 @@ from msgspec import structs
 
 from prefork.errors import BootError, MalformedMessage, StartError
 from prefork.logger import log
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.process.child import Child
 from prefork.process.children import Children, Tell
 from prefork.process.identity import entitle
@@ -63,8 +63,8 @@ class Watch:
 
     def __init__(self, children: Children, directories: Sequence[str], config: str, reload: Callable[[], Any]) -> None:
         self._children = children
-        self._directories = [os.path.realpath(paths.absolute(directory)) for directory in directories]
-        folder, name = os.path.split(paths.absolute(config)) if config else ("", "")
+        self._directories = [os.path.realpath(file_paths.absolute(directory)) for directory in directories]
+        folder, name = os.path.split(file_paths.absolute(config)) if config else ("", "")
         self._config = os.path.join(os.path.realpath(folder), name) if config else ""
         self._reload = reload
         self._changed: set[str] = set()
@@ -108,7 +108,10 @@ class Watch:
         """
         for path in self._changed:
             if path.endswith(".py"):
-                with suppress(OSError, NotImplementedError), paths.place(importlib.util.cache_from_source(path)) as pyc:
+                with (
+                    suppress(OSError, NotImplementedError),
+                    file_paths.place(importlib.util.cache_from_source(path)) as pyc,
+                ):
                     pyc.unlink()
         self._changed.clear()
 
@@ -226,5 +229,5 @@ def _summary(paths: Sequence[str]) -> str:
 
 def _shown(path: str) -> str:
     """`path` as seen from here, where it is here."""
-    here = os.path.realpath(paths.absolute(os.curdir))
+    here = os.path.realpath(file_paths.absolute(os.curdir))
     return os.path.relpath(path, here) if _below(path, here) else path

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from prefork.errors import StartError
-from prefork.net import paths, socket_file
+from prefork.net import file_paths, socket_file
 from prefork.net.listen import Sockets, adopt, begin, bind, own, release
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
@@ -241,7 +241,7 @@ def test_a_link_is_neither_probed_nor_removed(directory: Path) -> None:
             living.accept()
 
 
-@pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+@pytest.mark.skipif(not file_paths.must_walk(), reason="for root, on Linux")
 def test_a_link_of_another_user_leads_no_socket_of_roots_elsewhere(directory: Path) -> None:
     (directory / "elsewhere").mkdir()
     os.symlink("elsewhere", "run")
@@ -262,7 +262,7 @@ class Overtaken(socket.socket):
         super().bind(address)
 
 
-@pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+@pytest.mark.skipif(not file_paths.must_walk(), reason="for root, on Linux")
 def test_a_directory_that_is_replaced_meanwhile_leads_no_socket_of_roots_elsewhere(directory: Path) -> None:
     (directory / "elsewhere").mkdir()
     (directory / "run").mkdir()
@@ -275,7 +275,7 @@ def test_a_directory_that_is_replaced_meanwhile_leads_no_socket_of_roots_elsewhe
     assert Path.cwd() == directory
 
 
-@pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+@pytest.mark.skipif(not file_paths.must_walk(), reason="for root, on Linux")
 def test_a_socket_in_a_directory_of_another_user_is_reached_by_its_path(directory: Path) -> None:
     (directory / "run").mkdir()
     os.chown("run", 12345, -1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.net import paths
+from prefork.net import file_paths
 from prefork.observe.log_file import Owner
 from prefork.observe.sink import Sink
 from tests.e2e.harness import ROOT
@@ -21,7 +21,7 @@ from tests.e2e.harness import ROOT
 THEM, OTHER = 12345, 12346
 OWNER = Owner(THEM, frozenset([THEM]))
 
-pytestmark = pytest.mark.skipif(not paths.must_walk(), reason="only root gives files away")
+pytestmark = pytest.mark.skipif(not file_paths.must_walk(), reason="only root gives files away")
 
 
 @pytest.fixture(autouse=True)

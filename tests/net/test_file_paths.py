@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from prefork.net import paths
-from prefork.net.paths import Walk
+from prefork.net import file_paths
+from prefork.net.file_paths import Walk
 
 THEM, OTHERS = 12345, 12346
-is_root = pytest.mark.skipif(not paths.must_walk(), reason="for root, on Linux")
+is_root = pytest.mark.skipif(not file_paths.must_walk(), reason="for root, on Linux")
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def test_where_there_is_no_directory_nothing_is_left_open(path: str) -> None:
 
 def test_what_is_done_at_a_place_is_done_in_the_directory_that_was_found(directory: Path) -> None:
     (directory / "ours/file").touch()
-    with paths.place("ours/file") as place:
+    with file_paths.place("ours/file") as place:
         os.rename("ours", "moved")
         os.mkdir("ours")
         (directory / "ours/file").touch()
@@ -90,16 +90,16 @@ def test_what_is_done_at_a_place_is_done_in_the_directory_that_was_found(directo
 
 
 def test_directories_that_are_missing_are_made_where_that_is_wanted() -> None:
-    with pytest.raises(FileNotFoundError), paths.place("a/b/file"):
+    with pytest.raises(FileNotFoundError), file_paths.place("a/b/file"):
         pass
-    with paths.place("a/b/file", make=True) as place:
+    with file_paths.place("a/b/file", make=True) as place:
         assert place.made
         os.close(place.open(os.O_CREAT | os.O_WRONLY))
     assert stat.S_ISREG(os.stat("a/b/file").st_mode)
-    with paths.place("a/b/file", make=True) as place:
+    with file_paths.place("a/b/file", make=True) as place:
         assert not place.made
         place.unlink()
-    paths.remove_directory("a/b")
+    file_paths.remove_directory("a/b")
     assert os.listdir("a") == []
 
 
@@ -107,16 +107,16 @@ def test_here_is_what_the_shell_calls_it_and_has_a_name_when_it_is_gone(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PWD", raising=False)
-    assert paths.here() == str(directory)
+    assert file_paths.here() == str(directory)
     link("current", "ours")
     monkeypatch.setenv("PWD", str(directory / "current"))
-    assert paths.here() == str(directory)
+    assert file_paths.here() == str(directory)
     os.chdir("current")
-    assert paths.here() == str(directory / "current")
+    assert file_paths.here() == str(directory / "current")
     os.rmdir(directory / "ours")
     os.mkdir(directory / "ours")
-    assert paths.here() == str(directory / "current")
-    assert paths.absolute("x/../y") == str(directory / "current/y")
+    assert file_paths.here() == str(directory / "current")
+    assert file_paths.absolute("x/../y") == str(directory / "current/y")
     monkeypatch.delenv("PWD")
-    assert paths.here() == str(directory / "ours")
-    assert paths.absolute("/x/../y") == "/y"
+    assert file_paths.here() == str(directory / "ours")
+    assert file_paths.absolute("/x/../y") == "/y"
