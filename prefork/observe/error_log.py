@@ -32,6 +32,7 @@ class _ErrorLog:
     def write(self, record: Record) -> None:
         lines = _compose(record).encode("utf-8", "backslashreplace")
         with self.lock:
+            self.sink.recover()  # 0.5 us, and no word of ours goes into what an application has opened in its place
             self.sink.write(lines)
 
 

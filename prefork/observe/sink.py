@@ -38,8 +38,8 @@ class Sink:
         self._failure = 0  # the errno for which the last line was lost
         self.start_afresh()
         self._owner = owner
-        self._fd = _open(self.target, owner)
-        self._paced = _needs_pacing(self._fd)
+        self._fd = -1
+        self._take(_open(self.target, owner))
         _sinks.add(self)
 
     def start_afresh(self) -> None:
@@ -95,10 +95,13 @@ class Sink:
         if self._rest and not os.path.sameopenfile(fresh, self._fd):
             self._rest = b""
             self._lose(1)
+        if identity(self._fd) != self._identity:  # an application has closed it, and may have its number
+            self._take(fresh)
+            return ""
         # The number stays the same, and so a thread that is about to write to it needs no lock.
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
-        self._paced = _needs_pacing(self._fd)
+        self._take(self._fd)
         return ""
 
     def _is_there(self) -> bool:
@@ -135,21 +138,28 @@ class Sink:
             self._failure = errno.EAGAIN
         except OSError as error:
             self._failure = error.errno or errno.EIO
-            if self._failure == errno.EBADF and not _is_open(self._fd) and self._recover():
+            if self._failure == errno.EBADF and self.recover():
                 return sent + self._push(text[sent:])
         return sent
 
-    def _recover(self) -> bool:
-        """An application has closed our descriptor, as libraries do that make daemons: have another, if there is one.
+    def recover(self) -> bool:
+        """Have another descriptor, if there is one, where an application has closed ours, as libraries do that make
+        daemons, and its number may be another's by now. False where it is ours still, or there is none.
 
-        Never by dup2: between its look at the old number and that, the application may have got it.
+        Never by dup2: whoever has the number now is to keep it.
         """
+        if self._fd < 0 or identity(self._fd) == self._identity:
+            return False
         try:
-            self._fd = _open(self.target, self._owner)
+            self._take(_open(self.target, self._owner))
         except OSError:
             return False
-        self._paced = _needs_pacing(self._fd)
         return True
+
+    def _take(self, fd: int) -> None:
+        self._fd = fd
+        self._identity = identity(fd)
+        self._paced = _needs_pacing(fd)
 
 
 _sinks: WeakSet[Sink] = WeakSet()
@@ -193,13 +203,13 @@ def _needs_pacing(fd: int) -> bool:
     return fd >= 0 and not stat.S_ISREG(os.fstat(fd).st_mode)
 
 
-def _is_open(fd: int) -> bool:
-    """A write's EBADF says the same of one that is open for reading alone."""
+def identity(fd: int) -> tuple[int, int] | None:
+    """Which file a descriptor is of; None where it is closed."""
     try:
-        os.fstat(fd)
+        status = os.fstat(fd)
     except OSError:
-        return False
-    return True
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_writable(fd: int) -> bool:

@@ -18,6 +18,7 @@ from prefork.kernel import forks
 from prefork.kernel.finish import finish, flush
 from prefork.kernel.loop import Loop
 from prefork.logger import log
+from prefork.observe.sink import identity
 from prefork.process.child import ORDER, WHAT, Child
 from prefork.process.endings import OomKills
 from prefork.process.report import Account, Report, describe
@@ -36,9 +37,13 @@ class Tell:
         self.fd = fd
         self.told = False
         self.heard = True  # by the parent, so far
+        self._identity = identity(fd)
 
     def __call__(self, report: Report) -> None:
         self.told = self.told or not report.place
+        if identity(self.fd) != self._identity:  # an application has closed it, and may have its number
+            self.heard = False
+            return
         try:
             os.write(self.fd, msgspec.json.encode(report) + b"\n")
         except OSError:

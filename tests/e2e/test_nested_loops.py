@@ -28,7 +28,7 @@ def run_nested(coroutine):
 
 def run_once(loop):  # as asyncio's own, but that a task may be under way
     ready, scheduled = loop._ready, loop._scheduled
-    timeout = 0 if ready else max(0, scheduled[0].when() - loop.time()) if scheduled else None
+    timeout = 0 if ready or loop._stopping else max(0, scheduled[0].when() - loop.time()) if scheduled else None
     loop._process_events(loop._selector.select(timeout))
     while scheduled and scheduled[0].when() <= loop.time():
         ready.append(heappop(scheduled))
@@ -44,6 +44,8 @@ def run_once(loop):  # as asyncio's own, but that a task may be under way
         finally:
             if current is not None:
                 asyncio.tasks._enter_task(loop, current)
+
+asyncio.BaseEventLoop._run_once = run_once  # or the outer one misses what the inner one has done
 
 async def nap():
     await asyncio.sleep(0.05)

@@ -28,7 +28,12 @@ forks.on_fork(lambda: noted(f"forked {forks.forked}, blocks {len(signal.pthread_
 def run(program: str) -> list[str]:
     """The lines that it writes, after BEGINNING."""
     done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + program], cwd=ROOT, capture_output=True, text=True, timeout=20
+        # from 3.12 on, Python warns of each fork beside threads
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGINNING + program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     assert done.returncode == 0, done.stderr
     return [*done.stdout.splitlines(), *done.stderr.splitlines()]
