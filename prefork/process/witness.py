@@ -20,6 +20,7 @@ from contextlib import suppress
 from prefork.http.message import Request
 from prefork.http.server import Served
 from prefork.logger import log
+from prefork.observe.sink import identity
 from prefork.process.child import NOW, WHAT, WHERE
 from prefork.process.report import MOST_OF_REQUEST, Account
 
@@ -51,6 +52,7 @@ class Witness:
         self.patience = 0.0
         self._lifeline = lifeline
         self._asked = asked
+        self._known = {fd: identity(fd) for fd in (lifeline, asked) if fd is not None}
         self._look = look
         self._hurry = hurry
         self._thread = threading.Thread(target=self._attend, name="prefork-witness", daemon=True)
@@ -64,12 +66,13 @@ class Witness:
 
     def _attend(self) -> None:
         poll = select.poll()
-        if self._lifeline is not None:
-            poll.register(self._lifeline, select.POLLIN)
-        poll.register(self._asked, select.POLLIN)
+        for fd in self._known:
+            poll.register(fd, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
-                if fd == self._lifeline:
+                if identity(fd) != self._known[fd]:  # an application has closed it, and may have its number
+                    poll.unregister(fd)
+                elif fd == self._lifeline:
                     time.sleep(self.patience)
                     os._exit(os.EX_SOFTWARE)
                 elif asked := _read(fd):
