@@ -1,6 +1,7 @@
 """Arguments: the command line as it is typed. Owns the options, also those that people know from other servers.
 
-What has one meaning is accepted as gunicorn, uvicorn and others write it; the rest is answered by the word for it here.
+An option that has one meaning is accepted as gunicorn, uvicorn and others write it. Others are answered by the word for
+them here.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What is asked for: `command`, one of COMMANDS save help, and its options; those of `start` as settings.load takes
-    them. Ends by SystemExit after a help, and where it makes no sense.
+    """The request of the operator: `command`, one of COMMANDS save help, and its options; those of `start` as
+    settings.load takes them. Ends by SystemExit after a help, and where it makes no sense.
     """
     top = Parser("prefork", usage="prefork COMMAND [OPTION ...]", description="The nginx process model for Python.")
     parsers = _parsers(top)
@@ -142,7 +143,7 @@ def _no_command(name: str) -> str:
 
 
 def _unknown(others: Sequence[str], parser: Parser) -> str:
-    """What is to be said of the first of `others` that is an option; or of the first, which is one value too many."""
+    """The answer to the first of `others` that is an option; or to the first, which is one value too many."""
     option = next((each for each in others if each.startswith("-") and each != "-"), "").partition("=")[0]
     if not option:
         return f"{quoted(others[0])}: one too many"
