@@ -153,37 +153,40 @@ def test_malformed_element_tells_nothing(element: str) -> None:
     assert told(f"Forwarded: for=198.51.100.7, {element}") == ("10.0.0.1", "http")
 
 
+HARDLY_ANY = 0.02  # seconds: a way through 30,000 characters that is quadratic takes 1 s and more, a linear one 0.0005
+
+
 def fastest(work: Callable[[], object]) -> float:
-    """Seconds that it takes when nothing comes in between."""
+    """Seconds of processor time that it takes when nothing comes in between."""
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.thread_time()
         work()
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     return min(times)
 
 
 @pytest.mark.parametrize("piece", ['",', '"', ",", ";", "for=10.0.0.1,", "\\", "x", "abc=1;", "for=10.0.0.1;"])
 def test_forwarded_that_is_long_takes_no_time(piece: str) -> None:
     headers = block("Forwarded: " + piece * (30_000 // len(piece)) + "for=10.0.0.1")
-    assert fastest(lambda: STANDARD.judge(peer(), headers)) < 0.001
+    assert fastest(lambda: STANDARD.judge(peer(), headers)) < HARDLY_ANY
 
 
 @pytest.mark.parametrize("piece", ["10.0.0.1,", ",", "[", "1.", "2001:db8::1,", " ", ": "])
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Forwarded-Proto"])
 def test_x_forwarded_that_is_long_takes_no_time(name: str, piece: str) -> None:
     headers = block(f"{name}: " + piece * (30_000 // len(piece)) + "10.0.0.1")
-    assert fastest(lambda: PROXIES.judge(peer(), headers)) < 0.001
+    assert fastest(lambda: PROXIES.judge(peer(), headers)) < HARDLY_ANY
 
 
 def test_a_long_chain_of_proxies_of_ours_takes_no_time() -> None:
     headers = block("X-Forwarded-For: " + ",".join(f"10.0.{number >> 8}.{number & 255}" for number in range(2500)))
-    assert fastest(lambda: PROXIES.judge(peer(), headers)) < 0.001
+    assert fastest(lambda: PROXIES.judge(peer(), headers)) < HARDLY_ANY
 
 
 def test_distinct_parameters_of_one_long_element_take_no_time() -> None:
     headers = block("Forwarded: " + ";".join(f"p{number}=1" for number in range(3000)))
-    assert fastest(lambda: STANDARD.judge(peer(), headers)) < 0.001
+    assert fastest(lambda: STANDARD.judge(peer(), headers)) < HARDLY_ANY
 
 
 @pytest.mark.parametrize("hop", ["X-Forwarded-For: {}", "Forwarded: {}"])
