@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
-    server_core, wrk_core = two_cores()
+    server_core, wrk_core = two_cores("wrk")
     load = Load(wrk_core, options.connections, options.seconds)
     chosen = peers(options.level)
     samples: dict[str, list[tuple[float, float, int]]] = {peer.name: [] for peer in chosen}

@@ -22,16 +22,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from apps import BODY
 from servers import FILE, PEERS, Absent, Peer, Running, running
 
+T = TypeVar("T")
 HOST = "shop.example.com"
 FIELDS = (
     f"Host: {HOST}",
@@ -99,11 +101,13 @@ class Sample:
         return self.cpu * self.rate / 1e6
 
 
-def two_cores() -> tuple[int, int]:
-    """The server's core and wrk's; leaves the program where they, or wrk, or taskset are missing."""
+def two_cores(*tools: str) -> tuple[int, int]:
+    """The server's core and that of the load; leaves the program where they, taskset or one of the tools is missing."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2 or not shutil.which("wrk") or not shutil.which("taskset"):
-        sys.exit("this needs wrk, taskset and two cores: one for the server, one for wrk")
+    missing = [tool for tool in ("taskset", *tools) if not shutil.which(tool)]
+    missing += ["two cores: one for the server, one for the load"] if len(cores) < 2 else []
+    if missing:
+        sys.exit(f"this needs {', '.join(missing)}")
     return cores[-1], cores[0]
 
 
@@ -178,17 +182,17 @@ def costs(asked: Sequence[tuple[Running, str, Sequence[str]]], load: Load) -> li
     ]
 
 
-def compare(
-    chosen: list[Peer], rounds: int, peers: Path, core: int, load: Load
-) -> tuple[dict[Peer, list[Sample]], dict[str, str]]:
-    """All rounds: the samples of each server, and by name why one has none: a failure in any round is enough."""
-    samples: dict[Peer, list[Sample]] = {peer: [] for peer in chosen}
+def interleave(
+    chosen: Sequence[Peer], rounds: int, measure_one: Callable[[Peer], T]
+) -> tuple[dict[Peer, list[T]], dict[str, str]]:
+    """All rounds: the samples of each server, and by name why one has none: Absent in any round is enough."""
+    samples: dict[Peer, list[T]] = {peer: [] for peer in chosen}
     absent: dict[str, str] = {}
     for number in range(1, rounds + 1):
         for peer in list(samples):
             print(f"round {number}/{rounds}: {peer.name} ...", file=sys.stderr)
             try:
-                samples[peer].append(measure(peer, peers, core, load))
+                samples[peer].append(measure_one(peer))
             except Absent as reason:
                 absent[peer.name] = str(reason)
                 del samples[peer]
@@ -258,12 +262,12 @@ def main() -> None:
     if options.install:
         install(options.peers)
         return
-    server_core, wrk_core = two_cores()
+    server_core, wrk_core = two_cores("wrk")
     of_case = {peer.name: peer for peer in PEERS if peer.case == options.case}
     names = list(dict.fromkeys(options.server or of_case))
     load = Load(wrk_core, options.connections, options.seconds)
     chosen = [of_case[name] for name in names if name in of_case]
-    samples, absent = compare(chosen, options.rounds, options.peers, server_core, load)
+    samples, absent = interleave(chosen, options.rounds, lambda peer: measure(peer, options.peers, server_core, load))
     absent |= {name: f"has no case {options.case}" for name in names if name not in of_case}
     print(f"case {options.case}, {options.rounds} rounds of {options.seconds} s, {options.connections} connections")
     print(versions(options.peers), end="\n\n")

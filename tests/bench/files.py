@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2, help="of wrk, a case and round")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
-    core, wrk_core = two_cores()
+    core, wrk_core = two_cores("wrk")
     cases = {name: CASES[name] for name in options.case}
     with tempfile.TemporaryDirectory(prefix="prefork-bench-") as name, tempfile.TemporaryDirectory() as scripts:
         plant(Path(name))

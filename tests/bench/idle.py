@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of wrk, a measurement")
     options = parser.parse_args()
-    server_core, wrk_core = two_cores()
+    server_core, wrk_core = two_cores("wrk")
     load = Load(wrk_core, ACTIVE, options.seconds)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = options.idle + RESERVE

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ def prefork(route: str, *settings: str) -> Callable[[Site], list[str]]:
     def command(site: Site) -> list[str]:
         listen = f'listen = ["127.0.0.1:{site.port}"]'
         config = "\n".join([listen, "workers.count = 1", 'log.access = ""', *settings, "[[route]]", route, ""])
-        return [str(REPO / ".venv/bin/python"), "-m", "prefork", "start", "-c", site.write("server.toml", config)]
+        return [sys.executable, "-m", "prefork", "start", "-c", site.write("server.toml", config)]
 
     return command
 
@@ -207,6 +208,27 @@ def nginx(location: str) -> Callable[[Site], list[str]]:
         return ["nginx", "-e", "stderr", "-p", str(site.directory), "-c", site.write("nginx.conf", config)]
 
     return command
+
+
+def threaded(app: str, threads: int) -> tuple[Peer, ...]:
+    """The servers that run a WSGI application in so many threads of one worker, prefork first."""
+    case, serves = "threads", f"WSGI, {threads} threads"
+    gthread = gunicorn(app, "-k", "gthread", "--threads", str(threads))
+    blocking = granian(app, "--interface", "wsgi", "--blocking-threads", str(threads))
+    return (
+        Peer("prefork", case, serves, prefork(f'path = "/"\nwsgi = "{app}"', f"workers.threads = {threads}")),
+        Peer("gunicorn-gthread", case, serves, gthread),
+        Peer("granian", case, serves, blocking),
+    )
+
+
+def asynchronous(app: str) -> tuple[Peer, ...]:
+    """The servers that run an ASGI application in one worker, prefork first."""
+    return (
+        Peer("prefork", "loop", "ASGI", prefork(f'path = "/"\nasgi = "{app}"')),
+        Peer("uvicorn", "loop", "ASGI, uvloop + httptools", uvicorn(app)),
+        Peer("granian", "loop", "ASGI", granian(app, "--interface", "asgi")),
+    )
 
 
 TEXT = BODY.decode().replace("\n", "\\n")

@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2, help="of wrk, a pair and round")
     parser.add_argument("--connections", type=int, default=32, help="to each of the two servers")
     options = parser.parse_args()
-    server_core, wrk_core = two_cores()
+    server_core, wrk_core = two_cores("wrk")
     load = Load(wrk_core, options.connections, options.seconds)
     measured: dict[tuple[str, str], list[tuple[float, float]]] = {pair: [] for pair in PAIRS}
     with tempfile.TemporaryDirectory(prefix="prefork-bench-") as name:
