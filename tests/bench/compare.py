@@ -64,6 +64,9 @@ PACKAGES = (
     "granian",
     "hypercorn",
     "fastapi",
+    "flask",
+    "django",
+    "psycopg[binary]",
     "bjoern",
 )  # bjoern is compiled on the spot, against libev
 WARM_UP = 1  # seconds of wrk before the measured ones, the least it can do
@@ -225,7 +228,7 @@ def versions(peers: Path) -> str:
     """What was compared, in a line."""
     places = [str(place) for place in (peers / "lib").glob("python*/site-packages")]
     names = {"uvloop", "httptools", *(package.partition("[")[0] for package in PACKAGES)}
-    found = [f"{of.name} {of.version}" for of in distributions(path=places) if of.name in names]
+    found = [f"{of.name} {of.version}" for of in distributions(path=places) if of.name.lower() in names]
     nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr if shutil.which("nginx") else ""
     return ", ".join([f"CPython {sys.version.split()[0]}", *sorted(found), nginx.strip().rpartition(" ")[2]])
 

@@ -13,28 +13,13 @@ compare.py.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from statistics import median
 
 from generator import Kind
-from measure import Bench, Latencies, Saturation, flow, options, saturate
-from servers import Peer, asynchronous, threaded
+from measure import Bench, options
+from servers import asynchronous, threaded
+from tables import Mix, latencies
 
-PART = 0.8  # of the least saturation
 FAST = ("/",)
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Kinds of requests, and how many come in a second; None: what the slowest server can take, with some room."""
-
-    name: str
-    kinds: tuple[Kind, ...]
-    rate: float | None = None
-
-
 MIXES = (
     Mix("20% wait 20 ms", (Kind("fast", FAST, 0.8), Kind("20 ms", ("/wait/20",), 0.2)), 600),
     Mix("20% wait 3 ms", (Kind("fast", FAST, 0.8), Kind("3 ms", ("/wait/3",), 0.2)), 300),
@@ -50,36 +35,12 @@ MIXES = (
 )
 
 
-def table(bench: Bench, mix: Mix, servers: Sequence[Peer], seconds: float) -> str:
-    """Markdown: each server's saturation, and its latencies at the one rate."""
-    full, absent = bench.each(servers, partial(saturate, mix.kinds, bench.connections, seconds / 2))
-    rate = mix.rate or PART * min((median(one.rate for one in of) for of in full.values()), default=1.0)
-    latencies, late = bench.each([*full], partial(flow, mix.kinds, rate, seconds))
-    names = [kind.name for kind in mix.kinds]
-    lines = [
-        f"{mix.name}; latencies at {rate:,.0f} requests/s",
-        "",
-        f"| server | serves | saturation | CPU us | {' | '.join(f'{name}: p50 | p99' for name in names)} |",
-        f"| --- | --- | --: | --: |{' --: |' * (2 * len(names))}",
-        *(row(peer, full[peer], of, names) for peer, of in latencies.items()),
-        *(f"| {name} | absent: {why} | | |{' |' * (2 * len(names))}" for name, why in (absent | late).items()),
-    ]
-    return "\n".join([*lines, ""])
-
-
-def row(peer: Peer, full: Sequence[Saturation], latencies: Sequence[Latencies], names: Sequence[str]) -> str:
-    """The line of one server; medians of each percentile."""
-    cells = [peer.name, peer.serves, f"{median(of.rate for of in full):,.0f}", f"{median(of.cpu for of in full):.0f}"]
-    for name in names:
-        cells += [f"{median(of[name][place] for of in latencies) * 1e3:.1f}" for place in (0, 1)]
-    return f"| {' | '.join(cells)} |"
-
-
 def arguments() -> argparse.Namespace:
     names = [mix.name for mix in MIXES]
+    named = "; ".join(names).replace("%", "%%")
     parser = options(__doc__)
     parser.add_argument("--interface", choices=("wsgi", "asgi"), default="wsgi")
-    parser.add_argument("--mix", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {names}")
+    parser.add_argument("--mix", nargs="+", choices=names, default=names, metavar="NAME", help=f"of: {named}")
     parser.add_argument("--seconds", type=float, default=5, help="of requests, a server and round; half to saturate it")
     return parser.parse_args()
 
@@ -90,7 +51,7 @@ def main() -> None:
     servers = asynchronous("apps:work_asgi") if given.interface == "asgi" else threaded("apps:work", given.threads)
     for mix in MIXES:
         if mix.name in given.mix:
-            print(table(bench, mix, servers, given.seconds), flush=True)
+            print(latencies(bench, mix, servers, given.seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,27 +14,13 @@ compare.py.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from statistics import median
 
 from generator import Kind
-from measure import Bench, Saturation, options, saturate
-from servers import Peer, threaded
+from measure import Bench, options
+from servers import threaded
+from tables import Case, print_saturations
 
 WAITS = (1, 2, 3, 5, 8, 10, 20, 50, 100)  # milliseconds
-TURNS = 20  # waits that a measurement lasts, at least
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table: what is asked, and the seconds that a call waits."""
-
-    name: str
-    kinds: tuple[Kind, ...]
-    wait: float
 
 
 def plain(wait: float) -> Case:
@@ -50,17 +36,6 @@ def query(wait: float) -> Case:
     return Case(f"1 in 10 {wait:g} ms, by its query", kinds, wait / 1000)
 
 
-def row(case: Case, peers: Sequence[Peer], samples: dict[Peer, list[Saturation]]) -> str:
-    """The case's line; a server without figures has none."""
-    rates = {peer: median(one.rate for one in of) for peer, of in samples.items()}
-    first, *others = peers
-    best = max((rates[peer] for peer in others if peer in rates), default=0.0)
-    ratio = f"{rates[first] / best:.2f}" if best and first in rates else ""
-    figures = [f"{rates[peer]:,.0f}" if peer in rates else "" for peer in peers]
-    cpu = [f"{median(one.cpu for one in samples[peer]):.0f}" if peer in samples else "" for peer in peers]
-    return f"| {' | '.join([case.name, *figures, ratio, *cpu])} |"
-
-
 def arguments() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--waits", type=float, nargs="*", default=WAITS, metavar="MS")
@@ -73,16 +48,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     bench = Bench(given)
-    peers = threaded("apps:work", given.threads)
-    names = " | ".join(peer.name for peer in peers)
-    print(f"| requests/s of calls that wait | {names} | ratio | CPU: {names} |")
-    print(f"| --- |{' --: |' * (2 * len(peers) + 1)}", flush=True)
-    for case in [*map(plain, given.waits), *map(stream, given.streams), *map(query, given.queries)]:
-        seconds = max(given.seconds, TURNS * case.wait)
-        samples, absent = bench.each(peers, partial(saturate, case.kinds, bench.connections, seconds))
-        print(row(case, peers, samples), flush=True)
-        for name, reason in absent.items():
-            print(f"{case.name}: {name} is absent: {reason}", file=sys.stderr)
+    cases = [*map(plain, given.waits), *map(stream, given.streams), *map(query, given.queries)]
+    print_saturations(bench, "a call waits", cases, threaded("apps:work", given.threads), given.seconds)
 
 
 if __name__ == "__main__":
