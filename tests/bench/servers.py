@@ -210,13 +210,16 @@ def nginx(location: str) -> Callable[[Site], list[str]]:
     return command
 
 
-def threaded(app: str, threads: int) -> tuple[Peer, ...]:
-    """The servers that run a WSGI application in so many threads of one worker, prefork first."""
+def threaded(app: str, threads: int, route: str = "") -> tuple[Peer, ...]:
+    """The servers that run a WSGI application in so many threads of one worker, prefork first, which may have another
+    route beside.
+    """
+    routes = f'path = "/"\nwsgi = "{app}"' + (f"\n[[route]]\n{route}" if route else "")
     case, serves = "threads", f"WSGI, {threads} threads"
     gthread = gunicorn(app, "-k", "gthread", "--threads", str(threads))
     blocking = granian(app, "--interface", "wsgi", "--blocking-threads", str(threads))
     return (
-        Peer("prefork", case, serves, prefork(f'path = "/"\nwsgi = "{app}"', f"workers.threads = {threads}")),
+        Peer("prefork", case, serves, prefork(routes, f"workers.threads = {threads}")),
         Peer("gunicorn-gthread", case, serves, gthread),
         Peer("granian", case, serves, blocking),
     )
@@ -237,6 +240,7 @@ NGINX_FILES = nginx("root public; sendfile on; tcp_nopush on; open_file_cache ma
 
 HELLO = 'path = "/"\nwsgi = "apps:hello"'
 HELLO_ASGI = 'path = "/"\nasgi = "apps:hello_asgi"'
+BESIDE_ASGI = 'path = "/asgi"\nasgi = "apps:hello_asgi"'
 FASTAPI = 'path = "/"\nasgi = "apps_fastapi:app"'
 GRANIAN_WSGI = granian("apps:hello", "--interface", "wsgi", "--blocking-threads", "1")
 GRANIAN_FILES = ("--interface", "wsgi", "--blocking-threads", "1", "--static-path-mount", "public/static")

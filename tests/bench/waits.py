@@ -1,7 +1,7 @@
 """Calls that wait, each as long as the others: requests per second of one worker with threads, beside its peers.
 
     python tests/bench/waits.py [--waits 1 2 3 5 8 10 20 50 100] [--streams 2] [--queries 3 20] [--threads 8]
-                                [--rounds 3] [--seconds 2]
+                                [--beside-asgi] [--rounds 3] [--seconds 2]
 
 Each server runs a WSGI application on one core, whose every call sleeps that many milliseconds, and is asked on 32
 connections or two a thread, each again at once, from another core. After the plain waits come a response of five pieces
@@ -17,7 +17,7 @@ import argparse
 
 from generator import Kind
 from measure import Bench, options
-from servers import threaded
+from servers import BESIDE_ASGI, threaded
 from tables import Case, print_saturations
 
 WAITS = (1, 2, 3, 5, 8, 10, 20, 50, 100)  # milliseconds
@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--waits", type=float, nargs="*", default=WAITS, metavar="MS")
     parser.add_argument("--streams", type=float, nargs="*", default=(2,), metavar="MS")
     parser.add_argument("--queries", type=float, nargs="*", default=(3, 20), metavar="MS")
+    parser.add_argument("--beside-asgi", action="store_true", help="prefork's worker hosts an ASGI application, too")
     parser.add_argument("--seconds", type=float, default=2, help="of load, a server and round; longer for long waits")
     return parser.parse_args()
 
@@ -49,7 +50,8 @@ def main() -> None:
     given = arguments()
     bench = Bench(given)
     cases = [*map(plain, given.waits), *map(stream, given.streams), *map(query, given.queries)]
-    print_saturations(bench, "a call waits", cases, threaded("apps:work", given.threads), given.seconds)
+    servers = threaded("apps:work", given.threads, BESIDE_ASGI if given.beside_asgi else "")
+    print_saturations(bench, "a call waits", cases, servers, given.seconds)
 
 
 if __name__ == "__main__":
