@@ -20,6 +20,7 @@ from prefork.handlers.respond import redirect, respond
 from prefork.handlers.router import Router, not_found
 from prefork.handlers.saturation import Saturation
 from prefork.handlers.status import status
+from prefork.handlers.wait_estimate import AllWait, Estimates
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.body_limit import BodyLimit
@@ -176,5 +177,6 @@ def _application(route: Route, mounted: str, host: Host, saturation: Saturation)
         timeout=workers.timeout if route.timeout is None else route.timeout,
         queue_timeout=workers.queue_timeout,
         saturation=saturation,
+        estimates=Estimates() if route.inline else AllWait(),
     ).handle
     return wsgi if route.request_buffering else Unbuffered(wsgi, host.crew).handle

@@ -24,7 +24,7 @@ class Saturation:
 
     def turned_away(self, timeout: float) -> None:
         """A call has waited for a thread for `timeout` seconds (queue_timeout), and is not made."""
-        calls = self._crew.calls.under_way.values()
+        calls = list(self._crew.calls.under_way.values())
         self._busy = len(calls)
         self._timeout = timeout
         slowest = min(calls, key=lambda call: call.began, default=None)

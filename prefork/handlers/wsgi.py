@@ -19,6 +19,7 @@ from prefork import __version__
 from prefork.errors import Abandoned, Disconnected, TimedOut
 from prefork.handlers.outbox import Outbox
 from prefork.handlers.saturation import Saturation
+from prefork.handlers.wait_estimate import LONG, Estimate, Estimates, Meter
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
 from prefork.handlers.wsgi_write import Delegated, Inline, Whole
@@ -28,10 +29,11 @@ from prefork.http.send import release
 from prefork.kernel import forks
 from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.calls import Ending
-from prefork.kernel.leader import Baton, Crew
+from prefork.kernel.leader import INLINE, Crew
 from prefork.kernel.owner import Superseded
+from prefork.kernel.watcher import TICK, Baton
 
-HALF_CLOSED = 0.1  # seconds
+HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has sent its end counts as gone
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -40,7 +42,8 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 class Wsgi:
     """Calls `application` for requests below `mount` ("" or "/prefix"), in the threads of `crew`; `handle` is the
     Handler. A call may take `timeout` seconds, and wait for a thread for `queue_timeout` (0: any); the `saturation` of
-    the crew is shared by all who call by it.
+    the crew is shared by all who call by it. `estimates` tell which calls are
+    handed to another thread beforehand.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Wsgi:
         timeout: float = 0,
         queue_timeout: float = 0,
         saturation: Saturation | None = None,
+        estimates: Estimates | None = None,
     ) -> None:
         self._application = application
         self._mount = mount
@@ -62,6 +66,7 @@ class Wsgi:
         self._saturation = saturation or Saturation(crew)
         self._inline = Inline(crew, timeout)
         self._pending = self._inline.pending
+        self._estimates = estimates or Estimates()
         self._constant: Environ = {
             "SERVER_SOFTWARE": f"prefork/{__version__}",
             "wsgi.version": (1, 0),
@@ -85,9 +90,10 @@ class Wsgi:
             environ = _fields(headers, self._constant)
             if headers.shared:
                 headers.views[self] = environ.copy()
-        from_line = line.views.get(self)
-        if from_line is None:
-            from_line = line.views[self] = self._line(line)
+        view = line.views.get(self)
+        if view is None:
+            view = line.views[self] = self._line(line), self._estimates.find(line.method, line.path)
+        from_line, estimate = view
         environ.update(from_line)
         environ["REMOTE_ADDR"] = client.address
         environ["REMOTE_PORT"] = client.port
@@ -100,13 +106,18 @@ class Wsgi:
         call = Call()
         environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()
         crew = self._crew
-        if (crew.queue or not crew.followers) and not await self._admitted(request, call):
-            self._saturation.turned_away(self._queue_timeout)
-            return plain(503, ("Retry-After", "1"))
-        if crew.pinned:
-            return await self._delegate(request, call, environ)
+        waits, meter = False, None
+        if estimate.is_watched:
+            waits = estimate.hands_over()
+            meter = Meter() if estimate.measures else None
+        if crew.pinned or crew.jobs or not crew.followers or (waits and crew.threads > 1):
+            return await self._delegate(request, call, environ, estimate)
+        crew.counts[INLINE] += 1
         call.request, call.opener, call.thread = request, self._inline, crew.leader
-        baton = crew.enter(request, self._timeout)
+        began = monotonic()
+        baton = crew.enter(request, self._timeout, began)
+        if waits:
+            crew.step_down()
         try:
             result = self._application(environ, call.start_response)
             if forks.forked:
@@ -120,7 +131,7 @@ class Wsgi:
             else:
                 response = call.conclude(result)
                 if response is not None and call.thread and crew.leave(baton):
-                    crew.enter(Ending(request, Whole(self._pending, response)), self._timeout)
+                    crew.enter(Ending(request, Whole(self._pending, response)), self._timeout, monotonic())
                     if not call.finish(response.body):
                         self._take_back(call, baton)
                         response = None
@@ -128,19 +139,32 @@ class Wsgi:
             if forks.forked:
                 forks.leave(error)
             call.fail(error)
+            held_up, is_measured = monotonic() - began if meter is None else meter.held_up(), meter is not None
             if not crew.leave(baton):
+                held_up, is_measured = min(held_up, TICK), True
                 await self._rejoin_failed(call, error)
+            estimate.note(held_up, is_measured)
             failure = contained(error)
             if failure is not error:
                 raise failure from error
             raise
         if response is None:
-            return await self._stream(call, crew.leave(baton))
+            return await self._stream(call, crew.leave(baton), partial(self._note, estimate, began, meter))
+        held_up = monotonic() - began if meter is None else meter.held_up()
         if call.thread:  # another thread leads already, and is to have the response before the application ends
             await crew.produce(AtWork(request, self._timeout), call.finish_behind, leads=False)
         elif not crew.leave(baton):
             await self._rejoin(response)
+            estimate.note(min(held_up, TICK), True)
+        elif held_up > LONG or estimate.is_watched:
+            estimate.note(held_up, meter is not None)
         return response
+
+    def _note(self, estimate: Estimate, began: float, meter: Meter | None) -> None:
+        """A call is over that may have lost the loop."""
+        held_up = monotonic() - began if meter is None else meter.held_up()
+        if held_up > LONG or meter is not None:
+            self._crew.post(partial(estimate.note, held_up, meter is not None))
 
     def _take_back(self, call: Call, baton: Baton) -> None:
         """Let there be another response in place of that which `call` has more for. Raises ApplicationError where that
@@ -148,7 +172,7 @@ class Wsgi:
         """
         if not self._crew.leave(baton):
             raise call.excess()
-        self._crew.enter(call.request, self._timeout)
+        self._crew.enter(call.request, self._timeout, monotonic())
 
     async def _rejoin(self, response: Response) -> None:
         """Raises Abandoned, and closes the response, where nobody waits for it."""
@@ -169,8 +193,9 @@ class Wsgi:
                 failed(call.request, error)
             raise
 
-    async def _stream(self, call: Call, leads: bool) -> Response:
-        """The response to an iterable that has more to come, in this thread, whoever leads meanwhile.
+    async def _stream(self, call: Call, leads: bool, over: Callable[[], None]) -> Response:
+        """The response to an iterable that has more to come, in this thread, whoever leads meanwhile. It calls `over`
+        at the end of that.
 
         Raises Superseded, once all is done, where the call has written: that response is another coroutine's.
         """
@@ -179,25 +204,34 @@ class Wsgi:
             raise Disconnected("a call has written for nobody")
         at_work = AtWork(call.request, self._timeout)
         outbox = Outbox(self._crew, at_work)
+
+        def work() -> None:
+            call.produce(outbox)
+            over()
+
         try:
-            await self._crew.produce(at_work, partial(call.produce, outbox), leads=leads)
+            await self._crew.produce(at_work, work, leads=leads)
             return call.outcome(outbox)
         except BaseException:
             await outbox.aclose()
             raise
 
-    async def _delegate(self, request: Request, call: Call, environ: Environ) -> Response:
-        """The response to a call in another thread, which stays with it to its end."""
+    async def _delegate(self, request: Request, call: Call, environ: Environ, estimate: Estimate) -> Response:
+        """The response to a call in another thread, which stays with it to its end. 503 where none is free in time."""
         crew, task = self._crew, self._crew.loop.current
         at_work = AtWork(request, self._timeout)
         outbox = Outbox(crew, at_work)
         call.request = request
         call.opener = opener = Delegated(crew, task, outbox)
         outcome: list[Response | BaseException | None] = []
+        asked = monotonic()
 
         def work() -> None:
+            meter = Meter()
             call.thread = get_ident()
             try:
+                if at_work.began - asked >= HALF_CLOSED and request.body.client_left:
+                    raise Disconnected("the client left while its request waited for a thread")
                 result = self._application(environ, call.start_response)
                 if forks.forked:
                     forks.leave()
@@ -207,50 +241,39 @@ class Wsgi:
                     forks.leave(error)
                 call.fail(error)
                 outcome.append(contained(error))
-            if opener.opened:
-                return  # its task goes on already
-            crew.hand_back(task)
-            if outcome[0] is None:
-                call.produce(outbox)
-            elif call.thread:
-                call.finish_behind()
+            if not opener.opened and (outcome[0] is None or call.thread):  # its task need not wait for the rest
+                crew.hand_back(task)
+                if outcome[0] is None:
+                    call.produce(outbox)
+                else:
+                    call.finish_behind()
+            at_work.over = partial(estimate.note, meter.held_up(), True)
 
+        if self._queue_timeout and crew.is_full:
+            task.deadline = asked + self._queue_timeout
         try:
             await crew.delegate(at_work, work)
+        except TimedOut:
+            call.close()
+            self._saturation.turned_away(self._queue_timeout)
+            return plain(503, ("Retry-After", "1"))
         except BaseException:
             await outbox.aclose()
+            if not outcome:
+                call.close()
             for come in outcome:  # too late
                 if isinstance(come, Response):
                     await release(come.body)
                 elif come is not None and not opener.opened and not isinstance(come, Disconnected):
                     failed(request, come)
             raise
+        finally:
+            task.deadline = inf
         if opener.opened:
             return call.response(outbox)
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0] or call.outcome(outbox)
-
-    async def _admitted(self, request: Request, call: Call) -> bool:
-        """Wait for a thread; False where none has become free in time. Raises Disconnected where nobody waits any more
-        for what the call would give: a client that has sent its end counts as gone, as nginx has it, but not within
-        HALF_CLOSED, as some end what they send behind their request, and threads are busy for a moment now and then.
-        """
-        task, began = self._crew.loop.current, monotonic()
-        task.deadline = monotonic() + self._queue_timeout if self._queue_timeout else inf
-        admitted = False
-        try:
-            await self._crew.admit()
-            if monotonic() - began >= HALF_CLOSED and request.body.client_left:
-                raise Disconnected("the client left while its request waited for a thread")
-            admitted = True
-        except TimedOut:
-            pass
-        finally:
-            if not admitted:
-                call.close()
-        task.deadline = inf
-        return admitted
 
     def _line(self, line: RequestLine) -> Environ:
         environ: Environ = {

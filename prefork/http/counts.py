@@ -10,15 +10,14 @@ CONNECTIONS = 1  # connections open now
 REQUESTS = 2  # requests answered, whatever the status
 STATUS_CLASS = 2  # plus 1..5: answers of that class, see `status_class`
 SENT = 8  # bytes of responses, heads included
-TAKEOVERS = 9  # application calls that lasted so long that another thread took over the loop
-QUEUED = 10  # application calls that had to wait for a thread
-REPEATS = 11  # requests answered as the same ones were within the second, their handler not asked
-FILE_HITS = 12  # files found in the file cache, still true
-FILE_MISSES = 13  # files that had to be opened
-FILE_EVICTIONS = 14  # files that were put out of the cache to make room
-ACCESS_LOST = 15  # lines that could not be written to the access log
-ERROR_LOST = 16  # and to the error log
-WIDTH = 17  # how many words these are
+CALLS = 9  # the first of four words that the threads count calls of WSGI applications by (kernel/leader.py)
+REPEATS = 13  # requests answered as the same ones were within the second, their handler not asked
+FILE_HITS = 14  # files found in the file cache, still true
+FILE_MISSES = 15  # files that had to be opened
+FILE_EVICTIONS = 16  # files that were put out of the cache to make room
+ACCESS_LOST = 17  # lines that could not be written to the access log
+ERROR_LOST = 18  # and to the error log
+WIDTH = 19  # how many words these are
 
 
 def status_class(status: int) -> int:

@@ -20,7 +20,7 @@ from prefork.http.message import Client, Handler, Request, RequestLine, Response
 from prefork.http.proxy_fields import ProxyFields
 from prefork.http.render import TO_PROXIES, Head, Renderer
 from prefork.kernel.event import Bell
-from prefork.kernel.loop import AWAY, PAUSE, Loop, Task
+from prefork.kernel.loop import PAUSE, Loop, Task
 from prefork.settings.schema import MOST_CONNECTIONS, Http
 
 LASTING = 1.0  # seconds after which a response that is being sent, or a WebSocket, may be there to stay
@@ -188,8 +188,8 @@ class Server:
         """Close every connection, whatever it is at; save those whose task another thread has, or has not begun."""
         for connection in tuple(self.connections):
             connection.cut()
-            if connection.task is not None and connection.task.wait is not AWAY:
-                connection.task.cancel()
+            if connection.task is not None:
+                connection.task.cancel_unless_away()
 
     def cut(self) -> None:
         """The loop has stopped: what is under way does not come to its end."""

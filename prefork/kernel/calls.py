@@ -1,11 +1,13 @@
 """Calls: which threads are at work for the application, on what, since when, and which of them take too long.
 
-Owns what is known of them. All of it is the loop's state, which its leader alone touches (leader.py), but for `since`.
+Owns what is known of them. It is the loop's state, which its leader alone touches (leader.py), but for `since`, and for
+what a thread says of itself, by one store, as it begins and ends a call that has waited for a thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from threading import get_ident
 from time import monotonic
 from typing import Any, Protocol
 
@@ -22,10 +24,10 @@ class Call:
     Where nothing has come of it for `timeout` seconds (0: any) it is overdue, and `abandoned`. They count from `since`
     (monotonic seconds), which its thread sets anew whenever something comes of it; inf while that waits for the loop.
     `began` is when its thread came to be at what this is about; `left` the coroutine that the thread is in and the task
-    has gone on without, if any.
+    has gone on without, if any. `over` is called by the leader once its thread is done.
     """
 
-    __slots__ = ("abandoned", "began", "left", "since", "task", "thread", "timeout", "what")
+    __slots__ = ("abandoned", "began", "left", "over", "since", "task", "thread", "timeout", "what")
 
     task: Task
     thread: int
@@ -36,6 +38,7 @@ class Call:
         self.since = self.began = monotonic()
         self.abandoned = False
         self.left: Coroutine[Wait, None, None] | None = None
+        self.over: Callable[[], None] | None = None
 
 
 class Detached(Protocol):
@@ -64,42 +67,71 @@ class Ending:
 
 
 class Calls:
-    """The calls without the loop: each one `under_way`, by its thread, and those that a task is `away` for.
+    """The calls without the loop: each one `under_way`, by its thread, and those that a task is `away` for, under way
+    or waiting for a thread.
 
-    `overdue` is called by the leader for each call that is, once.
+    `overdue` is called by the leader for each call that is, once; `changed` is rung when there are more or fewer.
     """
 
     def __init__(self, loop: Loop) -> None:
-        self.under_way: dict[int, Call] = {}
         self.away: dict[Task, Call] = {}
         self.overdue: Callable[[Call], None] = _nothing
+        self.changed = Bell(loop)
+        self._by_thread: dict[int, Call | None] = {}  # has all threads from the beginning, so can be read in any
         self._loop = loop
-        self._changed = Bell(loop)
+
+    def enroll(self, thread: int) -> None:
+        """There is this thread (its ident), at nothing yet."""
+        self._by_thread[thread] = None
+
+    @property
+    def under_way(self) -> dict[int, Call]:
+        return {thread: call for thread, call in self._by_thread.items() if call is not None}
 
     def begin(self, call: Call, thread: int, task: Task) -> None:
         """The thread is at the call from now on, and no more at what it did before."""
-        before = self.under_way.get(thread)
+        before = self._by_thread[thread]
         if before is not None and before.what is call.what:
             call.began = before.began
         call.thread = thread
         call.task = task
-        self.under_way[thread] = call
-        self._changed.ring()
+        self._by_thread[thread] = call
+        self.changed.ring()
 
     def end(self, thread: int) -> None:
-        """The thread has done its work. A task that is away for that goes on, even where the work forgot to say so."""
-        call = self.under_way.pop(thread)
+        """The thread has done its work."""
+        call = self._by_thread[thread]
+        assert call is not None
+        self._by_thread[thread] = None
+        self.ended(call)
+
+    def ended(self, call: Call) -> None:
+        """A task that is away for this call goes on, even where the work forgot to say so."""
         if self.away.get(call.task) is call:
             self.hand_back(call.task)
         if call.left is not None:
             _end(call.left)
-        self._changed.ring()
+        if call.over is not None:
+            call.over()
+        self.changed.ring()
+
+    # ---- in the thread of a call that has waited for it
+
+    def take_up(self, call: Call) -> None:
+        """This thread, which is at nothing, is at the call from now on."""
+        call.thread = get_ident()
+        call.since = call.began = monotonic()
+        self._by_thread[call.thread] = call
+
+    def put_down(self, call: Call) -> None:
+        """It is done with it. The leader has to hear of it by `ended`."""
+        self._by_thread[call.thread] = None
 
     def detach(self, thread: int, call: Call, detached: Detached) -> None:
         """Let the task of what the thread is at go on by another coroutine, and the thread be at `call`; not where it
         is at something else than that is about by now, or where nobody waits for its outcome any more.
         """
-        before = self.under_way.get(thread)
+        before = self._by_thread.get(thread)
         if before is None or before.what is not call.what or before.abandoned:
             detached.refused()
             return
@@ -120,20 +152,16 @@ class Calls:
         else:
             task.resume()
 
-    async def finished(self) -> None:
-        """Wait until no call is under way, but those that have been abandoned."""
-        await self._changed.until(lambda: all(call.abandoned for call in self.under_way.values()))
-
     async def guard(self) -> None:
         """Tell of those that take too long, and have their tasks look."""
         while True:
-            await self._changed.until(lambda: bool(self.under_way))
+            await self.changed.until(lambda: bool(self.away or self.under_way))
             await self._loop.sleep(SWEEP)
-            for call in tuple(self.under_way.values()):
+            for call in self.under_way.values():
                 if call.timeout and not call.abandoned and self._loop.now - call.since >= call.timeout:
                     call.abandoned = True
                     call.task.wake()
-                    self._changed.ring()
+                    self.changed.ring()
                     self._tell(call)
 
     def _tell(self, call: Call) -> None:

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from prefork.kernel.leader import Baton, Crew, _Seat
+from prefork.kernel.leader import Crew, _Seat
 from prefork.kernel.loop import Loop, Readiness, Sleep, Task, Wait
 from prefork.kernel.poller import Poller
+from prefork.kernel.watcher import Baton
 from prefork.logger import log
 
 

@@ -8,69 +8,96 @@ leader finishes its call, hands its task back, and follows. (Schmidt et al., "Le
 Why the loop's state needs no lock: it is touched by the leader only, and there is one leader at any time.
 
 - A deque's `append` and `pop` are atomic, and of two who pop its one element, one gets it. So for each bracket exactly
-  one of `leave` and `_depose` finds the baton: leadership stays, or it goes, never both.
+  one of `leave` and `depose` finds the baton: leadership stays, or it goes, never both.
   Each thread has a deque of its own, or a former leader's `leave` would find the baton of the one that leads by then.
 - While the baton lies there the leader is inside the bracket, in code that knows nothing of the loop. Whoever takes it
   then may touch the loop in the leader's place, and hands it to one follower by releasing that one's lock, once.
 - A thread whose `leave` fails has no way back into the loop's frames but `rejoin` and `produce`, which suspend the task
   by a Handover. The loop answers that by Deposed, before it touches anything; that unwinds the thread to `_lead`. Only
   then, when the task's coroutine does not run any more, is the task posted to the new leader.
-- Posts go through a deque, and a pipe that the loop reads. Who posts appends first and looks at the alarm afterwards;
-  who reads empties the pipe, then silences the alarm, then looks at the deque: so none is missed, and an alarm that is
-  on is never without its byte in the pipe.
+- What another thread has for the leader, it posts (posts.py).
 - The leader enters a bracket only while a follower stands by, and only who has the loop uses followers up: so there is
-  one to promote. A thread that is done with its work posts so; the leader takes it among the followers then, and wakes
-  who waits for one.
+  one to promote. A thread that is done with its work posts so; the leader takes it among the followers then.
+- A call that is known to wait, or for which no follower stands by, becomes a Job in a queue that all threads but the
+  leader work off. A deque's `popleft` and `remove` are atomic: one thread begins a job, or the leader withdraws it.
+  A thread that finds no job left posts that it rests; the leader, who alone appends jobs, sends it back to work where
+  there are some by then: so none is forgotten while a thread rests.
 - Where one call is made at a time, the main thread makes it, as applications' signal handlers and alarms want it: while
-  another thread leads, it has no follower, so it makes no call. When it has heard that the main thread is done, it
-  gives the loop back at the end of that turn, and follows.
+  another thread leads, it has no follower, so calls are jobs, which the main thread alone works off. When it has none
+  left, the loop is given back to it at the end of that turn.
 - A thread can do without its task before its call is over, and so before its frames have let go of the coroutine: the
   leader has the task go on by another one (`detach`). The former is kept with the call, so that it is ended by the
   leader, when the thread has posted that it is done, and not in that thread, as its last reference goes. Where the
   outcome was there before the thread lost the loop (Ending), whoever takes the baton sees to that.
-- The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or gives it
-  work, and struck out when it posts that it is done. While the leader runs the loop, it is in no call: so the calls
-  noted are all there are, and the bracket itself notes nothing.
+- The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or by
+  itself as it begins a job, and struck out when it is done. While the leader runs the loop, it is in no call: so the
+  calls noted are all there are, and the bracket itself notes nothing.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from time import sleep
+from time import monotonic
 from typing import Any
 
-from prefork.errors import ForkedError
+from prefork.errors import TimedOut
 from prefork.kernel import forks
 from prefork.kernel.calls import Call, Calls, Detached, Ending
-from prefork.kernel.loop import AWAY, PARKED, Deposed, Handover, Loop, Task, Wait
+from prefork.kernel.loop import AWAY, Deposed, Handover, Loop, Task, Wait
+from prefork.kernel.posts import Post
+from prefork.kernel.watcher import Baton, Watcher
 from prefork.logger import log
 
-TICK = 0.005  # seconds: a call that was there at two of the watcher's looks in a row blocks the loop
 SWITCH = 0.0005  # seconds that a call which computes keeps the interpreter, when the leader comes back from the system
-IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idle process makes no wake-ups
+INLINE = 0  # a word of `counts`: calls that the leader has made; who enters for one counts it
+DELEGATED = 1  # calls that were handed to another thread beforehand
+TAKEOVERS = 2  # times that a call, or what came behind it, lost the loop
+QUEUED = 3  # delegated calls that had to wait for a thread
 PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
 
 Work = Callable[[], None]
-Baton = deque[tuple[Any, float]]  # what the leader does, and its timeout; empty where it does nothing, or leads no more
 
 
 class _Seat:
-    """A thread's place among the followers. Whoever takes it from there gives it `work`, or the loop, by `lock`."""
+    """A thread's place among the followers. Whoever takes it from there releases `lock`, by which the thread works off
+    jobs, or, where `promoted` is set before, leads.
+    """
 
-    __slots__ = ("baton", "lock", "thread", "work")
+    __slots__ = ("baton", "lock", "promoted", "thread")
 
     def __init__(self, baton: Baton) -> None:
         self.baton = baton
         self.lock = threading.Lock()
         self.lock.acquire()
         self.thread = threading.get_ident()  # its own, once it runs
-        self.work: Work | None = None
+        self.promoted = False
+
+    def promote(self) -> None:
+        """Give its thread the loop."""
+        self.promoted = True
+        self.lock.release()
+
+
+class _Job(Wait):
+    """Work that waits for a thread, or is under way in one, for a task that waits for its outcome."""
+
+    __slots__ = ("call", "crew", "work")
+
+    def __init__(self, crew: Crew, call: Call, work: Work) -> None:
+        self.crew = crew
+        self.call = call
+        self.work = work
+
+    def arm(self, task: Task) -> None:
+        pass
+
+    def reclaim(self) -> bool:
+        return self.crew.withdraw(self)
 
 
 class Crew:
@@ -78,9 +105,9 @@ class Crew:
     is always made by the main thread, unless the crew is pinned.
 
     `wanted`: there are applications to call, so it is to be started. `pinned`: the main thread leads for ever, and
-    calls are made by `delegate`; to be set before `start`. `takeovers` and `queued` (calls that had to wait for a
-    thread) are counts; `changed` is called by the leader when they have changed. `calls` are those without the loop;
-    `leader` is the thread (its ident) that has the loop, or is in a call by which it has not lost it.
+    calls are made by `delegate`; to be set before `start`. `counts` are four words, which may lie in shared memory.
+    `calls` are those without the loop, `jobs` those that wait for a thread. `leader` is the thread (its ident) that has
+    the loop, or is in a call by which it has not lost it.
     """
 
     def __init__(self, loop: Loop, threads: int) -> None:
@@ -89,21 +116,15 @@ class Crew:
         self.wanted = False
         self.pinned = False
         self.hurried = False  # in the end the main thread is not waited for
-        self.takeovers = 0
-        self.queued = 0
-        self.changed: Callable[[], None] = _nothing
+        self.counts = memoryview(bytearray(4 * 8)).cast("Q")
         self.calls = Calls(loop)
         self.followers: deque[_Seat] = deque()
-        self.queue: deque[Task] = deque()
+        self.jobs: deque[_Job] = deque()
         self.leader = threading.get_ident()
-        self._reading = self._writing = -1
-        self._parked = False  # the watcher
-        self._rouse = threading.Lock()
-        self._rouse.acquire()
-        self._posts: deque[Callable[[], object]] = deque()
-        self._alarmed = False
+        self._started = False
         self._main = self._seat()
         self._baton = self._main.baton  # the leader's
+        self._watcher = Watcher(self)
         self._over = self._returning = False  # the loop has stopped; the main thread is to lead again
         self._left = threading.Event()  # the main thread has
         self._failure: BaseException | None = None
@@ -113,19 +134,20 @@ class Crew:
     def start(self) -> None:
         """Make the threads, and what they are heard by. Raises RuntimeError, OSError where the system has no more."""
         sys.setswitchinterval(SWITCH)
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._reading, False)
-        self.loop.spawn(self._hear(), "hearing from other threads")
+        self.loop.posts.open(self.loop)
         self.loop.spawn(self.calls.guard(), "watching over application calls")
+        self.calls.enroll(self._main.thread)
+        self._started = True
         for number in range(self.threads):
             seat = self._seat()
             thread = threading.Thread(target=self._follow, args=[seat], name=f"prefork-{number + 1}", daemon=True)
             thread.start()
             assert thread.ident is not None
             seat.thread = thread.ident
+            self.calls.enroll(seat.thread)
             self.followers.append(seat)
         if not self.pinned:
-            threading.Thread(target=self._watch, name="prefork-watcher", daemon=True).start()
+            threading.Thread(target=self._watcher.run, name="prefork-watcher", daemon=True).start()
 
     def _seat(self) -> _Seat:
         return _Seat(deque())
@@ -146,38 +168,23 @@ class Crew:
     def close_in_child(self) -> None:
         """In a process that an application has forked, in whichever thread: nobody leads there."""
         self._baton.clear()
-        self.changed = _nothing
-        for end in (self._reading, self._writing):
-            if end >= 0:
-                os.close(end)
+        self.loop.posts.close()
 
     # ---- the leader, around an application call
 
-    async def admit(self) -> None:
-        """Wait, first come, first served, until a follower stands by."""
-        if self.followers and not self.queue:
-            return
-        task = self.loop.current
-        self.queued += 1
-        self.changed()
-        self.queue.append(task)
-        try:
-            while not (self.followers and self.queue[0] is task):
-                await PARKED
-        finally:
-            self.queue.remove(task)
-            self._call_next()
+    @property
+    def is_full(self) -> bool:
+        """Whether no follower stands by, or calls wait for one. Nothing is to be entered then: use `delegate`."""
+        return bool(self.jobs) or not self.followers
 
-    def _call_next(self) -> None:
-        if self.queue and self.followers:
-            self.queue[0].wake()
-
-    def enter(self, what: Any, timeout: float) -> Baton:
-        """Begin to do `what`, which may block: somebody else may lead from here on. What `leave` is to be given."""
+    def enter(self, what: Any, timeout: float, now: float) -> Baton:
+        """Begin to do `what`, which may block: somebody else may lead from here on. What `leave` is to be given. `now`
+        is in monotonic seconds.
+        """
         baton = self._baton
-        baton.append((what, timeout))
-        if self._parked:
-            self._wake_watcher()
+        baton.append((what, timeout, now))
+        if self._watcher.parked:
+            self._watcher.wake()
         return baton
 
     def leave(self, baton: Baton) -> bool:
@@ -191,7 +198,7 @@ class Crew:
     def step_down(self) -> None:
         """In the bracket, before waiting for what only the loop can bring: let another thread lead, unless one does."""
         if self.leader == threading.get_ident():
-            self._depose()
+            self.depose()
 
     async def rejoin(self) -> None:
         """Go on in the thread that leads now. Raises Abandoned where nobody waits for the task's outcome any more."""
@@ -218,26 +225,62 @@ class Crew:
         self.calls.begin(call, thread, self.calls.under_way[thread].task)
 
     async def delegate(self, call: Call, work: Work) -> None:
-        """Have a follower do `work`, and go on when that has called `hand_back`, or is done. To be called after
-        `admit`. Raises Abandoned as `rejoin` does.
+        """Have the next thread that is free do `work`, and go on when that has called `hand_back`, or is done.
+
+        Raises TimedOut where the task's deadline passes before a thread has begun; that is lifted once one has. Raises
+        Abandoned as `rejoin` does.
         """
-        seat, task = self.followers.pop(), self.loop.current
+        task = call.task = self.loop.current
+        job = _Job(self, call, work)
         self.calls.away[task] = call
-        self.calls.begin(call, seat.thread, task)
-        seat.work = work
-        seat.lock.release()
-        await AWAY
+        self.counts[DELEGATED] += 1
+        self.jobs.append(job)
+        if not self._send_to_work():
+            self.counts[QUEUED] += 1
+        self.calls.changed.ring()
+        while True:
+            try:
+                return await job
+            except TimedOut:
+                if self.withdraw(job):
+                    raise
+
+    def withdraw(self, job: _Job) -> bool:
+        """Have a job not done. False: it has been begun."""
+        try:
+            self.jobs.remove(job)
+        except ValueError:
+            return False
+        del self.calls.away[job.call.task]
+        return True
+
+    def _send_to_work(self) -> bool:
+        """Have a thread look for jobs. False: there is none that does nothing."""
+        if self._returning:
+            self._returning = False
+            self._main.lock.release()
+        elif self.followers and (self.threads > 1 or self.pinned):
+            self.followers.pop().lock.release()
+        else:
+            return False
+        return True
+
+    async def finished(self) -> None:
+        """Wait until no call is under way, but those that have been abandoned."""
+        await self.calls.changed.until(self._is_at_rest)
+
+    def _is_at_rest(self) -> bool:
+        """A thread is between two jobs for a moment now and then, so it is those that rest which are counted."""
+        if not self._started:
+            return True
+        abandoned = sum(call.abandoned for call in self.calls.under_way.values())
+        return not self.jobs and len(self.followers) + self._returning + abandoned >= self.threads
 
     # ---- any thread
 
-    def post(self, call: Callable[[], object]) -> None:
-        """Have the leader call this, and look after those who wait for a thread. Raises ForkedError."""
-        if forks.forked:
-            raise ForkedError
-        self._posts.append(call)
-        if not self._alarmed:
-            self._alarmed = True
-            os.write(self._writing, b"!")
+    def post(self, post: Post) -> None:
+        """Have the leader call this. Raises ForkedError."""
+        self.loop.posts.add(post)
 
     def hand_back(self, task: Task) -> None:
         """Have a task that is away go on, though the work for it may not be done yet."""
@@ -276,24 +319,30 @@ class Crew:
         self.post(partial(self._take_back, seat))
 
     def _take_back(self, seat: _Seat) -> None:
-        if seat is self._main and self.threads == 1:
+        self.calls.end(seat.thread)
+        self._let_rest(seat)
+
+    def _let_rest(self, seat: _Seat) -> None:
+        if seat is self._main and self.threads == 1 and not self.pinned:
             self._returning = True
         else:
             self.followers.append(seat)
-        self.calls.end(seat.thread)
+        if self.jobs:
+            self._send_to_work()
+        self.calls.changed.ring()
 
     def _return(self, seat: _Seat) -> None:
         """Give the loop to the main thread, which follows, and follow it."""
         self._returning = False
         self.followers.append(seat)
-        self._call_next()
-        self._main.lock.release()
+        self._main.promote()
 
     def _end(self, seat: _Seat) -> None:
         """The loop has stopped: the main thread is to return."""
         self._over = True
         if seat is not self._main:
-            self._main.lock.release()
+            with suppress(RuntimeError):  # it has been sent to work, and is on its way
+                self._main.lock.release()
             if not self._left.wait(0.0 if self.hurried else PATIENCE):
                 self._abandon(self._failure)
 
@@ -302,63 +351,51 @@ class Crew:
             seat.lock.acquire()
             if self._over:
                 return
-            work, seat.work = seat.work, None
-            if work is None:
+            if seat.promoted:
+                seat.promoted = False
                 self._lead(seat)
             else:
-                _do(work)
-                self._rest(seat)
+                self._work(seat)
 
-    async def _hear(self) -> None:
-        """Do what other threads have posted."""
-        readable = self.loop.readable(self._reading)
-        while True:
-            await readable
-            os.read(self._reading, 4096)
-            self._alarmed = False
-            while self._posts:
-                self._posts.popleft()()
-            self._call_next()
-            self.changed()
+    def _work(self, seat: _Seat) -> None:
+        """Work off jobs. The leader hears of the last one, and that this thread rests, at once."""
+        done: Call | None = None
+        while not self._over:
+            try:
+                job = self.jobs.popleft()
+            except IndexError:
+                break
+            if done is not None:
+                self.post(partial(self.calls.ended, done))
+            self.calls.take_up(job.call)
+            _do(job.work)
+            self.calls.put_down(job.call)
+            done = job.call
+        self.post(partial(self._put_to_rest, seat, done))
+
+    def _put_to_rest(self, seat: _Seat, done: Call | None) -> None:
+        if done is not None:
+            self.calls.ended(done)
+        self._let_rest(seat)
 
     # ---- the watcher
 
-    def _watch(self) -> None:
-        seen: object = None
-        idle = 0
-        while not self._over:
-            sleep(TICK)
-            try:
-                what = self._baton[0]
-            except IndexError:
-                seen = None
-                idle += 1
-                if idle >= IDLE_TICKS:
-                    idle = 0
-                    self._park()
-                continue
-            idle = 0
-            if what is seen:
-                self._depose()
-                seen = None
-            else:
-                seen = what
+    @property
+    def is_over(self) -> bool:
+        """Whether the loop has stopped."""
+        return self._over
 
-    def _park(self) -> None:
-        self._parked = True
-        if not self._baton:
-            self._rouse.acquire()
-        self._parked = False
+    def held(self) -> tuple[Any, float, float] | None:
+        """What the leader does without the loop; the very same object while that lasts. In any thread."""
+        try:
+            return self._baton[0]
+        except IndexError:
+            return None
 
-    def _wake_watcher(self) -> None:
-        self._parked = False
-        with suppress(RuntimeError):  # it is awake already
-            self._rouse.release()
-
-    def _depose(self) -> None:
+    def depose(self) -> None:
         """Take the baton, if it still lies there, and give the loop to a follower."""
         try:
-            what, timeout = self._baton.pop()
+            what, timeout, _ = self._baton.pop()
         except IndexError:
             return
         loop = self.loop  # which is ours until the release below
@@ -376,9 +413,8 @@ class Crew:
         self.calls.begin(call, self.leader, task)
         if ending is not None:
             self.calls.detach(self.leader, Call(what, timeout), ending.detached)
-        self.takeovers += 1
-        self.changed()
-        self.followers.pop().lock.release()
+        self.counts[TAKEOVERS] += 1
+        self.followers.pop().promote()
 
 
 class _Production(Wait):
@@ -392,7 +428,7 @@ class _Production(Wait):
         self.work = work
 
     def arm(self, task: Task) -> None:
-        baton = self.crew.enter(self, 0)
+        baton = self.crew.enter(self, 0, monotonic())
         _do(self.work)
         if not self.crew.leave(baton):
             raise Deposed(None)  # the task goes on already
@@ -409,7 +445,3 @@ def _do(work: Work) -> None:
         log.error("an application's thread went wrong: %r", error, exc_info=error)
     if forks.forked:
         forks.leave()
-
-
-def _nothing() -> None:
-    pass

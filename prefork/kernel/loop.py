@@ -20,6 +20,7 @@ from prefork.errors import TimedOut
 from prefork.kernel import forks
 from prefork.kernel.owner import Owner
 from prefork.kernel.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
+from prefork.kernel.posts import Posts
 from prefork.logger import log
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
@@ -39,6 +40,10 @@ class Wait:
 
     def disarm(self, task: Task) -> None:
         pass
+
+    def reclaim(self) -> bool:
+        """Let the task be ended where it waits; False where another thread has it."""
+        return True
 
 
 class Readiness(Wait):
@@ -118,6 +123,9 @@ class Away(Wait):
     def arm(self, task: Task) -> None:
         pass
 
+    def reclaim(self) -> bool:
+        return False
+
 
 class Handover(Wait):
     """Awaited by a task whose thread has lost the loop (leader.py): the loop answers by Deposed, touching nothing."""
@@ -175,16 +183,25 @@ class Task:
         self.loop.ready.append((self, self.wait, error))
 
     def cancel(self) -> None:
-        """End the task where it waits, by GeneratorExit: its finally blocks run now. Not to be called on itself."""
+        """End the task where it waits, by GeneratorExit: its finally blocks run now. Not to be called on itself, nor
+        while another thread has it.
+        """
+        if not self.cancel_unless_away():
+            raise AssertionError(f"cancelled while another thread has it: {self.name}")
+
+    def cancel_unless_away(self) -> bool:
+        """The same, but False, and nothing is done, where another thread has the task."""
         if self not in self.loop.tasks:
-            return  # and what it waited for last may be another's now
-        assert self.wait is not AWAY, f"cancelled while another thread has it: {self.name}"
+            return True  # and what it waited for last may be another's now
+        if not self.wait.reclaim():
+            return False
         self.loop.tasks.remove(self)
         self.wait.disarm(self)
         try:
             self.coroutine.close()
         except Exception as error:
             log.error("%s crashed", self.name, exc_info=error)
+        return True
 
 
 class Loop:
@@ -192,7 +209,8 @@ class Loop:
 
     `after_turn` holds what is called at the end of each turn, before the loop may sleep (the access log's flush).
     `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
-    (monotonic seconds, which all processes count alike), 0 while the loop waits.
+    (monotonic seconds, which all processes count alike), 0 while the loop waits. `posts` is what other threads have
+    for it.
     """
 
     def __init__(self, poller: Poller) -> None:
@@ -200,6 +218,7 @@ class Loop:
         self.poller, self.now = poller, monotonic()
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
+        self.posts = Posts()
         self.after_turn: list[Callable[[], None]] = []
         self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
         self._readers, self._writers = dict[int, Readiness](), dict[int, Readiness]()
@@ -254,9 +273,10 @@ class Loop:
 
     def close(self) -> None:
         """End every task where it waits, by GeneratorExit, save those that other threads have; release the poller."""
-        self.tasks -= {task for task in self.tasks if task.wait is AWAY}
         while self.tasks:
-            next(iter(self.tasks)).cancel()
+            task = next(iter(self.tasks))
+            if not task.cancel_unless_away():
+                self.tasks.remove(task)
         self.poller.close()
 
     def close_in_child(self) -> None:
@@ -303,7 +323,9 @@ class Loop:
 
     def turn(self, limit: float | None = None) -> None:
         """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
-        timeout = self._timeout(limit)
+        posts = self.posts
+        posts.asleep = True
+        timeout = 0.0 if posts.waiting else self._timeout(limit)
         self.pulse[0] = 0.0
         self._pending = iter(self.poller.poll(timeout))
         self.finish_turn()
@@ -311,6 +333,8 @@ class Loop:
     def finish_turn(self) -> None:
         """The steps of the turn that have not been taken yet."""
         self.now = self.pulse[0] = now = monotonic()
+        posts = self.posts
+        posts.asleep = False
         readers, writers = self._readers, self._writers
         for fd, event in self._pending:
             if event != WRITE:
@@ -321,6 +345,8 @@ class Loop:
             sleep = heapq.heappop(self._sleeping)[2]
             if sleep.task is not None:
                 self._step(sleep.task)
+        if posts.waiting:
+            posts.take()
         for _ in range(len(self.ready)):  # not those who become ready meanwhile: descriptors come first again
             task, wait, error = self.ready.popleft()
             if task.wait is wait and task in self.tasks:

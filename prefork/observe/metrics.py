@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from prefork.http.counts import (
     ACCEPTED,
     ACCESS_LOST,
+    CALLS,
     CONNECTIONS,
     ERROR_LOST,
     FILE_EVICTIONS,
     FILE_HITS,
     FILE_MISSES,
-    QUEUED,
     REPEATS,
     REQUESTS,
     SENT,
     STATUS_CLASS,
-    TAKEOVERS,
 )
+from prefork.kernel.leader import DELEGATED, INLINE, QUEUED, TAKEOVERS
 from prefork.observe.scoreboard import Board, State
 
 
@@ -58,8 +58,10 @@ def _figures(counts: Sequence[int]) -> dict[str, object]:
         "requests": counts[REQUESTS],
         "responses": {f"{digit}xx": counts[STATUS_CLASS + digit] for digit in range(1, 6)},
         "sent": counts[SENT],
-        "takeovers": counts[TAKEOVERS],
-        "queued": counts[QUEUED],
+        "inline": counts[CALLS + INLINE],
+        "handed_over": counts[CALLS + DELEGATED],
+        "takeovers": counts[CALLS + TAKEOVERS],
+        "queued": counts[CALLS + QUEUED],
         "repeats": counts[REPEATS],
         "file_cache": {
             "hits": counts[FILE_HITS],

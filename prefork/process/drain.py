@@ -81,7 +81,7 @@ class Drain:
         await self._server.fewer(1)
         if self._asgi is not None:
             await self._asgi.finished()
-        await self._crew.calls.finished()  # a close() and what else goes on without a client
+        await self._crew.finished()  # a close() and what else goes on without a client
         self._waited.set()
 
     def _tell_of_the_rest(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from prefork.handlers.build import AsgiHost, Host, build
 from prefork.handlers.file_cache import FileCache
 from prefork.http.connection import Connection
-from prefork.http.counts import QUEUED, TAKEOVERS
+from prefork.http.counts import CALLS
 from prefork.http.forwarded import canonical
 from prefork.http.message import Client, Request
 from prefork.http.server import Server
@@ -113,7 +113,7 @@ class Worker:
         note = self._signals.note
         self._witness = Witness(assignment.lifeline, tell.fd, partial(note, ORDERED), partial(note, signal.SIGINT))
         self._witness.explain = self._tell_place
-        self._crew.changed = self._tally
+        self._crew.counts = self._board[CALLS : CALLS + len(self._crew.counts)]
         self._crew.calls.overdue = self._give_up
         with self._signals.interruptible():
             self._server = self._assemble(assignment.home or enter(settings))
@@ -249,10 +249,6 @@ class Worker:
             loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection")
 
         return greet
-
-    def _tally(self) -> None:
-        self._board[TAKEOVERS] = self._crew.takeovers
-        self._board[QUEUED] = self._crew.queued
 
     def _give_up(self, call: Call) -> None:
         """An application call takes too long: say where it is, answer in its place, and have this worker replaced."""

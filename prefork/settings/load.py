@@ -16,7 +16,12 @@ from prefork.settings.tables import Walk, keys, twice
 from prefork.settings.wording import quoted
 
 # keys of a route that concern applications of some kinds
-BESIDE = {"lifespan": ("asgi", "app"), "request_buffering": ("wsgi", "app"), "max_body": ("wsgi", "asgi", "app")}
+BESIDE = {
+    "lifespan": ("asgi", "app"),
+    "request_buffering": ("wsgi", "app"),
+    "inline": ("wsgi", "app"),
+    "max_body": ("wsgi", "asgi", "app"),
+}
 
 __all__ = ["json_schema", "load"]
 

@@ -323,6 +323,11 @@ class Route(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
         kinds.FLAG,
         Meta(description="Whether a WSGI application is called once the request body is here; false: it reads along."),
     ] = True
+    inline: Annotated[
+        bool,
+        kinds.FLAG,
+        Meta(description="Whether WSGI calls that do not wait are made in the thread of the loop; false: none is."),
+    ] = True
     max_body: Annotated[
         int | None, kinds.size(0), Meta(description="As http.max_body, for this route's application.")
     ] = None

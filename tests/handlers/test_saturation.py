@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefork.kernel.leader import QUEUED
 from tests.handlers.exchange import parse, request
 from tests.handlers.live import PATIENCE, Live, live, rest
 
@@ -71,7 +72,7 @@ def test_nothing_is_told_of_calls_that_wait_and_are_made(caplog: pytest.LogCaptu
     application = Holding()
     with live(application, queue_timeout=PATIENCE) as here:
         held = [ask(here, f"/{number}") for number in range(5)]
-        here.until(lambda: here.crew.queued)
+        here.until(lambda: here.crew.counts[QUEUED])
         application.go.set()
         assert [status() for status in held] == [200] * 5
     assert not caplog.records

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from prefork.kernel import calls, leader
+from prefork.kernel import calls, watcher
 from prefork.kernel.loop import PAUSE, Loop
 from prefork.kernel.poller import POLLERS, Events, KqueuePoller, Poller
 from tests.kernel import fake_kqueue
@@ -173,7 +173,7 @@ def no_thread_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A watcher and a guard that are quick to notice."""
     monkeypatch.setattr(calls, "SWEEP", 0.02)
-    monkeypatch.setattr(leader, "TICK", 0.002)
+    monkeypatch.setattr(watcher, "TICK", 0.002)
 
 
 @pytest.fixture(params=[False, True], ids=["inline", "pinned"])

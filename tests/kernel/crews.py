@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from os import close
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any, TypeVar
 
 from prefork.kernel.calls import Call
@@ -36,10 +36,9 @@ class Ship:
     async def call(self, function: Callable[[], T], what: Any = "a call", timeout: float = 0) -> T:
         """What the handlers do around an application call."""
         crew = self.crew
-        await crew.admit()
-        if crew.pinned:
-            return await self._delegate(function, what, timeout)
-        baton = crew.enter(what, timeout)
+        if crew.pinned or crew.is_full:
+            return await self.delegate(function, what, timeout)
+        baton = crew.enter(what, timeout, monotonic())
         try:
             result = function()
         except BaseException:
@@ -54,15 +53,15 @@ class Ship:
         """A call that waits for the event."""
         await self.call(lambda: wait(event))
 
-    async def _delegate(self, function: Callable[[], T], what: Any, timeout: float) -> T:
-        task, outcome = self.loop.current, []
+    async def delegate(self, function: Callable[[], T], what: Any = "a call", timeout: float = 0) -> T:
+        """A call that is handed to another thread."""
+        outcome = []
 
         def work() -> None:
             try:
                 outcome.append((function(), None))
             except BaseException as error:
                 outcome.append((None, error))  # type: ignore[arg-type]
-            self.crew.hand_back(task)
 
         await self.crew.delegate(Call(what, timeout), work)
         result, error = outcome[0]
@@ -120,12 +119,12 @@ def started(crew: Crew) -> Iterator[None]:
     finally:
         crew._over = True
         for seat in seats:
-            seat.lock.release()
-        crew._wake_watcher()
+            with suppress(RuntimeError):
+                seat.lock.release()
+        crew._watcher.wake()
         for thread in threads:
             thread.join()
-        close(crew._reading)
-        close(crew._writing)
+        crew.loop.posts.close()
         sys.setswitchinterval(switch)
 
 

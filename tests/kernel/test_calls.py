@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from prefork.errors import Abandoned
 from prefork.kernel.calls import Call
+from prefork.kernel.leader import TAKEOVERS
 from prefork.kernel.stack import stack
 from tests.kernel.crews import Ship, wait
 
@@ -61,7 +63,7 @@ def test_a_takeover_is_told_of_while_the_call_still_lasts() -> None:
     ship = Ship(1)
     event = threading.Event()
     seen: list[int] = []
-    ship.crew.changed = lambda: seen.append(ship.crew.takeovers)
+    ship.loop.after_turn.append(lambda: seen.append(ship.crew.counts[TAKEOVERS]))
 
     async def looks() -> None:
         await ship.until(lambda: 1 in seen)
@@ -101,7 +103,7 @@ def delegating(ship: Ship, call: Call, begin: threading.Event, end: threading.Ev
     crew = ship.crew
 
     async def run() -> None:
-        await crew.admit()
+        await ship.until(lambda: not crew.is_full)
         if crew.pinned:
             task = ship.loop.current
 
@@ -112,7 +114,7 @@ def delegating(ship: Ship, call: Call, begin: threading.Event, end: threading.Ev
 
             await crew.delegate(call, work)
         else:
-            baton = crew.enter("a call", 0)
+            baton = crew.enter("a call", 0, monotonic())
             await crew.produce(call, lambda: (begin.set(), wait(end)), leads=crew.leave(baton))  # type: ignore[func-returns-value]
 
     return run()
@@ -129,7 +131,7 @@ def test_work_is_under_way_to_its_end_though_its_task_goes_on(pinned: bool) -> N
         assert ship.crew.calls.under_way == {call.thread: call}
         assert not ship.crew.calls.away
         ship.loop.spawn(ends(), "ends it")
-        await ship.crew.calls.finished()
+        await ship.crew.finished()
         order.append("finished")
         assert not ship.crew.calls.under_way
 
@@ -150,7 +152,7 @@ def test_work_that_takes_too_long_is_told_of_though_its_task_goes_on_and_not_wai
 
     async def main() -> None:
         await delegating(ship, call, begun, end)
-        await ship.crew.calls.finished()
+        await ship.crew.finished()
         assert told == [call]
         end.set()
 
@@ -171,7 +173,7 @@ def test_work_of_which_something_comes_does_not_take_too_long(pinned: bool) -> N
             call.since = ship.loop.now
             await ship.loop.sleep(0.01)
         end.set()
-        await ship.crew.calls.finished()
+        await ship.crew.finished()
 
     ship.run(main())
     assert told == []

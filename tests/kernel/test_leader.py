@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import partial
 
 import pytest
 
 from prefork.errors import TimedOut
-from prefork.kernel import leader
+from prefork.kernel import leader, watcher
+from prefork.kernel.leader import QUEUED, TAKEOVERS
 from tests.conftest import eventually
 from tests.kernel.crews import Ship, for_ever, wait
 
@@ -41,7 +41,7 @@ def test_a_call_may_wait_for_what_the_loop_brings(pinned: bool) -> None:
         event.set()
 
     ship.run(ship.hold(event), brings())
-    assert ship.crew.takeovers == (0 if pinned else 1)
+    assert ship.crew.counts[TAKEOVERS] == (0 if pinned else 1)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -75,13 +75,15 @@ def test_one_call_at_a_time_is_the_main_threads_and_others_have_their_turns_mean
         await ship.call(lambda: made_by.append(threading.get_ident()))
 
     async def opens() -> None:
-        for number, event in enumerate(events, 1):
-            await ship.until(lambda number=number: ship.crew.takeovers == number)
+        await ship.until(lambda: ship.crew.counts[TAKEOVERS])
+        for event in events:
             event.set()
+            await ship.loop.sleep(0.001)
 
     ship.run(*(calls(event) for event in events), opens())
     assert made_by == [MAIN] * 10
-    assert ship.crew.takeovers == 5
+    assert ship.crew.counts[TAKEOVERS] == 1  # the others wait for the main thread
+    assert ship.crew.leader == MAIN
 
 
 def test_who_waits_for_a_thread_is_served_in_the_order_of_arrival(pinned: bool) -> None:
@@ -93,12 +95,12 @@ def test_who_waits_for_a_thread_is_served_in_the_order_of_arrival(pinned: bool) 
         await ship.call(lambda: (wait(event), order.append(number)))
 
     async def opens() -> None:
-        await ship.until(lambda: len(ship.crew.queue) == 9)
+        await ship.until(lambda: len(ship.crew.jobs) == 9)
         event.set()
 
     ship.run(*(one(number) for number in range(10)), opens())
     assert order == list(range(10))
-    assert ship.crew.queued == 9
+    assert ship.crew.counts[QUEUED] == 9
 
 
 def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
@@ -116,7 +118,7 @@ def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
         event.set()
 
     async def stays() -> None:
-        await ship.until(lambda: ship.crew.queue)
+        await ship.until(lambda: ship.crew.jobs)
         await ship.call(lambda: told.append("served"))
 
     ship.run(ship.hold(event), gives_up(), stays())
@@ -134,9 +136,9 @@ def test_who_is_cancelled_in_the_queue_holds_nobody_up(pinned: bool) -> None:
 
     async def main() -> None:
         first = ship.loop.spawn(queues("cancelled"), "the first")
-        await ship.until(lambda: first in ship.crew.queue)
+        await ship.until(lambda: len(ship.crew.jobs) == 1)
         second = ship.loop.spawn(queues("served"), "the second")
-        await ship.until(lambda: second in ship.crew.queue)
+        await ship.until(lambda: len(ship.crew.jobs) == 2)
         first.cancel()
         event.set()
         await ship.until(lambda: second not in ship.loop.tasks)
@@ -162,31 +164,6 @@ def test_what_a_call_raises_in_another_thread_reaches_its_task(error: BaseExcept
     ship.run(main())
 
 
-def test_a_post_that_comes_while_the_alarm_is_being_read_does_not_silence_those_after_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ship = Ship()
-    heard: list[str] = []
-    read = os.read
-
-    def read_late(fd: int, count: int) -> bytes:
-        if fd == ship.crew._reading:
-            monkeypatch.setattr(leader.os, "read", read)
-            poster = threading.Thread(target=ship.crew.post, args=[lambda: heard.append("meanwhile")])
-            poster.start()
-            poster.join()
-        return read(fd, count)
-
-    async def main() -> None:
-        monkeypatch.setattr(leader.os, "read", read_late)
-        for word in ("first", "last"):
-            ship.crew.post(partial(heard.append, word))
-            await ship.until(partial(heard.__contains__, word))
-
-    ship.run(main())
-    assert heard == ["first", "meanwhile", "last"]
-
-
 def test_who_comes_back_from_a_call_late_does_not_take_the_leadership_of_who_has_it_by_then() -> None:
     ship = Ship(2)
     inside, back = threading.Event(), threading.Event()
@@ -203,7 +180,7 @@ def test_who_comes_back_from_a_call_late_does_not_take_the_leadership_of_who_has
         await ship.call(lambda: (thirds.append(threading.get_ident()), inside.set(), wait(back)))
 
     ship.run(late(), leads())
-    assert ship.crew.takeovers == 2
+    assert ship.crew.counts[TAKEOVERS] == 2
     ((thread, led),) = resumed_by
     assert thread == led  # the third, after the main thread and the one that waits for `back`
     assert thread not in (MAIN, *thirds)
@@ -215,13 +192,13 @@ def test_who_comes_back_from_a_call_late_does_not_take_the_leadership_of_who_has
 def test_an_idle_watcher_sleeps_until_there_is_a_call_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ship = Ship(1)
     looks: list[float] = []
-    sleep = leader.sleep
-    monkeypatch.setattr(leader, "sleep", lambda seconds: (looks.append(seconds), sleep(seconds)))
+    sleep = watcher.sleep
+    monkeypatch.setattr(watcher, "sleep", lambda seconds: (looks.append(seconds), sleep(seconds)))
     event = threading.Event()
 
     async def main() -> None:
         for _ in range(3):
-            await ship.until(lambda: ship.crew._parked)
+            await ship.until(lambda: ship.crew._watcher.parked)
             count = len(looks)
             await ship.loop.sleep(0.05)
             assert len(looks) == count
@@ -232,7 +209,7 @@ def test_an_idle_watcher_sleeps_until_there_is_a_call_again(monkeypatch: pytest.
             await ship.until(lambda: slow not in ship.loop.tasks)  # noqa: B023
 
     ship.run(main())
-    assert ship.crew.takeovers == 3
+    assert ship.crew.counts[TAKEOVERS] == 3
 
 
 # --- the end ---

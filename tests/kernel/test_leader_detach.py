@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -51,9 +52,8 @@ class Owned:
     async def live(self, function: Callable[[], None], what: object = "a call") -> None:
         self.task = self.crew.loop.current
         self.task.owner = self
-        await self.crew.admit()
         try:
-            baton = self.crew.enter(what, self.timeout)
+            baton = self.crew.enter(what, self.timeout, monotonic())
             function()
             assert not self.crew.leave(baton)
             self.seen.append("returns")
@@ -109,7 +109,7 @@ def test_the_call_is_what_its_thread_is_at_until_it_is_over() -> None:
         assert list(ship.crew.calls.under_way.values()) == [call]
         assert call.task is owned.task
         over.set()
-        await ship.crew.calls.finished()
+        await ship.crew.finished()
 
     ship.loop.spawn(owned.live(function, what), "owned")
     ship.run(watch())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from prefork.kernel.calls import Call
+from prefork.kernel.leader import TAKEOVERS
 from tests.conftest import eventually
 from tests.kernel.crews import Ship, wait
 
@@ -27,9 +29,9 @@ def test_work_is_done_in_the_thread_of_the_call_before_it(lasts: bool) -> None:
             wait(done)
 
     async def main() -> None:
-        await crew.admit()
+        await ship.until(lambda: not crew.is_full)
         for number in range(4):
-            baton = crew.enter("a call", 0)
+            baton = crew.enter("a call", 0, monotonic())
             threads.append(threading.get_ident())
             if number % 2:
                 eventually(lambda: crew.calls.away)
@@ -37,7 +39,7 @@ def test_work_is_done_in_the_thread_of_the_call_before_it(lasts: bool) -> None:
             await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
             done.set()  # where the work lasts, the task goes on before its end
             await ship.until(lambda: len(crew.followers) == 2)
-            await crew.admit()
+            await ship.until(lambda: not crew.is_full)
 
     ship.run(main())
     assert threads[::2] == threads[1::2]
@@ -56,16 +58,16 @@ def test_a_thread_that_steps_down_works_on_while_another_one_leads() -> None:
         seen.append("worked")
 
     async def main() -> None:
-        await crew.admit()
-        baton = crew.enter("a call", 0)
+        await ship.until(lambda: not crew.is_full)
+        baton = crew.enter("a call", 0, monotonic())
         await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
         assert not crew.followers
         event.set()
-        await crew.admit()
+        await ship.until(lambda: not crew.is_full)
         assert seen == ["worked"]
 
     ship.run(main())
-    assert crew.takeovers == 1
+    assert crew.counts[TAKEOVERS] == 1
 
 
 @pytest.mark.parametrize("loses", [False, True])
@@ -83,8 +85,8 @@ def test_work_that_raises_is_logged_and_its_thread_is_back_and_alone(
 
     async def main() -> None:
         for leads in (True, False):
-            await crew.admit()
-            baton = crew.enter("a call", 0)
+            await ship.until(lambda: not crew.is_full)
+            baton = crew.enter("a call", 0, monotonic())
             if not leads:
                 eventually(lambda: crew.calls.away)
             await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
@@ -106,7 +108,6 @@ def test_delegated_work_that_raises_brings_its_task_back(caplog: pytest.LogCaptu
 
     async def main() -> None:
         for _ in range(2):
-            await crew.admit()
             await crew.delegate(Call("a call", 0), work)
 
     ship.run(main())

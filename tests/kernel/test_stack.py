@@ -46,8 +46,8 @@ def test_an_application_stuck_below_a_callback_of_ours_is_shown(event: threading
         ErrorStream().write("something failed\n")
 
     async def look() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
-        (call,) = ship.crew.calls.away.values()
+        await ship.until(lambda: ship.crew.calls.under_way)
+        (call,) = ship.crew.calls.under_way.values()
         while "in emit" not in (text := stack(call.thread)):
             await ship.loop.sleep(0.001)
         shown.append(text)

@@ -41,6 +41,8 @@ def test_a_snapshot_shows_each_worker_alive(monkeypatch: pytest.MonkeyPatch) -> 
         "requests": 5,
         "responses": {"1xx": 0, "2xx": 4, "3xx": 0, "4xx": 1, "5xx": 0},
         "sent": 4096,
+        "inline": 0,
+        "handed_over": 0,
         "takeovers": 0,
         "queued": 0,
         "repeats": 0,
