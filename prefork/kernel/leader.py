@@ -36,7 +36,6 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -53,7 +52,6 @@ from prefork.kernel.posts import Post
 from prefork.kernel.watcher import Baton, Watcher
 from prefork.logger import log
 
-SWITCH = 0.0005  # seconds that a call which computes keeps the interpreter, when the leader comes back from the system
 INLINE = 0  # a word of `counts`: calls that the leader has made; who enters for one counts it
 DELEGATED = 1  # calls that were handed to another thread beforehand
 TAKEOVERS = 2  # times that a call, or what came behind it, lost the loop
@@ -133,7 +131,6 @@ class Crew:
 
     def start(self) -> None:
         """Make the threads, and what they are heard by. Raises RuntimeError, OSError where the system has no more."""
-        sys.setswitchinterval(SWITCH)
         self.loop.posts.open(self.loop)
         self.loop.spawn(self.calls.guard(), "watching over application calls")
         self.calls.enroll(self._main.thread)

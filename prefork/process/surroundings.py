@@ -1,4 +1,6 @@
-"""The surroundings of applications: user, environment variables, directory and module path; entered once, for good."""
+"""The surroundings of applications: user, environment variables, directory, module path, and how long a thread may keep
+the interpreter; entered once, for good.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from prefork.handlers.pages import Pages
 from prefork.net import file_paths
 from prefork.process import privileges, start_directory
 from prefork.settings.schema import Settings, Workers
+
+SWITCH = 0.0005  # seconds that a thread which computes keeps the interpreter from the one that runs the loop
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ def settle(workers: Workers) -> None:
 
     Raises StartError.
     """
+    # Not behind the import, so that an application may say otherwise; copies of a template inherit either.
+    sys.setswitchinterval(SWITCH)
     os.environ.update(workers.env)
     time.tzset()  # where TZ is among them
     path = [file_paths.absolute(directory) for directory in workers.pythonpath]

@@ -112,6 +112,7 @@ class Ship:
 def started(crew: Crew) -> Iterator[None]:
     """The crew's threads are there within the block, in which the loop stops, and not after it."""
     before, switch = set(threading.enumerate()), sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)  # as in a worker (surroundings.py)
     crew.start()
     threads, seats = set(threading.enumerate()) - before, list(crew.followers)
     try:
