@@ -207,7 +207,7 @@ class Task:
 class Loop:
     """One select event loop. `now` is its clock (monotonic seconds), set once a turn; `current` the task that runs.
 
-    `after_turn` holds what is called at the end of each turn, before the loop may sleep (the access log's flush).
+    `after_turn` holds what is called at the end of each turn, before the loop may sleep (recycling.py).
     `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
     (monotonic seconds, which all processes count alike), 0 while the loop waits. `posts` is what other threads have
     for it.

@@ -1,4 +1,9 @@
-"""The access log: one line a request. Owns the formats, compiled once, and the lines of the current loop turn.
+"""The access log: one line a request. Owns the formats, compiled once, and the lines that are not written yet.
+
+A write costs more than a line does, so lines are written together: a tenth of a second after the first of them, or as
+soon as there are many. A thread of the log does that, which sleeps while no line waits: a line is in time even where an
+application holds the loop up, and an idle process is not woken. To a terminal each line is written at once, as somebody
+watches it there, beside what the application prints.
 
 A template becomes a Python function that reads just what the template shows. What is derived from the request line and
 the header block, escaping included, is kept in their `views`: clients repeat both. A combined line takes 0.7 us with a
@@ -10,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable
@@ -17,6 +23,7 @@ from functools import lru_cache
 from typing import cast
 
 from prefork.http.message import Client, Headers, Request, RequestLine
+from prefork.kernel import forks
 from prefork.observe.sink import Sink
 from prefork.settings.wording import nearest
 
@@ -65,8 +72,10 @@ def render(client, line, headers, status, head, sent, seconds):
 
 _PART = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z0-9_]+)|\{(?P<braced>[A-Za-z0-9_]+)\})|(?P<text>[^$]+)|\$")
 _SAFE = re.compile(r"[ !#-\[\]-~]*")  # printable ASCII without the quote and the backslash
-_BATCH = 64 * 1024  # characters
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+DELAY = 0.1  # seconds that a line may wait for others
+BATCH = 64 * 1024  # characters of lines: so many do not wait
 
 _NO_LINE = RequestLine("", "", "", "", "", 1)
 _NO_LINE.version = ""
@@ -74,13 +83,42 @@ _NO_HEADERS = Headers(())
 
 
 class AccessLog:
-    """Renders requests into lines, writes those of a loop turn at once. Belongs to the thread that leads the loop."""
+    """Renders requests into lines, and writes those of `delay` seconds together, or `batch` characters of them as soon
+    as there are so many. Before `start` there is no such delay, but the other bound alone.
 
-    def __init__(self, format: str, sink: Sink) -> None:
+    `record`, `start` and `stop` are for the thread that leads the loop, the rest is for any. In a process that an
+    application has forked nothing is written: what waits there is its parent's.
+    """
+
+    def __init__(self, format: str, sink: Sink, delay: float = DELAY, batch: int = BATCH) -> None:
         self._render = compile_format(format)
         self._sink = sink
-        self._lines: list[str] = []
+        self._delay = delay
+        self._batch = batch
+        self._lines: list[str] = []  # appended to by one thread, while another takes the first ones out
         self._size = 0
+        self._lock = threading.RLock()  # of the sink
+        self._writing = False
+        self._over = False
+        self._expected = True  # our thread knows that lines wait; or there is none
+        self._rouse = threading.Lock()
+        self._rouse.acquire()
+
+    def start(self) -> None:
+        """Have the lines written in time. Raises RuntimeError where the system has no thread for that."""
+        if os.isatty(self._sink.fileno()):
+            self._batch = 0
+        else:
+            self._expected = False
+            threading.Thread(target=self._write_in_time, name="prefork-access-log", daemon=True).start()
+
+    def stop(self) -> None:
+        """Write what waits, and from now on each line at once."""
+        self._batch, self._over = 0, True
+        if not self._expected:
+            self._expected = True
+            self._rouse.release()
+        self.flush()
 
     def record(
         self, client: Client, request: Request | None, status: int, head: int, sent: int, seconds: float
@@ -94,17 +132,48 @@ class AccessLog:
         else:
             line = self._render(client, request.line, request.headers, status, head, sent, seconds)
         self._lines.append(line)
-        self._size += len(line)
-        if self._size >= _BATCH:
+        self._size += len(line)  # a bit too much where another thread takes lines meanwhile
+        if self._size >= self._batch:
             self.flush()
+        elif not self._expected:
+            self._expected = True
+            self._rouse.release()
 
     def flush(self) -> None:
-        """Write what has gathered; the worker calls it at the end of each loop turn."""
-        if self._size:
-            text = "".join(self._lines)
-            self._lines.clear()
-            self._size = 0
+        """Write what waits now."""
+        if forks.forked:
+            return
+        with self._lock:
+            if not self._writing:  # else a signal's handler, or a destructor, has cut in, and logs an error
+                self._writing = True
+                try:
+                    self._write()
+                finally:
+                    self._writing = False
+
+    def _write(self) -> None:
+        self._size = 0
+        if count := len(self._lines):
+            text = "".join(self._lines[:count])
+            del self._lines[:count]
+            self._sink.recover()
             self._sink.write(text.encode())
+
+    def reopen(self) -> str:
+        """Write what waits to the old file, and open the new one: see Sink.reopen."""
+        with self._lock:
+            self.flush()
+            return self._sink.reopen()
+
+    def _write_in_time(self) -> None:
+        """Our thread."""
+        while not self._over:
+            self._rouse.acquire()
+            time.sleep(self._delay)
+            self._expected = False  # before the lines are taken: who adds one from here on rouses this thread again
+            self.flush()
+            if forks.forked:  # by a finalizer that ran in this thread
+                forks.leave()
 
 
 def compile_format(format: str) -> Render:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from prefork.logger import APPLICATION, LEVELS, Record, log
 from prefork.observe.sink import Sink
@@ -19,10 +20,13 @@ _NAMES = {level: name for name, level in LEVELS.items()} | {APPLICATION: "applic
 
 
 class _ErrorLog:
-    """Writes each record to `sink`, one at a time. `lock` is renewed in a forked child, where nobody would open it."""
+    """Writes each record to `sink`, one at a time, after a call of `before`. `lock` is renewed in a forked child, where
+    nobody would open it.
+    """
 
     def __init__(self) -> None:
         self.sink = Sink("")
+        self.before: Callable[[], object] = _nothing
         self.renew()
         os.register_at_fork(after_in_child=self.renew)
 
@@ -31,22 +35,28 @@ class _ErrorLog:
 
     def write(self, record: Record) -> None:
         lines = _compose(record).encode("utf-8", "backslashreplace")
+        self.before()
         with self.lock:
             self.sink.recover()  # 0.5 us, and no word of ours goes into what an application has opened in its place
             self.sink.write(lines)
 
 
+def _nothing() -> None:
+    pass
+
+
 _error_log = _ErrorLog()
 
 
-def configure(sink: Sink, level: str) -> None:
-    """Send the log to `sink`, from `level` on: "debug" ... "critical", KeyError for another.
+def configure(sink: Sink, level: str, before: Callable[[], object] = _nothing) -> None:
+    """Send the log to `sink`, from `level` on: "debug" ... "critical", KeyError for another. `before` is called before
+    each message is written, in whichever thread.
 
-    Call it again to change either (the sink of before may then be closed).
+    Call it again to change any of these (the sink of before may then be closed).
     """
     log.level = LEVELS[level]
     with _error_log.lock:
-        _error_log.sink = sink
+        _error_log.sink, _error_log.before = sink, before
     if _error_log.write not in log.handlers:
         log.handlers.append(_error_log.write)
 

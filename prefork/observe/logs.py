@@ -28,9 +28,11 @@ class Logs:
         self._settings = settings
         self._owner = owner
         self._sinks: list[Sink] = []
+        self.access: AccessLog | None = None
         self._errors = self._open(settings.error)
         self._requests = self._open(settings.access)
-        self.access = AccessLog(settings.format, self._requests) if settings.access else None
+        if settings.access:
+            self.access = AccessLog(settings.format, self._requests)
 
     def _open(self, target: str) -> Sink:
         try:
@@ -43,7 +45,12 @@ class Logs:
 
     def apply(self) -> None:
         """Make these the logs of this process."""
-        error_log.configure(self._errors, self._settings.level)
+        error_log.configure(self._errors, self._settings.level, self._keep_order)
+
+    def _keep_order(self) -> None:
+        """Before a message: requests that were over before it stand before it, where both logs are one."""
+        if self.access is not None and self._requests.leads_where(self._errors):
+            self.access.flush()
 
     def catch_crashes(self) -> None:
         """From now on this process, when it crashes, writes to the error log where its threads were; and when it gets
@@ -77,12 +84,15 @@ class Logs:
     def reopen(self) -> list[str]:
         """Open the files anew, after they have been moved away. Returns, and logs, why one stays that was open."""
         told = "cannot reopen a log, so the old file stays"
-        problems = [f"{told}: {problem}" for sink in self._sinks if (problem := sink.reopen())]
+        reasons = self._errors.reopen(), self.access.reopen() if self.access is not None else ""
+        problems = [f"{told}: {reason}" for reason in reasons if reason]
         for problem in problems:
             log.error("%s", problem)
         return problems
 
     def close(self) -> None:
+        if self.access is not None:
+            self.access.stop()
         for sink in self._sinks:
             sink.close()
 

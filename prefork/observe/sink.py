@@ -60,6 +60,10 @@ class Sink:
         """Its descriptor, the same however often it is opened anew; -1 where the target is off."""
         return self._fd
 
+    def leads_where(self, other: Sink) -> bool:
+        """Whether both write to the same file, terminal or pipe."""
+        return self._fd >= 0 and self._identity == other._identity
+
     def write(self, lines: bytes) -> None:
         """Write whole lines, each with its newline. What does not fit now is lost, and announced before what next does.
 

@@ -157,7 +157,7 @@ class Worker:
         if self._crew.wanted:
             self._crew.start()
         if logs.access is not None:
-            self._loop.after_turn.append(logs.access.flush)
+            logs.access.start()
         record = None if logs.access is None else logs.access.record
         server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
         forks.on_fork(server.close_in_child)
@@ -204,19 +204,21 @@ class Worker:
         self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
         workers = self._assignment.settings.workers
         self._witness.patience = time_for_requests(workers) + (time_for_shutdown(workers) if self.hosts_asgi else 0.0)
-        if self._asgi is not None:
-            self._asgi.run()
-            self._asgi.close()
-        elif self._crew.wanted:
-            self._crew.run(self._finish)
-        else:
-            self._loop.run()
-        self._end()
+        try:
+            if self._asgi is not None:
+                self._asgi.run()
+                self._asgi.close()
+            elif self._crew.wanted:
+                self._crew.run(self._finish)
+            else:
+                self._loop.run()
+        finally:
+            self._end()
 
     def _end(self) -> None:
         self._server.cut()
-        for call in self._loop.after_turn:
-            call()
+        if (access := self._assignment.logs.access) is not None:
+            access.stop()
 
     def _finish(self, failure: BaseException | None) -> NoReturn:
         """The end, in another thread than the main one, which does not come back from an application call."""

@@ -124,6 +124,7 @@ def test_a_full_disk_stops_neither_service_nor_reloads_and_what_the_logs_lost_is
     ballast = fill(disk)
     for _ in range(100):  # more than what is left of the log's last page
         assert server.get("/version").body == b"one"
+    eventually(lambda: status(server)["totals"]["lost_lines"]["access"], what="lines that are lost")
     ballast.unlink()
     eventually(
         lambda: server.get("/version").status == 200 and "lost (No space left on device)" in read(disk / "access.log"),

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 from prefork.http.message import Client, Headers, Request, RequestBody, RequestLine
 from prefork.observe.access_log import AccessLog, compile_format
 from prefork.observe.sink import Sink
+from tests.conftest import eventually
 
+FOR_EVER = 3600.0  # seconds
 CLIENT = Client("192.0.2.7", 50000, "http", "localhost", "8000")
 ALL_VARIABLES = (
     "$remote_addr $time_local $time_iso8601 $request $request_method $request_uri $uri $args $server_protocol"
@@ -214,31 +218,120 @@ def test_json_gives_back_what_the_client_sent(target: str, agent: str) -> None:
     assert (record["target"], record["user_agent"], record["referer"], record["host"]) == (target, agent, target, agent)
 
 
-def test_lines_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    sink = Sink(str(path))
-    log = AccessLog("$status", sink)
-    log.flush()
-    log.record(CLIENT, make_request(), 200, 0, 0, 0.0)
-    log.record(CLIENT, make_request(), 404, 0, 0, 0.0)
-    assert path.read_text() == ""
-    log.flush()
-    log.flush()
-    assert path.read_text() == "200\n404\n"
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "access.log"
+
+
+@contextmanager
+def begun(target: Path | str, delay: float, format: str = "$status") -> Iterator[AccessLog]:
+    """An access log whose lines are written in time."""
+    sink = Sink(str(target))
+    log = AccessLog(format, sink, delay)
+    log.start()
+    yield log
+    log.stop()
     sink.close()
 
 
-def test_64_kib_do_not_wait(tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    sink = Sink(str(path))
-    log = AccessLog("$http_user_agent", sink)
+def record(log: AccessLog, status: int) -> None:
+    log.record(CLIENT, make_request(), status, 0, 0, 0.0)
+
+
+def test_lines_wait_for_others_and_are_written_together(path: Path) -> None:
+    with begun(path, FOR_EVER) as log:
+        log.flush()
+        record(log, 200)
+        record(log, 404)
+        assert path.read_text() == ""
+        log.flush()
+        log.flush()
+        assert path.read_text() == "200\n404\n"
+
+
+def test_each_line_is_written_in_time_whether_others_follow_or_not(path: Path) -> None:
+    with begun(path, delay=0.05) as log:
+        for lines in range(1, 4):
+            record(log, 200)
+            record(log, 200)
+            eventually(lambda lines=lines: path.read_text() == "200\n200\n" * lines, within=2)
+
+
+def test_64_kib_do_not_wait(path: Path) -> None:
     request = make_request(user_agent="x" * 1023)
-    for _ in range(65):
-        log.record(CLIENT, request, 200, 0, 0, 0.0)
-    assert path.stat().st_size == 64 * 1024
-    log.flush()
-    assert path.stat().st_size == 65 * 1024
-    sink.close()
+    with begun(path, FOR_EVER, "$http_user_agent") as log:
+        for _ in range(65):
+            log.record(CLIENT, request, 200, 0, 0, 0.0)
+        assert path.stat().st_size == 64 * 1024
+        log.flush()
+        assert path.stat().st_size == 65 * 1024
+
+
+def test_nothing_waits_on_a_terminal() -> None:
+    keyboard, terminal = os.openpty()
+    try:
+        with begun(os.ttyname(terminal), FOR_EVER) as log:
+            record(log, 204)
+            assert os.read(keyboard, 100) == b"204\r\n"
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+
+
+def test_once_it_is_stopped_nothing_waits(path: Path) -> None:
+    with begun(path, FOR_EVER) as log:
+        record(log, 200)
+        log.stop()
+        assert path.read_text() == "200\n"
+        record(log, 404)
+        assert path.read_text() == "200\n404\n"
+
+
+def test_lines_of_before_a_rotation_are_in_the_old_file(path: Path) -> None:
+    old = path.with_suffix(".old")
+    with begun(path, FOR_EVER) as log:
+        record(log, 200)
+        path.rename(old)
+        assert log.reopen() == ""
+        record(log, 404)
+        log.flush()
+    assert (old.read_text(), path.read_text()) == ("200\n", "404\n")
+
+
+def test_no_line_goes_into_the_file_that_has_got_the_descriptor_of_the_log(path: Path, tmp_path: Path) -> None:
+    with begun(path, FOR_EVER) as log, open(tmp_path / "its own", "w+") as file:
+        (fd,) = (int(name) for name in os.listdir("/proc/self/fd") if leads_to(name, path))
+        os.dup2(file.fileno(), fd)  # as an application comes to it by os.closerange, and by opening what it needs
+        record(log, 200)
+        log.flush()
+        assert file.read() == ""
+        os.close(fd)
+    assert path.read_text() == "200\n"
+
+
+def leads_to(descriptor: str, path: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samefile(f"/proc/self/fd/{descriptor}", path)
+    return False
+
+
+def test_no_line_is_lost_or_written_twice_while_others_write_too(path: Path) -> None:
+    """A thread that logs errors has what waits written before, and the writer's own time comes all the time."""
+    count = 20_000
+    over = threading.Event()
+
+    def flush() -> None:
+        while not over.is_set():
+            log.flush()
+
+    with begun(path, delay=0.0001, format="$bytes_sent") as log:
+        other = threading.Thread(target=flush)
+        other.start()
+        for number in range(count):
+            log.record(CLIENT, None, 200, 0, number, 0.0)
+        over.set()
+        other.join()
+    assert path.read_text().split() == [str(number) for number in range(count)]
 
 
 def test_the_time_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
