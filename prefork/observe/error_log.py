@@ -61,6 +61,12 @@ def configure(sink: Sink, level: str, before: Callable[[], object] = _nothing) -
         log.handlers.append(_error_log.write)
 
 
+def reopen(sink: Sink) -> str:
+    """Open `sink` anew while no thread writes a message; see Sink.reopen."""
+    with _error_log.lock:
+        return sink.reopen()
+
+
 def escape(text: str) -> str:
     r"""`text` with all that is not printable, line separators and direction marks included, as \xHH or \uHHHH."""
     if text.isprintable():

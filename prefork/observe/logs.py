@@ -84,7 +84,7 @@ class Logs:
     def reopen(self) -> list[str]:
         """Open the files anew, after they have been moved away. Returns, and logs, why one stays that was open."""
         told = "cannot reopen a log, so the old file stays"
-        reasons = self._errors.reopen(), self.access.reopen() if self.access is not None else ""
+        reasons = error_log.reopen(self._errors), self.access.reopen() if self.access is not None else ""
         problems = [f"{told}: {reason}" for reason in reasons if reason]
         for problem in problems:
             log.error("%s", problem)

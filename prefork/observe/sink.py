@@ -26,7 +26,8 @@ _SLOW_READER = "its reader does not keep up"
 
 
 class Sink:
-    """One log target: "-" is standard error, "" is off, all else a path. Two threads must not write to it at once.
+    """One log target: "-" is standard error, "" is off, all else a path. Two threads must not write to it at once, nor
+    one open it anew meanwhile.
 
     Raises OSError where the target cannot be opened; a named pipe needs a reader by then. `dropped` counts lost lines.
     """
@@ -102,7 +103,7 @@ class Sink:
         if identity(self._fd) != self._identity:  # an application has closed it, and may have its number
             self._take(fresh)
             return ""
-        # The number stays the same, and so a thread that is about to write to it needs no lock.
+        # The number stays the same: faulthandler has it, too.
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
         self._take(self._fd)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -71,3 +73,30 @@ def test_requests_of_before_a_rotation_are_in_the_old_file(tmp_path: Path) -> No
     logs.close()
     lines = [path.read_text().count("GET /first") for path in (tmp_path / "access.old", access)]
     assert lines == [1, 2]
+
+
+def test_a_rotation_while_others_log_errors_costs_no_line_and_no_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "error"
+    logs = logs_in(path, tmp_path / "access")
+    told = [0, 0, 0]
+    over = threading.Event()
+
+    def tell(number: int) -> None:
+        while not over.is_set():
+            log.error("thread %d", number)
+            told[number] += 1
+
+    threads = [threading.Thread(target=tell, args=[number]) for number in range(len(told))]
+    before = len(os.listdir("/proc/self/fd"))
+    for thread in threads:
+        thread.start()
+    for rotation in range(100):
+        path.rename(tmp_path / f"error.{rotation}")
+        assert logs.reopen() == []
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) == before
+    logs.close()
+    lines = "".join(file.read_text() for file in tmp_path.glob("error*")).splitlines()
+    assert [sum(line.endswith(f"thread {number}") for line in lines) for number in range(len(told))] == told
