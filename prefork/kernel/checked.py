@@ -26,7 +26,7 @@ class CheckedLoop(Loop):
     def __init__(self, poller: Poller) -> None:
         super().__init__(poller)
         self.owner = threading.get_ident()
-        self.ready = _Ready(self)
+        self.ready, self.eager = _Ready(self), _Ready(self)
 
     def check(self) -> None:
         here = threading.get_ident()
@@ -46,9 +46,9 @@ class CheckedLoop(Loop):
         self.check()
         self._current = task
 
-    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str) -> Task:
+    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str, *, eager: bool = False) -> Task:
         self.check()
-        return super().spawn(coroutine, name)
+        return super().spawn(coroutine, name, eager=eager)
 
     def forget(self, fd: int) -> None:
         self.check()

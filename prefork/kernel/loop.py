@@ -115,6 +115,18 @@ class Pause(Wait):
         task.resume()
 
 
+class Started(Wait):
+    """Every task that this one has spawned with `eager` has taken its first step."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Wait, None, None]:
+        yield Started()  # one for each time, as with Pause
+
+    def arm(self, task: Task) -> None:
+        task.loop.eager.append((task, self))
+
+
 class Away(Wait):
     """Another thread has the task, and will resume it."""
 
@@ -146,7 +158,7 @@ class Deposed(BaseException):
         self.work = work
 
 
-PARKED, PAUSE, AWAY = Parked(), Pause(), Away()
+PARKED, PAUSE, STARTED, AWAY = Parked(), Pause(), Started(), Away()
 
 
 class Task:
@@ -209,8 +221,8 @@ class Loop:
 
     `after_turn` holds what is called at the end of each turn, before the loop may sleep (recycling.py).
     `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
-    (monotonic seconds, which all processes count alike), 0 while the loop waits. `posts` is what other threads have
-    for it.
+    (monotonic seconds, which all processes count alike), 0 while the loop waits. `turns` counts them; the last one took
+    `lasted` seconds, whoever ran the loop in it. `posts` is what other threads have for it.
     """
 
     def __init__(self, poller: Poller) -> None:
@@ -219,9 +231,12 @@ class Loop:
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
         self.posts = Posts()
+        self.eager: deque[tuple[Task, Wait]] = deque()  # who takes a step before anybody else does
+        self.turns, self.lasted, self._began = 0, 0.0, self.now
         self.after_turn: list[Callable[[], None]] = []
         self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
         self._readers, self._writers = dict[int, Readiness](), dict[int, Readiness]()
+        self._shared = set[int]()  # those of the readers that are EXCLUSIVE
         self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that whoever runs the loop can go on with it
         self._sleeping: list[tuple[float, int, Sleep]] = []
         self._order = count()
@@ -230,11 +245,16 @@ class Loop:
 
     # ---- for tasks and their makers
 
-    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str) -> Task:
-        """Begin a task; its first step is taken in the next turn."""
+    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str, *, eager: bool = False) -> Task:
+        """Begin a task; its first step is taken in the next turn, or if it is `eager`, behind the step that runs now,
+        and before those of others.
+        """
         task = Task(self, coroutine, name)
         self.tasks.add(task)
-        task.resume()
+        if eager:
+            self.eager.append((task, task.wait))
+        else:
+            task.resume()
         return task
 
     def readable(self, fd: int, *, exclusive: bool = False) -> Readiness:
@@ -260,6 +280,7 @@ class Loop:
         """Say no more about `fd`. To be called before it is closed, registered or not."""
         self._readers.pop(fd, None)
         self._writers.pop(fd, None)
+        self._shared.discard(fd)
         self.poller.forget(fd)
 
     def stop(self) -> None:
@@ -286,7 +307,7 @@ class Loop:
         with suppress(OSError):  # a kqueue is not inherited
             self.poller.close()
         self.after_turn[:] = [_not_here]  # in place: this very turn may be about to go through them
-        names = ("turn", "finish_turn", "_timeout", "_notify", "_step", "_suspend", "_sweep")
+        names = ("turn", "finish_turn", "_timeout", "_notify", "_start", "_step", "_suspend", "_sweep")
         vars(self).update(dict.fromkeys(names, _not_here), _ended=_end)
 
     # ---- for Waits
@@ -303,11 +324,14 @@ class Loop:
             except BaseException:
                 del table[wait.fd]
                 raise
+            if wait.event & EXCLUSIVE:
+                self._shared.add(wait.fd)
 
     def delist(self, wait: Readiness) -> None:
         """Hear of a reader's `wait` no more. Its descriptor may be another's by now."""
         if self._readers.get(wait.fd) is wait:
             del self._readers[wait.fd]
+            self._shared.discard(wait.fd)
             self._register(wait.fd)
 
     def schedule(self, sleep: Sleep) -> None:
@@ -323,11 +347,17 @@ class Loop:
 
     def turn(self, limit: float | None = None) -> None:
         """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
-        posts = self.posts
+        posts, now = self.posts, monotonic()
+        self.lasted = now - self._began
         posts.asleep = True
-        timeout = 0.0 if posts.waiting else self._timeout(limit)
+        timeout = 0.0 if posts.waiting else self._timeout(limit, now)
         self.pulse[0] = 0.0
-        self._pending = iter(self.poller.poll(timeout))
+        events = self.poller.poll(timeout)
+        if len(events) > 1 and self._shared:
+            events = self._listeners_first(events)
+        self._pending = iter(events)
+        self.turns += 1
+        self._began = monotonic()
         self.finish_turn()
 
     def finish_turn(self) -> None:
@@ -336,6 +366,8 @@ class Loop:
         posts = self.posts
         posts.asleep = False
         readers, writers = self._readers, self._writers
+        if self.eager:  # the thread that ran this turn has lost the loop before that
+            self._start()
         for fd, event in self._pending:
             if event != WRITE:
                 self._notify(readers, fd)
@@ -351,6 +383,8 @@ class Loop:
             task, wait, error = self.ready.popleft()
             if task.wait is wait and task in self.tasks:
                 self._step(task, error)
+        if self.eager:
+            self._start()
         if now >= self._next_sweep:
             self._sweep()
         elif self._next_sweep > now + SWEEP:
@@ -374,12 +408,31 @@ class Loop:
         except BaseException as error:
             wait.disarm(task)
             self._ended(task, error)
+            if self.eager:
+                self._start()
         else:
             if wanted is not wait:  # mostly it is, and nothing is left to do
                 if type(wanted) is Handover:
                     raise Deposed(task, wanted.work)
                 wait.disarm(task)
                 self._suspend(task, wanted)
+                if self.eager:
+                    self._start()
+
+    def _listeners_first(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The same events. epoll tells of new ones behind those that it has told of before: a new client would have
+        waited for a turn, and would be the last one in the next.
+        """
+        found = dict(events)
+        first = [(fd, found.pop(fd)) for fd in self._shared if fd in found]
+        return [*first, *found.items()] if first else events
+
+    def _start(self) -> None:
+        """Let those go on who take their steps before anybody else."""
+        while self.eager:
+            task, wait = self.eager.popleft()
+            if task.wait is wait and task in self.tasks:
+                self._step(task)
 
     def _step(self, task: Task, error: BaseException | None = None) -> None:
         """Let `task` go on, with `error` raised in it if there is one."""
@@ -418,16 +471,16 @@ class Loop:
         else:
             self.poller.forget(fd)
 
-    def _timeout(self, limit: float | None) -> float | None:
-        """Seconds until something is due, `limit` at most; None when only a descriptor can wake us."""
-        if self.ready:
+    def _timeout(self, limit: float | None, now: float) -> float | None:
+        """Seconds from `now` until something is due, `limit` at most; None when only a descriptor can wake us."""
+        if self.ready or self.eager:
             return 0.0
         due = self._next_sweep
         if self._sleeping and self._sleeping[0][0] < due:
             due = self._sleeping[0][0]
         if due == inf:
             return limit
-        return min(max(0.0, due - monotonic()), LONGEST if limit is None else limit)
+        return min(max(0.0, due - now), LONGEST if limit is None else limit)
 
     def _sweep(self) -> None:
         """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""
