@@ -6,15 +6,18 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from math import inf
+from time import monotonic
 from typing import Any
 
 from prefork.kernel import forks
-from prefork.kernel.loop import Loop
+from prefork.kernel.loop import STARTED, Loop
 from prefork.logger import log
 from prefork.net.listen import is_shut
 
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
 LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; where more come, others take them
+MOST = 64  # clients accepted in a turn
+FOR_EACH = 0.0005  # seconds that a turn takes for others, for each client more than one that is accepted in the next
 REPEAT = 60.0  # seconds between two words about a listener from which nobody can accept
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # of one client, who is gone: another process took it, it has left, or its network has failed, which Linux tells here
@@ -38,21 +41,28 @@ async def _in_vain() -> bool:
 
 
 async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, relieve: Relieve = _in_vain) -> None:
-    """Hand every client to `greet`, for ever; one a turn, so that idle processes get their share (EPOLLEXCLUSIVE).
+    """Hand every client to `greet`, for ever. What that spawns with `eager` takes its first step before the next client
+    is accepted: so a request that ends the process takes nobody with it who came behind it.
 
-    Where this process has no descriptors left, ask `relieve` for some, or wait for BREATH. Where nobody can accept from
-    the listener any more, as an application has shut it down for all of us, say so, and look again after each BREATH.
+    Those are accepted one a turn, so that idle processes get their share (EPOLLEXCLUSIVE); but where turns are long, as
+    many as nobody else had the time for: see `_Batch`. Where this process has no descriptors left, ask `relieve` for
+    some, or wait for BREATH. Where nobody can accept from the listener any more, as an application has shut it down for
+    all of us, say so, and look again after each BREATH.
     """
     told = -inf  # when that was said last, in monotonic seconds
+    batch = _Batch(loop)
     while True:
         await room(False)
-        # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that idle
-        # processes take turns instead of one taking every client
-        await loop.readable(listener.fileno(), exclusive=True)
+        if not batch.goes_on():
+            # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that
+            # idle processes take turns instead of one taking every client
+            await loop.readable(listener.fileno(), exclusive=True)
+            batch.begin()
         await room(True)
         try:
             _accept(loop, listener, greet)
         except OSError as error:  # by EAGAIN and the like, someone else took it, or it has left already
+            batch.end()
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
                 await loop.sleep(BREATH)
@@ -62,6 +72,43 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
                     words = "cannot accept from %s, which something has shut down; a reload opens it again: %s"
                     log.error(words, _name(listener), error.strerror)
                 await loop.sleep(BREATH)
+        else:
+            await STARTED
+            batch.count()
+
+
+class _Batch:
+    """How many clients are accepted in one turn: one, and one more for each FOR_EACH that the turn before took for
+    others, as it took its time before it came to the listener again. What it took for new clients does not count, or
+    where each of them comes with a request, turns would become longer and longer.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._turn = 0  # that of the latest batch, as the loop counts them
+        self._began = 0.0  # monotonic seconds
+        self._took = 0.0  # seconds, up to the last client
+        self._left = 0  # clients that may be accepted still
+
+    def begin(self) -> None:
+        """A client may be there, in another turn than the last one."""
+        loop = self._loop
+        others = loop.lasted - (self._took if self._turn == loop.turns - 1 else 0.0)
+        self._left = min(1 + int(max(0.0, others) / FOR_EACH), MOST)
+        self._turn, self._began, self._took = loop.turns, monotonic(), 0.0
+
+    def count(self) -> None:
+        """A client has been accepted, and has had the first step."""
+        self._left -= 1
+        self._took = monotonic() - self._began
+
+    def end(self) -> None:
+        """Nobody is there any more."""
+        self._left = 0
+
+    def goes_on(self) -> bool:
+        """Whether this turn, if it is still the same, has room for one more."""
+        return self._left > 0 and self._turn == self._loop.turns
 
 
 def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:

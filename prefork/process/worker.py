@@ -248,7 +248,7 @@ class Worker:
             if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
                 host = canonical(host)
             client = Client(host, from_port, "http", name, port, not is_unix)
-            loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection")
+            loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection", eager=True)
 
         return greet
 

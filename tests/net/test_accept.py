@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
 from prefork.kernel.poller import POLLERS, make_poller
-from prefork.net.accept import accept, accept_rest
+from prefork.net.accept import FOR_EACH, MOST, accept, accept_rest
 from prefork.net.listen import bind
 from prefork.settings.address import Address
 from tests.conftest import eventually
@@ -28,7 +28,7 @@ from tests.net.conftest import PATIENCE, Run, forked
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         listener.setblocking(False)
         yield listener
 
@@ -67,6 +67,30 @@ def porch(loop: Loop) -> Iterator[Porch]:
         yield Porch(loop, stack)
 
 
+class Clock:
+    """Monotonic seconds, which go on only as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def work(self, seconds: float) -> None:
+        """What others do in each turn, and how long it takes them."""
+        while True:
+            self.now += seconds
+            await PAUSE
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("kernel.loop", "net.accept"):
+        monkeypatch.setattr(f"prefork.{module}.monotonic", clock)
+    return clock
+
+
 # ---- one process
 
 
@@ -75,14 +99,78 @@ def test_every_client_is_greeted_with_its_address(run: Run, loop: Loop, listener
     assert run(porch.until(5), accept(loop, listener, porch.room, porch.greet)) == names
 
 
-def test_one_client_is_accepted_a_turn(run: Run, loop: Loop, listener: socket.socket, porch: Porch) -> None:
-    """So that other processes, if they are idle, have their share of a burst."""
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, 1), (0.9 * FOR_EACH, 1), (1.5 * FOR_EACH, 2), (9.5 * FOR_EACH, 10), (1, MOST)]
+)
+def test_one_client_is_accepted_a_turn_and_more_where_turns_are_long(
+    run: Run, clock: Clock, loop: Loop, listener: socket.socket, porch: Porch, seconds: float, expected: int
+) -> None:
+    """Other processes, if they are idle, have their share of a burst; and nobody waits for as many turns as clients."""
     counts = []
     loop.after_turn.append(lambda: counts.append(len(porch.clients)))
+    for _ in range(2 * expected + 10):
+        porch.connect(listener)
+    run(porch.until(2 * expected + 10), clock.work(seconds), accept(loop, listener, porch.room, porch.greet))
+    assert max(later - earlier for earlier, later in pairwise(counts)) == expected
+    assert len([count for count in counts if count]) <= 12 + 1
+
+
+def test_turns_do_not_become_longer_by_what_new_clients_take(
+    run: Run, clock: Clock, loop: Loop, listener: socket.socket, porch: Porch
+) -> None:
+    async def answer() -> None:
+        clock.now += 100 * FOR_EACH
+
+    def greet(client: socket.socket, address: Any) -> None:
+        loop.spawn(answer(), "an answer", eager=True)
+        porch.greet(client, address)
+
+    counts = []
+    loop.after_turn.append(lambda: counts.append(len(porch.clients)))
+    for _ in range(10):
+        porch.connect(listener)
+    run(porch.until(10), clock.work(1.5 * FOR_EACH), accept(loop, listener, porch.room, greet))
+    assert max(later - earlier for earlier, later in pairwise(counts)) == 2
+
+
+def test_each_client_has_its_first_step_before_the_next_is_accepted(
+    run: Run, clock: Clock, loop: Loop, listener: socket.socket, porch: Porch
+) -> None:
+    """A request that ends the process takes nobody with it who came behind it."""
+    steps: list[tuple[str, int]] = []
+
+    async def answer(number: int) -> None:
+        steps.append(("answered", number))
+
+    def greet(client: socket.socket, address: Any) -> None:
+        steps.append(("accepted", len(porch.clients)))
+        loop.spawn(answer(len(porch.clients)), "an answer", eager=True)
+        porch.greet(client, address)
+
+    for _ in range(20):
+        porch.connect(listener)
+    run(porch.until(20), clock.work(1), accept(loop, listener, porch.room, greet))
+    assert steps[:38] == [(what, number) for number in range(19) for what in ("accepted", "answered")]
+
+
+def test_no_more_are_accepted_in_a_turn_than_there_is_room_for(
+    run: Run, clock: Clock, loop: Loop, listener: socket.socket, porch: Porch
+) -> None:
+    async def room(wanted: bool) -> None:
+        if not wanted and len(porch.clients) == 3:
+            await loop.sleep(3600)
+
+    async def look() -> int:
+        await porch.until(3)
+        for _ in range(10):
+            await PAUSE
+        return len(porch.clients)
+
     for _ in range(5):
         porch.connect(listener)
-    run(porch.until(5), accept(loop, listener, porch.room, porch.greet))
-    assert all(later - earlier <= 1 for earlier, later in pairwise(counts))
+    assert run(look(), clock.work(0.1), accept(loop, listener, room, porch.greet)) == 3
+    for _ in range(2):
+        listener.accept()[0].close()
 
 
 def test_room_is_asked_for_before_and_after_there_is_a_client(

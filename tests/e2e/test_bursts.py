@@ -1,0 +1,123 @@
+"""Bursts: many new clients at once beside busy ones, whose calls compute."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from tests.e2e.apps import ALONE
+from tests.e2e.conftest import Serve
+from tests.e2e.harness import Server, suspend
+
+# Every call computes for 2 ms, and tells how many calls there were before it.
+COMPUTE = """
+import itertools
+import os
+import time
+
+numbers = itertools.count()
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/die":
+        os.abort()
+    until = time.thread_time() + 0.002
+    while time.thread_time() < until:
+        pass
+    start_response("200 OK", [])
+    return [b"number %d." % next(numbers)]
+
+async def asgi(scope, receive, send):
+    if scope["type"] == "http":
+        answer = app({"PATH_INFO": scope["path"]}, lambda *_: None)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": answer[0]})
+"""
+BUSY = 8
+NEW = 60
+PATIENCE = 30.0  # seconds
+
+
+def config(kind: str) -> str:
+    return f'{ALONE}[[route]]\npath = "/"\n{kind} = "app:{"app" if kind == "wsgi" else kind}"\n'
+
+
+def request(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+class Clients:
+    """Some that are busy, as each asks again once it has its answer, and new ones, each with what it asks for."""
+
+    def __init__(self, server: Server, stack: ExitStack) -> None:
+        self._server = server
+        self._stack = stack
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        self.answers: dict[socket.socket, bytes] = {}  # of the new ones; b"" where the connection has broken
+
+    def connect(self, path: str, busy: bool = False) -> socket.socket:
+        client = self._stack.enter_context(self._server.connect())
+        client.sendall(request(path))
+        self._selector.register(client, selectors.EVENT_READ, busy)
+        return client
+
+    def until(self, count: int) -> None:
+        """Until so many of the new ones have their answer."""
+        while len(self.answers) < count:
+            ready = self._selector.select(PATIENCE)
+            assert ready, f"nobody is answered, and {len(self.answers)} are of {count}"
+            for key, _ in ready:
+                client, busy = key.fileobj, key.data
+                assert isinstance(client, socket.socket)
+                try:
+                    answer = client.recv(4096)
+                except ConnectionError:
+                    answer = b""
+                if busy and answer:
+                    client.sendall(request("/"))
+                else:
+                    self._selector.unregister(client)
+                    if not busy:
+                        self.answers[client] = answer
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_a_burst_of_new_clients_is_answered_within_few_turns_of_the_busy_ones(serve: Serve, kind: str) -> None:
+    server = serve(config(kind), {"app.py": COMPUTE})
+    (worker,) = server.workers()
+    with ExitStack() as stack:
+        clients = Clients(server, stack)
+        for _ in range(BUSY):
+            clients.connect("/", busy=True)
+        clients.connect("/")
+        clients.until(1)
+        suspend(worker)
+        new = [clients.connect("/") for _ in range(NEW)]
+        worker.resume()
+        clients.until(1 + NEW)
+        numbers = sorted(int(clients.answers[client].rpartition(b"number ")[2].rstrip(b".")) for client in new)
+    between = numbers[-1] - numbers[0] + 1 - NEW
+    assert between <= 10 * BUSY, f"the busy ones had {between} answers before the last of the new ones had one"
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_a_deadly_request_in_a_burst_beside_busy_clients_takes_no_other_new_one_with_it(
+    serve: Serve, kind: str
+) -> None:
+    """However many clients are accepted in a turn: each is answered before the next is accepted."""
+    server = serve(config(kind), {"app.py": COMPUTE})
+    (worker,) = server.workers()
+    with ExitStack() as stack:
+        clients = Clients(server, stack)
+        for _ in range(BUSY):
+            clients.connect("/", busy=True)
+        clients.connect("/")
+        clients.until(1)
+        suspend(worker)
+        paths = {clients.connect(path): path for path in [*["/"] * 9, "/die"] * 2}
+        worker.resume()
+        clients.until(1 + len(paths))
+        for client, path in paths.items():
+            assert clients.answers[client].startswith(b"HTTP/1.1 200 ") == (path == "/"), path
