@@ -5,8 +5,9 @@ computing; and an echo. No server here.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 BODY = b"Hello, world!\n"
@@ -87,3 +88,18 @@ async def echo_asgi(
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         await send({"type": "websocket.send", "text": message["text"]})
+
+
+def computing(
+    environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
+) -> Iterable[bytes]:
+    """WSGI: what computes for so many microseconds as the path says, and tells its process; "/stream" tells that, too,
+    and stays for as long as its client.
+    """
+    path = environ["PATH_INFO"]
+    body = b"%d" % os.getpid()
+    until = time.thread_time() + (float(path[1:]) / 1e6 if path[1:].isdecimal() else 0.0)
+    while time.thread_time() < until:
+        pass
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
