@@ -47,11 +47,13 @@ class Connection:
     """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
     anything, and `answer` its response's head, once there is more of that than one send. Between two requests it is
     `idle`; `since` is when that or the request began. `task` is None until `serve` begins; one that is not `welcome`
-    is refused then, and a `spare` one has a single answer, of what is vital; `upgrade` is what it has become.
+    is refused then, and a `spare` one has a single answer, of what is vital; `upgrade` is what it has become. For
+    `busy_until` see activity.py.
     """
 
     __slots__ = (
         "answer",
+        "busy_until",
         "client",
         "idle",
         "request",
@@ -72,6 +74,7 @@ class Connection:
         self.answer: Head | None = None
         self.idle = False
         self.since = monotonic()
+        self.busy_until = 0.0
         self.task: Task | None = None
         self.upgrade: Upgrade | None = None
         self.welcome = server.enter(self)
@@ -216,6 +219,8 @@ class Connection:
                 request.body = Incoming(stream, request, http, server.body_limit(request))
             persistent = not spare and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
             self.since = started = loop.now
+            if started >= self.busy_until:
+                server.note_busy(self)
             task.deadline = inf
             again = repeat.again if repeat is not None else None
             if again is not None and again.until > started and not server.draining:

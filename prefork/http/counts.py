@@ -17,7 +17,11 @@ FILE_MISSES = 15  # files that had to be opened
 FILE_EVICTIONS = 16  # files that were put out of the cache to make room
 ACCESS_LOST = 17  # lines that could not be written to the access log
 ERROR_LOST = 18  # and to the error log
-WIDTH = 19  # how many words these are
+BUSY = 19  # connections that are busy: this and the next two are for `activity.busy`
+BUSY_BEFORE = 20
+BUSY_UNTIL = 21
+WIDTH = 22  # how many words these are
+GAUGES = frozenset((CONNECTIONS, BUSY, BUSY_BEFORE, BUSY_UNTIL))  # what is there now; all else is counted for ever
 
 
 def status_class(status: int) -> int:

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Protocol
 
 from prefork.errors import TooManyConnections
+from prefork.http.activity import Activity
 from prefork.http.body_limit import BodyLimit
 from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.http.forwarded import Forwarding
@@ -42,6 +43,7 @@ class Served(Protocol):
     answer: Head | None
     idle: bool
     since: float
+    busy_until: float
     task: Task | None
     upgrade: Upgrade | None
 
@@ -90,6 +92,7 @@ class Server:
         self.limit = MOST_CONNECTIONS
         self.vital: Container[Handler] = ()
         self._per_client: Counter[str] = Counter()
+        self._activity = Activity(board)
         self.draining = False
         self._fewer = Bell(loop)  # rung when a connection ends, or is idle
         self.waiting = self._fewer.waiting
@@ -105,9 +108,14 @@ class Server:
         self._per_client[address] += 1
         self.board[ACCEPTED] += 1
         self.board[CONNECTIONS] += 1
+        self.note_busy(connection)
         if not limit or not address or self._per_client[address] <= limit:
             return True
         return self.forwarding.trusts(address)
+
+    def note_busy(self, connection: Served) -> None:
+        """To be called where a connection begins a request, once the loop's time has come to its `busy_until`."""
+        self._activity.note(connection, self.loop.now, self.loop.lasted)
 
     def body_limit(self, request: Request) -> BodyLimit:
         """How large the body of `request` may be."""
@@ -127,6 +135,7 @@ class Server:
         if not self._per_client[address]:
             del self._per_client[address]
         self.board[CONNECTIONS] -= 1
+        self._activity.leave(connection)
         self.notify()
 
     async def fewer(self, count: int) -> None:
@@ -199,6 +208,7 @@ class Server:
     def close_in_child(self) -> None:
         """In a process that an application has forked: hold no client, and count and record nothing."""
         self.board = memoryview(bytearray(self.board.tobytes())).cast("Q")
+        self._activity = Activity(self.board)
         self.record = None
         for connection in self.connections:
             connection.close_in_child()

@@ -25,10 +25,11 @@ from prefork.observe.scoreboard import Board, State
 
 def snapshot(scoreboard: Board) -> dict[str, object]:
     """JSON-able: whether the server is `ready` for clients, as a worker serves and it is not told to stop; how many
-    serve; totals since the master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes.
+    serve; totals since the master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes, `busy` a
+    number of connections (http/activity.py).
     """
     now = time.time()
-    rows = scoreboard.workers()
+    rows, busy = scoreboard.workers(), scoreboard.busy()
     serving = sum(row.state is State.SERVING for row in rows)
     workers = [
         {
@@ -38,6 +39,7 @@ def snapshot(scoreboard: Board) -> dict[str, object]:
             "state": row.state.name.lower(),
             "started": row.started,
             "age": max(0.0, round(now - row.started, 3)),
+            "busy": busy[row.index - 1],
             **_figures(row.counts),
         }
         for row in rows

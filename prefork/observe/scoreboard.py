@@ -19,7 +19,8 @@ from enum import IntEnum
 from math import inf
 
 from prefork.errors import BootError, StartError
-from prefork.http.counts import CONNECTIONS, WIDTH
+from prefork.http.activity import busy
+from prefork.http.counts import BUSY, BUSY_BEFORE, BUSY_UNTIL, GAUGES, WIDTH
 from prefork.observe.shared_memory import create, map_memory
 
 # The words of a worker's page after the counters.
@@ -106,7 +107,9 @@ class Board:
         return self._pages[index * _STRIDE : (index + 1) * _STRIDE]
 
     def column(self, word: int) -> list[int]:
-        """One word of every page up to the highest slot that was ever taken, in order: 0.3 us for four workers."""
+        """One word of every page up to the highest slot that was ever taken, in order: 0.3 us for four workers. Another
+        column may be longer, as the master takes slots meanwhile.
+        """
         end = (self._roster[_HIGHEST] + 1) * _STRIDE
         return self._pages[_STRIDE + word : end : _STRIDE].tolist()
 
@@ -127,6 +130,17 @@ class Board:
         if 0.0 < beat <= time.monotonic():
             return beat
         return inf if beat == 0.0 else -inf  # NaN as well
+
+    def busy(self) -> list[int]:
+        """How many connections of each worker are busy, in the order of `column`."""
+        now = time.monotonic()
+        end = (self._roster[_HIGHEST] + 1) * _STRIDE
+        columns = [self._pages[_STRIDE + word : end : _STRIDE].tolist() for word in (BUSY, BUSY_BEFORE, BUSY_UNTIL)]
+        turns = self._beats[_STRIDE + PULSE : end : _STRIDE].tolist()
+        return [
+            busy(count, before, until, began if 0.0 < began < now else now)
+            for count, before, until, began in zip(*columns, turns, strict=True)
+        ]
 
     def orders(self, index: int) -> tuple[int, Order]:
         """How many orders the worker has been given, and the last."""
@@ -235,11 +249,11 @@ class Scoreboard(Board):
         self._roster[_at(index, _HELD)] = held
 
     def vacate(self, index: int) -> None:
-        """Free the slot of a worker that has been reaped and keep its counts, save CONNECTIONS: those ended with it.
+        """Free the slot of a worker that has been reaped and keep its counts, save the GAUGES: those ended with it.
         Its failures are kept, too, where it had some.
         """
         for word, count in enumerate(self.counts(index)):
-            if word != CONNECTIONS:
+            if word not in GAUGES:
                 self._roster[_DEPARTED + word] = (self._roster[_DEPARTED + word] + count) % _MODULO
         page, own = self.slot(index), self.slot(0)
         for word in (ACCESS_FAILURE, ERROR_FAILURE):

@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
+from prefork.http.counts import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
 from prefork.observe.metrics import snapshot
 from prefork.observe.scoreboard import STATE, Order, Scoreboard, State
 
@@ -21,6 +21,7 @@ def make_board() -> Scoreboard:
     slot[STATE] = State.SERVING
     slot[ACCEPTED], slot[CONNECTIONS], slot[REQUESTS], slot[SENT] = 3, 2, 5, 4096
     slot[STATUS_CLASS + 2], slot[STATUS_CLASS + 4] = 4, 1
+    slot[BUSY], slot[BUSY_UNTIL] = 2, int((time.monotonic() + 60) * 1000)
     board.order(2, Order.SERVE)
     return board
 
@@ -36,6 +37,7 @@ def test_a_snapshot_shows_each_worker_alive(monkeypatch: pytest.MonkeyPatch) -> 
         "pid": 12,
         "generation": 2,
         "state": "serving",
+        "busy": 2,
         "accepted": 3,
         "connections": 2,
         "requests": 5,

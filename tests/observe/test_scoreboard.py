@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 
 from prefork.errors import BootError
-from prefork.http.counts import ACCEPTED, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS, WIDTH
+from prefork.http.activity import SPAN
+from prefork.http.counts import (
+    ACCEPTED,
+    BUSY,
+    BUSY_BEFORE,
+    BUSY_UNTIL,
+    CONNECTIONS,
+    REQUESTS,
+    SENT,
+    STATUS_CLASS,
+    WIDTH,
+)
 from prefork.observe.scoreboard import PULSE, STATE, STUCK, Board, Order, Scoreboard, State
 
 ODD = [2**64 - 1, 2**63, 7]
@@ -94,6 +105,22 @@ def test_workers_see_one_another_and_what_the_master_asks_of_them() -> None:
     assert in_worker(scoreboard, 2, work) == 0
 
 
+def test_all_see_how_many_connections_of_each_worker_are_busy_as_long_as_that_can_be_true() -> None:
+    board = Scoreboard(5)
+    now = time.monotonic()
+    for index in range(1, 6):
+        board.occupy(index, 10 + index, 1)
+        page = board.slot(index)
+        page[BUSY], page[BUSY_BEFORE], page[BUSY_UNTIL] = index, 10, int((now + 60) * 1000)
+    assert board.busy() == [11, 12, 13, 14, 15]
+    for index in (2, 3, 4, 5):
+        board.slot(index)[BUSY_UNTIL] = int((now - 60) * 1000)
+    pulse_of(board.slot(3))[0] = now - 60 + SPAN / 2  # it has been in one turn since then, and cannot count
+    pulse_of(board.slot(4))[0] = now - 61
+    pulse_of(board.slot(5))[0] = nan
+    assert board.busy() == [11, 0, 3, 14, 0]
+
+
 def test_a_worker_serves_when_it_is_told_to_and_says_so() -> None:
     board = Scoreboard(1)
     before = time.time()
@@ -151,13 +178,14 @@ def test_a_departed_worker_leaves_its_counts_but_not_its_connections() -> None:
         board.order(1, Order.SERVE)
         slot = board.slot(1)
         slot[ACCEPTED], slot[CONNECTIONS], slot[REQUESTS], slot[STATE] = 10, 4, 20, State.SERVING
+        slot[BUSY], slot[BUSY_BEFORE], slot[BUSY_UNTIL] = 1, 2, 3
         pulse_of(slot)[0] = 1.0
         board.vacate(1)
     assert board.workers() == []
     assert not any(board.slot(1).tolist())
     assert board.orders(1) == (0, Order.NONE)
     totals = board.totals()
-    assert (totals[ACCEPTED], totals[CONNECTIONS], totals[REQUESTS]) == (20, 0, 40)
+    assert (totals[ACCEPTED], totals[CONNECTIONS], totals[REQUESTS], totals[BUSY]) == (20, 0, 40, 0)
 
 
 def test_a_vacated_slot_is_free_again_and_none_is_left_beyond_the_last() -> None:
