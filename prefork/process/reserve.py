@@ -71,7 +71,7 @@ class Reserve:
         """Whether nobody who accepts beside this worker has fewer connections than it may have."""
         board, serving = self._scoreboard, State.SERVING.value
         generation = board.generation(self._slot)
-        columns = zip(board.column(CONNECTIONS), board.column(STATE), board.generations(), strict=True)
+        columns = zip(board.column(CONNECTIONS), board.column(STATE), board.generations(), strict=False)
         return all(
             count >= self._server.limit for count, state, number in columns if state == serving and number == generation
         )

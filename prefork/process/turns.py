@@ -1,19 +1,25 @@
 """Turns: whose turn it is to accept, where workers share a listener. Owns what a worker knows of the others' share.
 
-With keep-alive, who takes a client has it for long; left to themselves the workers come to shares such as 58, 17, 13
-and 12 %. So who is ahead of the others lets them go first. It is told of clients all the same, though without taking a
-wake-up away from those who are to accept (no EPOLLEXCLUSIVE), and looks after a moment whether anybody took them.
+With keep-alive, a worker has a client for long; left to themselves the workers come to shares such as 58, 17, 13 and
+12 %. So a worker that is ahead of the others lets them go first. It is told of clients all the same, but without
+taking a wake-up away from those that may accept (no EPOLLEXCLUSIVE), and looks after a moment whether others took them.
+
+A worker's share is that of the busy connections (http/activity.py). Only workers that have about as many of those as
+the others look at the open ones, too: many a connection idles now that is busy later. So however many event streams or
+idle clients one worker has, the next busy clients do not all go to the other.
 """
 
 from __future__ import annotations
 
 import socket
+from itertools import compress
 
 from prefork.http.counts import ACCEPTED, CONNECTIONS
 from prefork.kernel.loop import Loop
 from prefork.observe.scoreboard import STATE, Board, State
 
-SLACK = 4  # connections that a worker may have more than its share
+BUSY_SLACK = 1  # busy connections that a worker may have more than its share; two it may always have
+SLACK = 4  # open connections, likewise
 SHARE = 1.1  # times the mean, which is its share
 PATIENCE = 0.003  # seconds that the others have to take a client
 LOOKS = 80  # at a client that waits: then one is taken, whatever the others say that they take
@@ -67,20 +73,26 @@ class Turns:
         return True
 
     def _is_ahead(self) -> bool:
-        """Whether this worker has clearly more connections than those that accept beside it have on average."""
-        own = self._own[CONNECTIONS]
-        if own <= SLACK or self._is_in_flux(own):
+        """Whether this worker would clearly have more than its share of the busy connections with one more; or has of
+        all open ones, and not less than its share of the busy ones.
+        """
+        own_open = self._own[CONNECTIONS]
+        if own_open < 2 or self._is_in_flux(own_open):
             return False
         board, serving = self._scoreboard, State.SERVING.value
         generation = board.generation(self._slot)
-        counts = [
-            count
-            for count, state, number in zip(
-                board.column(CONNECTIONS), board.column(STATE), board.generations(), strict=True
-            )
-            if state == serving and number == generation
+        accepting = [
+            state == serving and number == generation
+            for state, number in zip(board.column(STATE), board.generations(), strict=False)  # see `column`
         ]
-        return own * len(counts) > SHARE * sum(counts) + SLACK * len(counts)
+        busy = board.busy()
+        count, own_busy, all_busy = sum(accepting), busy[self._slot - 1], sum(compress(busy, accepting))
+        if own_busy >= 2 and (own_busy + 1) * count > SHARE * (all_busy + 1) + BUSY_SLACK * count:
+            return True
+        if own_open <= SLACK or own_busy * count < all_busy:
+            return False
+        all_open = sum(compress(board.column(CONNECTIONS), accepting))
+        return own_open * count > SHARE * all_open + SLACK * count
 
     def _is_in_flux(self, own: int) -> bool:
         """Whether more connections have ended in this SPAN than there are."""

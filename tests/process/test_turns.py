@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from prefork.http.counts import ACCEPTED, CONNECTIONS
+from prefork.http.counts import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.observe.scoreboard import STATE, Scoreboard, State
@@ -33,6 +33,12 @@ class Workshop:
         for slot, count in enumerate(counts, 1):
             self.board.slot(slot)[CONNECTIONS] = count
             self.board.slot(slot)[ACCEPTED] = count
+
+    def busy(self, *counts: int) -> None:
+        """So many of these are busy, for the next hour."""
+        for slot, count in enumerate(counts, 1):
+            self.board.slot(slot)[BUSY] = count
+            self.board.slot(slot)[BUSY_UNTIL] = int((monotonic() + 3600) * 1000)
 
     def come(self) -> None:
         """A client comes into the queue."""
@@ -82,6 +88,92 @@ def test_who_has_about_its_share_does_not_wait(shop: Workshop, counts: tuple[int
 def test_who_is_ahead_of_its_own_generation_waits(shop: Workshop, counts: tuple[int, ...]) -> None:
     shop.connections(*counts)
     assert shop.wait() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("counts", "busy"),
+    [
+        ((100, 0, 0), (0, 2, 2)),  # event streams, and clients that stay away for now
+        ((100, 0, 0), (10, 12, 12)),
+        ((300, 300, 300), (12, 10, 11)),
+        ((2, 0, 0), (1, 0, 0)),
+    ],
+)
+def test_a_worker_with_about_its_share_of_the_busy_connections_does_not_wait(
+    shop: Workshop, counts: tuple[int, ...], busy: tuple[int, ...]
+) -> None:
+    shop.connections(*counts)
+    shop.busy(*busy)
+    assert shop.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "busy"),
+    [
+        ((14, 100, 100), (14, 10, 10)),  # the others have event streams besides
+        ((3, 1, 1), (3, 1, 1)),
+        ((20, 20, 20), (20, 0, 0)),
+        ((100, 0, 0), (10, 10, 10)),  # as many of the busy ones, but more that may be so later
+        ((12, 9, 9, 500), (12, 9, 9, 500)),  # the last one is of another generation
+    ],
+)
+def test_a_worker_that_is_ahead_by_its_busy_connections_waits(
+    shop: Workshop, counts: tuple[int, ...], busy: tuple[int, ...]
+) -> None:
+    shop.connections(*counts)
+    shop.busy(*busy)
+    assert shop.wait() == float("inf")
+
+
+@pytest.mark.parametrize("idle", [(0, 0), (100, 0), (0, 100), (1000, 0)])
+@pytest.mark.parametrize(("clients", "worst"), [(24, 15), (32, 18)])
+def test_however_quick_a_worker_is_it_takes_little_more_than_its_share_of_a_burst(
+    shop: Workshop, idle: tuple[int, int], clients: int, worst: int
+) -> None:
+    """Whatever else is connected, and whichever of the two is quick."""
+    shop.board.slot(3)[STATE] = State.DRAINING
+    for quick in (1, 2):
+        taken = [0, 0]
+        workers = [Turns(shop.loop, shop.board, slot) for slot in (1, 2)]
+        for _ in range(clients):
+            shop.connections(idle[0] + taken[0], idle[1] + taken[1])
+            shop.busy(*taken)
+            shop.turns = workers[quick - 1]
+            taken[quick - 1 if shop.wait(0) == 0 else 2 - quick] += 1
+        assert max(taken) <= worst, f"{taken}, where worker {quick} is quick"
+
+
+def test_of_two_workers_one_may_always_accept(shop: Workshop) -> None:
+    """Or each would wait for the other."""
+    shop.board.slot(3)[STATE] = State.DRAINING
+    workers = [Turns(shop.loop, shop.board, slot) for slot in (1, 2)]
+    for busy in range(0, 30, 3):
+        for more in range(0, 30, 3):
+            for idle in (0, 5, 100):
+                shop.connections(busy + idle, more)
+                shop.busy(busy, more)
+                waits = []
+                for shop.turns in workers:
+                    waits.append(shop.wait(0))
+                assert 0 in waits, (busy, more, idle)
+
+
+def test_a_slot_that_is_taken_while_a_worker_looks_at_the_others_does_no_harm(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master takes it, in its own process, for the next worker."""
+    shop.connections(20, 20, 20)
+    look = shop.board.column
+
+    def column(word: int) -> list[int]:
+        if not shop.board.generation(5):
+            found = look(word)
+            shop.board.occupy(5, 1005, 2)
+            return found
+        return look(word)
+
+    monkeypatch.setattr(shop.board, "column", column)
+    assert shop.wait() == 0
 
 
 def test_workers_that_do_not_serve_do_not_count(shop: Workshop) -> None:
