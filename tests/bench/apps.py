@@ -93,13 +93,30 @@ async def echo_asgi(
 def computing(
     environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
 ) -> Iterable[bytes]:
-    """WSGI: what computes for so many microseconds as the path says, and tells its process; "/stream" tells that, too,
-    and stays for as long as its client.
-    """
-    path = environ["PATH_INFO"]
-    body = b"%d" % os.getpid()
+    """WSGI: computes for so many microseconds as the path says, and tells which process that was."""
+    body = _compute(environ["PATH_INFO"])
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+async def computing_asgi(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    """The same as ASGI; "/stream" tells the process, too, and then stays until its client leaves."""
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    is_stream = scope["path"] == "/stream"
+    body = b"%d" % os.getpid() if is_stream else _compute(scope["path"])
+    headers = [(b"content-type", b"text/plain")] + [(b"content-length", b"%d" % len(body))] * (not is_stream)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": is_stream})
+    while is_stream and (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _compute(path: str) -> bytes:
+    """The pid, after so many microseconds of CPU time."""
     until = time.thread_time() + (float(path[1:]) / 1e6 if path[1:].isdecimal() else 0.0)
     while time.thread_time() < until:
         pass
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-    return [body]
+    return b"%d" % os.getpid()

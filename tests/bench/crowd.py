@@ -16,12 +16,13 @@ REQUEST = b"GET %s HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 @dataclass(eq=False)
 class Guest:
-    """One client; `stays` for more than one answer. `answers` are pairs: seconds waited, and the body."""
+    """One client; `stays` for more than one answer. `waits` are the seconds for each; `body` is that of the last."""
 
     socket: socket.socket
     stays: bool
     began: float
-    answers: list[tuple[float, bytes]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    body: bytes = b""
     data: bytes = b""
 
 
@@ -52,14 +53,14 @@ class Crowd:
     def run(self, seconds: float, until: list[Guest] | None = None) -> None:
         """Serve as clients for so long at most, and no longer than every one in `until` has had an answer."""
         end = monotonic() + seconds
-        while (left := end - monotonic()) > 0 and not (until and all(guest.answers for guest in until)):
+        while (left := end - monotonic()) > 0 and not (until and all(guest.waits for guest in until)):
             for key, _ in self._selector.select(min(left, 0.1)):
                 self._read(key.data)
 
     def forget(self) -> None:
         """Begin the record anew."""
         for guest in self.guests:
-            guest.answers.clear()
+            guest.waits.clear()
 
     def close(self) -> None:
         for guest in self.guests:
@@ -76,8 +77,8 @@ class Crowd:
         if not end or not head.startswith(b"HTTP/1.1 200 ") or len(body) < _length(head):
             return
         now = monotonic()
-        guest.answers.append((now - guest.began, body))
-        guest.data = b""
+        guest.waits.append(now - guest.began)
+        guest.body, guest.data = body, b""
         if guest.stays:
             guest.began = now
             guest.socket.sendall(self._request)
@@ -93,7 +94,7 @@ def _length(head: bytes) -> int:
 
 def latencies(guests: list[Guest]) -> list[float]:
     """All of them, in order, in seconds."""
-    return sorted(seconds for guest in guests for seconds, _ in guest.answers)
+    return sorted(seconds for guest in guests for seconds in guest.waits)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -102,5 +103,5 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def shares(guests: list[Guest]) -> Counter[bytes]:
-    """How many of them each worker has, which an answer's body names: the last answer tells."""
-    return Counter(guest.answers[-1][1] for guest in guests if guest.answers)
+    """How many of them each worker has, which an answer's body names."""
+    return Counter(guest.body for guest in guests if guest.body)

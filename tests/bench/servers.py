@@ -60,11 +60,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that accepts on `port`: the process `pid` and all that came of it, on one core."""
+    """A server that accepts on `port`: the process `pid` and all that came of it, on one core, or any (None)."""
 
     port: int
     pid: int
-    core: int
+    core: int | None
 
     def cpu(self) -> dict[int, float]:
         """User and system seconds so far of each living process of the tree, by pid; Absent where one is off the core.
@@ -77,7 +77,7 @@ class Running:
             tree = [of for of in (root, *root.children(recursive=True)) if of.status() != psutil.STATUS_ZOMBIE]
             for thread in (thread.id for process in tree for thread in process.threads()):
                 with suppress(ProcessLookupError):  # threads of a pool come and go
-                    if os.sched_getaffinity(thread) != {self.core}:
+                    if self.core is not None and os.sched_getaffinity(thread) != {self.core}:
                         raise Absent(f"thread {thread} has left core {self.core}")
             return {process.pid: time.clock_gettime((~process.pid << 3) | 2) for process in tree}
         except (psutil.NoSuchProcess, OSError) as error:
@@ -90,8 +90,10 @@ class Running:
 
 
 @contextmanager
-def running(peer: Peer, peers: Path, core: int) -> Iterator[Running]:
-    """The server, accepting, all of it on `core`; stopped, and its files removed, at the end. Raises Absent."""
+def running(peer: Peer, peers: Path, core: int | None) -> Iterator[Running]:
+    """The server, accepting, all of it on `core` unless that is None; stopped, and its files removed, at the end.
+    Raises Absent.
+    """
     with tempfile.TemporaryDirectory(prefix="prefork-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # nginx drops to a user of its own
@@ -102,7 +104,7 @@ def running(peer: Peer, peers: Path, core: int) -> Iterator[Running]:
         with log.open("wb") as output:
             # A mask set before exec is inherited by every thread and child.
             process = subprocess.Popen(
-                ["taskset", "-c", str(core), *peer.command(site)],
+                [*(["taskset", "-c", str(core)] if core is not None else []), *peer.command(site)],
                 cwd=directory,
                 env={**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{BENCH}"},
                 stdin=subprocess.DEVNULL,
@@ -147,12 +149,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def prefork(route: str, *settings: str) -> Callable[[Site], list[str]]:
-    """prefork with one worker, this route and these settings, such as `workers.connections = 10`."""
+def prefork(route: str, *settings: str, workers: int = 1) -> Callable[[Site], list[str]]:
+    """prefork with one worker, or so many, this route and these settings, such as `workers.connections = 10`."""
 
     def command(site: Site) -> list[str]:
-        listen = f'listen = ["127.0.0.1:{site.port}"]'
-        config = "\n".join([listen, "workers.count = 1", 'log.access = ""', *settings, "[[route]]", route, ""])
+        first = [f'listen = ["127.0.0.1:{site.port}"]', f"workers.count = {workers}", 'log.access = ""']
+        config = "\n".join([*first, *settings, "[[route]]", route, ""])
         return [sys.executable, "-m", "prefork", "start", "-c", site.write("server.toml", config)]
 
     return command
