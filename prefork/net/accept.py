@@ -17,7 +17,8 @@ from prefork.net.listen import is_shut
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
 LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; where more come, others take them
 MOST = 64  # clients accepted in a turn
-FOR_EACH = 0.0005  # seconds that a turn takes for others, for each client more than one that is accepted in the next
+FOR_EACH = 0.0001  # seconds that a turn takes for others, for each client more than one that is accepted in the next:
+# about what it takes to accept one, and to answer it where that is quick
 REPEAT = 60.0  # seconds between two words about a listener from which nobody can accept
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # of one client, who is gone: another process took it, it has left, or its network has failed, which Linux tells here
