@@ -72,7 +72,8 @@ def main() -> None:
                 continue
             try:
                 with running(peer, options.peers, server_core) as server:
-                    rows.setdefault(peer.name, []).append(measure(server, options))
+                    found = measure(server, options)
+                rows.setdefault(peer.name, []).append(found)
             except Absent as reason:
                 print(f"{peer.name}: {reason}")
     print(f"{options.new} new clients at once, and single ones, beside {options.busy} of calls of {options.compute} us")

@@ -77,7 +77,7 @@ def measure(server: Running, options: argparse.Namespace) -> list[tuple[int, flo
         while len(streams.of) < 2 or min(map(len, streams.of.values())) < options.streams:
             streams.open()
             opened += 1
-            if opened > 20 * options.streams:
+            if opened > 100 + 20 * options.streams:
                 raise Absent("one worker has all the streams")
         for pid in streams.of:
             streams.leave(pid, options.streams)
@@ -113,7 +113,8 @@ def main() -> None:
                 continue
             try:
                 with running(peer, options.peers, None) as server:
-                    rows.setdefault(peer.name, []).append(measure(server, options))
+                    found = measure(server, options)
+                rows.setdefault(peer.name, []).append(found)
             except (Absent, OSError) as reason:
                 print(f"{peer.name}: {reason}")
     print(f"{options.busy} busy clients, calls of {options.compute} us, {options.streams} streams a worker")
