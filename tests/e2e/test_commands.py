@@ -25,8 +25,8 @@ from tests.e2e.conftest import Serve
 from tests.e2e.harness import ROOT, Server, is_alive
 
 FIGURES = {"accepted", "connections", "requests", "responses", "sent", "takeovers", "queued", "repeats", "file_cache"}
-FIGURES |= {"lost_lines"}
-OF_WORKER = {"slot", "pid", "generation", "state", "started", "age", "cpu", "memory", "answers", "longest"}
+FIGURES |= {"inline", "handed_over", "lost_lines"}
+OF_WORKER = {"busy", "slot", "pid", "generation", "state", "started", "age", "cpu", "memory", "answers", "longest"}
 
 
 @pytest.fixture(scope="module")
