@@ -220,9 +220,8 @@ class Wsgi:
         """The response to a call in another thread, which stays with it to its end. 503 where none is free in time."""
         crew, task = self._crew, self._crew.loop.current
         at_work = AtWork(request, self._timeout)
-        outbox = Outbox(crew, at_work)
         call.request = request
-        call.opener = opener = Delegated(crew, task, outbox)
+        call.opener = opener = Delegated(crew, task, at_work)
         outcome: list[Response | BaseException | None] = []
         asked = monotonic()
 
@@ -241,11 +240,11 @@ class Wsgi:
                     forks.leave(error)
                 call.fail(error)
                 outcome.append(contained(error))
-            if not opener.opened and (outcome[0] is None or call.thread):  # its task need not wait for the rest
-                crew.hand_back(task)
+            if opener.outbox is None:
                 if outcome[0] is None:
-                    call.produce(outbox)
-                else:
+                    call.produce(opener.begin())
+                elif call.thread:  # its task need not wait for the rest
+                    crew.hand_back(task)
                     call.finish_behind()
             at_work.over = partial(estimate.note, meter.held_up(), True)
 
@@ -258,22 +257,25 @@ class Wsgi:
             self._saturation.turned_away(self._queue_timeout)
             return plain(503, ("Retry-After", "1"))
         except BaseException:
-            await outbox.aclose()
-            if not outcome:
+            if opener.outbox is not None:
+                await opener.outbox.aclose()
+            elif not outcome:
                 call.close()
             for come in outcome:  # too late
                 if isinstance(come, Response):
                     await release(come.body)
-                elif come is not None and not opener.opened and not isinstance(come, Disconnected):
+                elif come is not None and opener.outbox is None and not isinstance(come, Disconnected):
                     failed(request, come)
             raise
         finally:
             task.deadline = inf
-        if opener.opened:
-            return call.response(outbox)
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0] or call.outcome(outbox)
+        if opener.outbox is not None:
+            return call.response(opener.outbox) if opener.opened else call.outcome(opener.outbox)
+        come = outcome[0]
+        if isinstance(come, Response):
+            return come
+        assert come is not None
+        raise come
 
     def _line(self, line: RequestLine) -> Environ:
         environ: Environ = {
