@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import tempfile
 from pathlib import Path
 from statistics import median
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--compute", type=int, default=200, help="microseconds of a call")
     parser.add_argument("--server", action="append", help="one of the contenders; may be given again")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", type=Path, default=Path("/tmp/prefork-peers"))
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "prefork-peers")
     options = parser.parse_args()
     server_core, load_core = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, {load_core})

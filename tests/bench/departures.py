@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--compute", type=int, default=6000, help="microseconds of a call")
     parser.add_argument("--server", action="append", help="one of the contenders; may be given again")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", type=Path, default=Path("/tmp/prefork-peers"))
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "prefork-peers")
     options = parser.parse_args()
     rows: dict[str, list[list[tuple[int, float]]]] = {}
     for _ in range(options.rounds):
