@@ -23,6 +23,7 @@ LONG = 0.00025  # seconds: an inline call that takes less has hardly waited
 MOST = 32  # calls of which the mean is made; before there are so many, what a new kind is taken for counts as one
 NOTHING = PAYS / 100  # seconds: a mean that does not count
 MEASURED = 8  # inline calls that are measured after one that was long: at 2 us each, as a busy machine makes many so
+DOUBTFUL = 0.001  # seconds: calls that wait for less, in a thread, may have waited for the interpreter
 FIRST_TRIAL, LAST_TRIAL = 16, 1024  # calls handed over before some are made inline again: twice as many each time
 YOUNG = 4  # calls of a new kind from which the next new kind is estimated
 KINDS = 1024
@@ -84,12 +85,12 @@ class Estimate:
     def hands_over(self) -> bool:
         """Whether the next call is to be made by a thread.
 
-        Now and then the kind is tried inline again: what was measured in a thread may have waited for the interpreter.
+        Now and then one that is DOUBTFUL is tried inline again. Others are not, as each trial would hold up the loop.
         """
         if self.mean <= PAYS:
             return False
         self._handed_over += 1
-        if self._handed_over < self._trial:
+        if self.mean > DOUBTFUL or self._handed_over < self._trial:
             return True
         self._handed_over = 0
         self._trial = min(2 * self._trial, LAST_TRIAL)

@@ -9,6 +9,7 @@ import pytest
 
 from prefork.handlers import wait_estimate
 from prefork.handlers.wait_estimate import (
+    DOUBTFUL,
     FIRST_TRIAL,
     KINDS,
     LAST_TRIAL,
@@ -144,18 +145,26 @@ def test_a_kind_that_waits_no_more_is_made_inline_again() -> None:
     assert not estimate.is_watched
 
 
-def test_now_and_then_a_kind_that_waits_is_tried_inline_and_ever_less_often() -> None:
+def test_a_kind_that_waits_for_long_is_not_tried_inline() -> None:
+    estimate = Estimate()
+    estimate.note(TICK, measured=True)
+    for _ in range(3 * LAST_TRIAL):
+        assert estimate.hands_over()
+        estimate.note(TICK, measured=True)
+
+
+def test_now_and_then_a_kind_that_waits_for_little_is_tried_inline_and_ever_less_often() -> None:
     estimate, runs, run = Estimate(), [], 0
     for _ in range(10_000):
         if estimate.hands_over():
             run += 1
-            estimate.note(0.01, measured=True)  # in a thread, for the interpreter say
+            estimate.note(DOUBTFUL / 2, measured=True)  # for the interpreter, say
         else:
             if run:
                 runs.append(run + 1)
             run = 0
             assert estimate.measures or not runs
-            estimate.note(0.01, measured=True)
+            estimate.note(DOUBTFUL / 2, measured=True)
     assert runs[:4] == [FIRST_TRIAL, 2 * FIRST_TRIAL, 4 * FIRST_TRIAL, 8 * FIRST_TRIAL]
     assert runs[-1] == LAST_TRIAL
 
