@@ -40,6 +40,7 @@ class Watcher:
         crew, idle = self._crew, 0
         while not crew.is_over:
             sleep(TICK)
+            crew.publish()
             held = crew.held()
             if held is not None:
                 idle = 0

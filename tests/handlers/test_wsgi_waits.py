@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefork.kernel.leader import DELEGATED, INLINE, QUEUED
+from prefork.kernel.leader import DELEGATED, QUEUED
 from tests.handlers.exchange import parse
 from tests.handlers.live import Live, live, receive, rest
 
@@ -43,7 +43,7 @@ def ask(here: Live, path: str) -> bytes:
 
 
 def counts(here: Live) -> tuple[int, int]:
-    return here.crew.counts[INLINE], here.crew.counts[DELEGATED]
+    return here.crew.inline, here.crew.counts[DELEGATED]
 
 
 @pytest.mark.parametrize("kind", ["waits", "fails", "streams"])
