@@ -77,4 +77,4 @@ def test_clients_are_served_where_all_the_others_are_stopped_and_nothing_spins(
     assert first.num_ctx_switches().voluntary - before <= 5, "the worker that is ahead does not rest"
     for _ in range(60):
         ask(stack.enter_context(server.connect()))
-    assert max(shares(server)) <= 205, "the one that is ahead takes more, though the others are back"
+    assert max(shares(server)) <= 200 + 60 / 4 + 5, "the one that is ahead takes more than its share of the new ones"
