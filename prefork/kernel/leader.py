@@ -1,9 +1,10 @@
 """Leader/Followers: which thread runs the loop while an application call blocks. Owns the threads and the baton.
 
 One thread, the leader, runs the loop and calls the application inline, between `enter` and `leave`. Meanwhile its
-baton lies in a deque, for whoever takes it: the leader itself when the call is over, or the watcher when the same call
-has held it for a whole TICK. The watcher promotes a follower, which goes on with the loop where it stood; the former
-leader finishes its call, hands its task back, and follows. (Schmidt et al., "Leader/Followers", PLoP 2000.)
+baton lies in a deque, for whoever takes it: the leader itself when the call is over, or the watcher (watcher.py) when
+the call holds up the loop. The watcher promotes a follower, which goes on with the loop where it stood; the former
+leader finishes its call, hands its task back, and follows. (Schmidt et al., "Leader/Followers", PLoP 2000.) Calls that
+are known to wait are handed to followers beforehand, by `delegate`.
 
 Why the loop's state needs no lock: it is touched by the leader only, and there is one leader at any time.
 
