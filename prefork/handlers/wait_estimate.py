@@ -31,7 +31,7 @@ LONGEST = 128  # characters of a path that are looked at
 CHANCES = 8  # kinds that are in use and pass the turn to be forgotten, at most
 
 _USAGE = getattr(resource, "RUSAGE_THREAD", None)  # Linux and FreeBSD; see getrusage(2)
-_VARIABLE = re.compile(r"[^/]*[0-9%][^/]*")
+_VARIABLE = re.compile(r"(?<![^/])[^/0-9%]*[0-9%][^/]*")  # a segment is looked at once, not from each of its characters
 
 
 class Meter:

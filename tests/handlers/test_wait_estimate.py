@@ -194,6 +194,16 @@ def test_a_kind_is_a_method_and_a_path_without_its_numbers() -> None:
     assert find("GET", "/" + "a" * 5000) is find("GET", "/" + "a" * 6000)
 
 
+@pytest.mark.parametrize("path", ["/" + 30000 * "a", "/" + 15000 * "a/", "/" + 30000 * "1"])
+def test_a_path_is_looked_at_in_time_that_grows_with_its_length_alone(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(wait_estimate, "LONGEST", len(path))
+    began = time.thread_time()
+    Estimates().find("GET", path)
+    assert time.thread_time() - began < 0.2
+
+
 def test_a_new_kind_is_taken_for_what_other_new_ones_were() -> None:
     estimates = Estimates()
     for name in ("a", "b", "c"):
