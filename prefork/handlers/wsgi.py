@@ -29,7 +29,7 @@ from prefork.http.send import release
 from prefork.kernel import forks
 from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.calls import Ending
-from prefork.kernel.leader import Crew
+from prefork.kernel.leader import DELEGATED, Crew
 from prefork.kernel.owner import Superseded
 from prefork.kernel.watcher import TICK, Baton
 
@@ -112,12 +112,14 @@ class Wsgi:
             meter = Meter() if estimate.measures else None
         if crew.pinned or crew.jobs or not crew.followers or (waits and crew.threads > 1):
             return await self._delegate(request, call, environ, estimate)
-        crew.inline += 1
         call.request, call.opener, call.thread = request, self._inline, crew.leader
         began = monotonic()
         baton = crew.enter(request, self._timeout, began)
         if waits:
-            crew.step_down()
+            crew.counts[DELEGATED] += 1
+            crew.step_down(counted=False)
+        else:
+            crew.inline += 1
         try:
             result = self._application(environ, call.start_response)
             if forks.forked:

@@ -54,7 +54,7 @@ from prefork.kernel.watcher import Baton, Watcher
 from prefork.logger import log
 
 INLINE = 0  # a word of `counts`: calls that the leader has made, as of the watcher's last look
-DELEGATED = 1  # calls that were handed to another thread beforehand
+DELEGATED = 1  # calls that were handed to another thread beforehand, or made in the main one, without the loop
 TAKEOVERS = 2  # times that a call, or what came behind it, lost the loop
 QUEUED = 3  # delegated calls that had to wait for a thread
 PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
@@ -195,10 +195,12 @@ class Crew:
             return False
         return True
 
-    def step_down(self) -> None:
-        """In the bracket, before waiting for what only the loop can bring: let another thread lead, unless one does."""
+    def step_down(self, counted: bool = True) -> None:
+        """In the bracket, before waiting for what only the loop can bring: let another thread lead, unless one does.
+        `counted`: as a takeover, which a call that is known to wait is not.
+        """
         if self.leader == threading.get_ident():
-            self.depose()
+            self.depose(counted)
 
     async def rejoin(self) -> None:
         """Go on in the thread that leads now. Raises Abandoned where nobody waits for the task's outcome any more."""
@@ -396,7 +398,7 @@ class Crew:
         except IndexError:
             return None
 
-    def depose(self) -> None:
+    def depose(self, counted: bool = True) -> None:
         """Take the baton, if it still lies there, and give the loop to a follower."""
         try:
             what, timeout, _ = self._baton.pop()
@@ -417,7 +419,8 @@ class Crew:
         self.calls.begin(call, self.leader, task)
         if ending is not None:
             self.calls.detach(self.leader, Call(what, timeout), ending.detached)
-        self.counts[TAKEOVERS] += 1
+        if counted:
+            self.counts[TAKEOVERS] += 1
         self.followers.pop().promote()
 
 

@@ -254,7 +254,7 @@ async def hear():
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
     return b"heard"
 """
-    server = serve(PAIR, {"app.py": app})
+    server = serve(PAIR.replace("[workers]", "[workers]\nthreads = 1"), {"app.py": app})  # all calls in the main thread
     for _ in range(20):
         assert server.get("/hear").body == b"heard"
     for number in (2, 3):

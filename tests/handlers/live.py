@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from prefork.handlers.compression import Compression
 from prefork.handlers.saturation import INTERVAL, Saturation
+from prefork.handlers.wait_estimate import Estimates
 from prefork.handlers.wsgi import Wsgi
 from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.connection import Connection
@@ -90,6 +91,7 @@ def live(
     notices: float = INTERVAL,
     buffered: bool = True,
     compressed: bool = False,
+    estimates: Estimates | None = None,
 ) -> Iterator[Live]:
     """`application`, served within the block; in the end its connections have been closed, and its calls are over."""
     ready = threading.Event()
@@ -107,6 +109,7 @@ def live(
             timeout=timeout,
             queue_timeout=queue_timeout,
             saturation=Saturation(crew, notices),
+            estimates=estimates,
         ).handle
         if not buffered:
             handler = Unbuffered(handler, crew).handle

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from prefork.kernel.leader import DELEGATED, QUEUED
+from prefork.handlers.wait_estimate import AllWait
+from prefork.kernel.leader import DELEGATED, QUEUED, TAKEOVERS
 from tests.handlers.exchange import parse
 from tests.handlers.live import Live, live, receive, rest
 
@@ -61,6 +62,14 @@ def test_calls_that_wait_are_handed_over_once_they_are_known_and_fast_ones_are_n
         threads = {ask(here, "fast") for _ in range(10)}
         assert counts(here) == (before[0] + 10, before[1])
         assert len(threads) == 1
+
+
+def test_who_makes_one_call_at_a_time_counts_those_known_to_wait_as_handed_over() -> None:
+    with live(application, threads=1, estimates=AllWait()) as here:
+        for _ in range(5):
+            ask(here, "fast")
+        here.until(lambda: counts(here) == (0, 5))
+        assert not here.crew.counts[TAKEOVERS]  # nothing has come unexpectedly
 
 
 def test_as_many_wait_at_once_as_there_are_threads() -> None:
