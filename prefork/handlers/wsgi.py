@@ -228,11 +228,12 @@ class Wsgi:
         asked = monotonic()
 
         def work() -> None:
-            meter = Meter()
+            meter: Meter | None = None
             call.thread = get_ident()
             try:
                 if at_work.began - asked >= HALF_CLOSED and request.body.client_left:
                     raise Disconnected("the client left while its request waited for a thread")
+                meter = Meter()
                 result = self._application(environ, call.start_response)
                 if forks.forked:
                     forks.leave()
@@ -248,7 +249,8 @@ class Wsgi:
                 elif call.thread:  # its task need not wait for the rest
                     crew.hand_back(task)
                     call.finish_behind()
-            at_work.over = partial(estimate.note, meter.held_up(), True)
+            if meter is not None:  # what is not made tells nothing of its kind
+                at_work.over = partial(estimate.note, meter.held_up(), True)
 
         if self._queue_timeout and crew.is_full:
             task.deadline = asked + self._queue_timeout

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefork.handlers import wait_estimate, wsgi
 from prefork.handlers.wait_estimate import AllWait
 from prefork.kernel.leader import DELEGATED, QUEUED, TAKEOVERS
 from tests.handlers.exchange import parse
@@ -130,3 +131,35 @@ def test_a_thread_makes_the_next_call_without_the_loop() -> None:
             receive(client, b"\r\n\r\n")
             client.close()
     assert order == ["/1", "/2", "held until True"]
+
+
+def test_calls_that_are_not_made_as_their_clients_have_left_tell_nothing_of_their_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wsgi, "HALF_CLOSED", 0.0)
+    monkeypatch.setattr(wait_estimate, "MOST", 4)  # or it would take hundreds of them
+    first, second = threading.Event(), threading.Event()
+
+    def waits(environ: Environ, start_response: Start) -> list[bytes]:
+        held = {"first": first, "second": second}.get(environ["QUERY_STRING"])
+        if held is not None:
+            assert held.wait(10)
+        return list(application(environ, start_response))
+
+    with live(waits, threads=2) as here:
+        for _ in range(4):
+            ask(here, "waits")
+        asked = b"GET /waits?%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        held = [here.connect(asked % name) for name in (b"first", b"second")]
+        here.until(lambda: len(here.crew.calls.under_way) == 2)
+        for _ in range(40):
+            here.connect(asked % b"").close()
+        here.until(lambda: len(here.crew.jobs) == 40)
+        first.set()
+        rest(held[0])
+        here.until(lambda: len(here.crew.followers) == 1)
+        before = counts(here)
+        ask(here, "waits")
+        assert counts(here) == (before[0], before[1] + 1)
+        second.set()
+        rest(held[1])
