@@ -66,28 +66,32 @@ def _usage() -> tuple[float, float]:
 
 class Estimate:
     """Of the calls of one kind: `mean` seconds each. Where `measures` is not 0, the next inline call is to be measured
-    by a Meter. Unless it `is_watched`, both are 0, and there is nothing to note of a call that takes no LONG time. What
-    runs the loop owns this.
+    by a Meter. Unless it `is_watched`, both are 0, and there is nothing to ask, nor to note of a call that takes no
+    LONG time. What runs the loop owns this.
     """
 
-    __slots__ = ("_count", "_handed_over", "_parent", "_trial", "is_watched", "mean", "measures", "used")
+    __slots__ = ("_count", "_handed_over", "_is_tried", "_parent", "_trial", "is_watched", "mean", "measures", "used")
 
     def __init__(self, parent: Estimate | None = None, mean: float = 0.0) -> None:
         self.mean = mean
         self.measures = 0
-        self.is_watched = mean > 0.0
+        self.is_watched = True  # until the first call is noted
         self.used = True
         self._parent = parent
         self._count = 1
         self._handed_over = 0
         self._trial = FIRST_TRIAL
+        self._is_tried = False  # a call was to be made inline, and none has been noted since
 
     def hands_over(self) -> bool:
         """Whether the next call is to be made by a thread.
 
         Now and then one that is DOUBTFUL is tried inline again. Others are not, as each trial would hold up the loop.
+        One call at a time tries a kind, and a new one too; each of these is to be noted. Where it is still under way it
+        has lost the loop, or nobody could ask: the next ones would hold up the loop as well, one after the other.
         """
-        if self.mean <= PAYS:
+        if self.mean <= PAYS and not self._is_tried:
+            self._is_tried = True
             return False
         self._handed_over += 1
         if self.mean > DOUBTFUL or self._handed_over < self._trial:
@@ -96,10 +100,12 @@ class Estimate:
         self._trial = min(2 * self._trial, LAST_TRIAL)
         self.mean = 0.0
         self.measures = MEASURED
+        self._is_tried = True
         return False
 
     def note(self, seconds: float, measured: bool) -> None:
         """A call has held up its thread for that long, or, where it was not `measured`, has taken that long."""
+        self._is_tried = False
         if self.measures:
             self.measures -= 1
         if not measured and seconds > LONG:

@@ -165,7 +165,7 @@ class Wsgi:
     def _note(self, estimate: Estimate, began: float, meter: Meter | None) -> None:
         """A call is over that may have lost the loop."""
         held_up = monotonic() - began if meter is None else meter.held_up()
-        if held_up > LONG or meter is not None:
+        if held_up > LONG or meter is not None or estimate.is_watched:
             self._crew.post(partial(estimate.note, held_up, meter is not None))
 
     def _take_back(self, call: Call, baton: Baton) -> None:

@@ -91,9 +91,9 @@ def test_where_switches_are_not_told_time_without_the_processor_counts(monkeypat
 def test_calls_that_take_no_time_are_not_watched() -> None:
     estimate = Estimate()
     for _ in range(100):
-        assert not estimate.is_watched
         assert not estimate.hands_over()
         estimate.note(LONG / 2, measured=False)
+        assert not estimate.is_watched
 
 
 def test_after_a_long_call_the_next_ones_are_measured_and_not_handed_over_for_that_alone() -> None:
@@ -145,6 +145,18 @@ def test_a_kind_that_waits_no_more_is_made_inline_again() -> None:
     assert not estimate.is_watched
 
 
+def test_one_call_at_a_time_is_tried_inline_and_the_others_do_not_wait_for_its_end() -> None:
+    """Each would hold up the loop before it loses it, one after the other."""
+    estimate = Estimate()
+    assert [estimate.hands_over() for _ in range(10)] == [False] + [True] * 9  # of a new kind, all at once
+    estimate.note(DOUBTFUL, measured=True)
+    while estimate.hands_over():
+        pass
+    assert [estimate.hands_over() for _ in range(10)] == [True] * 10  # the one that is tried waits, and goes on waiting
+    estimate.note(0.0, measured=True)
+    assert not estimate.hands_over()
+
+
 def test_a_kind_that_waits_for_long_is_not_tried_inline() -> None:
     estimate = Estimate()
     estimate.note(TICK, measured=True)
@@ -175,8 +187,8 @@ def test_a_kind_that_has_not_waited_but_in_threads_is_made_inline_after_the_tria
     while estimate.hands_over():
         estimate.note(0.0005, measured=True)
     for _ in range(MEASURED):
-        assert not estimate.hands_over()
         estimate.note(0.0, measured=True)
+        assert not estimate.hands_over()
     assert not estimate.is_watched
 
 

@@ -86,6 +86,25 @@ def test_as_many_wait_at_once_as_there_are_threads() -> None:
         assert took < 40 * SECONDS * 0.75  # one after the other, it would be all of that and more
 
 
+def test_of_many_that_wait_at_once_one_is_tried_inline() -> None:
+    """So a new kind, or a trial, holds up the loop by one call, not by as many as come until that one is over."""
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def waits(environ: Environ, start_response: Start) -> list[bytes]:
+        begun.release()
+        assert go_on.wait(10)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    with live(waits, threads=16) as here:
+        clients = [here.connect(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") for _ in range(16)]
+        for _ in clients:
+            assert begun.acquire(timeout=10)
+        assert counts(here) == (1, 15)
+        go_on.set()
+        assert {parse(rest(client)).body for client in clients} == {b"done"}
+
+
 def test_who_makes_one_call_at_a_time_makes_it_itself_and_others_go_on_meanwhile() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
