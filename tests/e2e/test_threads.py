@@ -327,12 +327,12 @@ def accepts(server: Server) -> bool:
 
 
 def test_logs_are_reopened_while_the_main_thread_is_in_a_call(serve: Serve) -> None:
-    site = Site(serve, threads=2, more='[log]\naccess = "access.log"')
+    site = Site(serve, threads=1, more='[log]\naccess = "access.log"')
     slow = site.hold("a")
     path = Path(site.server.directory / "access.log")
     path.rename(path.with_suffix(".old"))
     site.server.signal(signal.SIGUSR1)
-    eventually(lambda: site.server.get("/").status == 200 and path.exists() and path.stat().st_size)
+    eventually(lambda: site.server.get("/status").status == 200 and path.exists() and path.stat().st_size)
     site.release("a")
     assert slow().body.split()[2] == b"True"
 
