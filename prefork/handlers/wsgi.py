@@ -258,7 +258,8 @@ class Wsgi:
             await crew.delegate(at_work, work)
         except TimedOut:
             call.close()
-            self._saturation.turned_away(self._queue_timeout)
+            if not crew.is_leaving:
+                self._saturation.turned_away(self._queue_timeout)
             return plain(503, ("Retry-After", "1"))
         except BaseException:
             if opener.outbox is not None:

@@ -116,6 +116,7 @@ class Crew:
         self.wanted = False
         self.pinned = False
         self.hurried = False  # in the end the main thread is not waited for
+        self.is_leaving = False  # `turn_away` was called
         self.counts = memoryview(bytearray(4 * 8)).cast("Q")
         self.inline = 0
         self.calls = Calls(loop)
@@ -255,6 +256,12 @@ class Crew:
             return False
         del self.calls.away[job.call.task]
         return True
+
+    def turn_away(self) -> None:
+        """No call is begun any more: TimedOut is raised in the tasks that wait for a thread."""
+        self.is_leaving = True
+        for job in tuple(self.jobs):
+            job.call.task.throw(TimedOut())
 
     def _send_to_work(self) -> bool:
         """Have a thread look for jobs. False: there is none that does nothing."""

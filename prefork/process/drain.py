@@ -66,6 +66,9 @@ class Drain:
         finishing.cancel()
         self.cut_short = self.hurried or not self._waited.is_set()
         self._tell_of_the_rest()
+        if not self.hurried:
+            self._crew.turn_away()
+            await PAUSE  # they are answered before us
         if self._asgi is not None:
             await self._asgi.end()
             with suppress(TimedOut), self._loop.within(HANDSHAKES):
