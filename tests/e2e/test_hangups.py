@@ -149,13 +149,13 @@ def test_three_thousand_bad_clients_leak_neither_descriptors_nor_memory(server: 
     descriptors = settle().num_fds()
     annoy(700)
     assert settle().num_fds() == descriptors
-    growth = []
-    for _ in range(4):
+    growth: list[int] = []
+    # a leak shows every time; what malloc keeps, for each thread, of when most of them were there at once does not
+    while len(growth) < 4 or (min(growth) >= 2 * MiB and len(growth) < 16):
         before = worker.memory_info().rss
         annoy(500)
         assert settle().num_fds() == descriptors
         growth.append(worker.memory_info().rss - before)
-    # a leak shows every time; what malloc keeps of the moment when most of them were there at once does not
     assert min(growth) < 2 * MiB, growth
 
 
