@@ -58,6 +58,7 @@ DELEGATED = 1  # calls that were handed to another thread beforehand, or made in
 TAKEOVERS = 2  # times that a call, or what came behind it, lost the loop
 QUEUED = 3  # delegated calls that had to wait for a thread
 PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
+HURRIED = 0.02  # the same where it is not waited for: it may be out of its call already, and about to end the process
 
 Work = Callable[[], None]
 
@@ -115,7 +116,7 @@ class Crew:
         self.threads = threads
         self.wanted = False
         self.pinned = False
-        self.hurried = False  # in the end the main thread is not waited for
+        self.hurried = False  # in the end the main thread is not waited for, where it is in a call
         self.is_leaving = False  # `turn_away` was called
         self.counts = memoryview(bytearray(4 * 8)).cast("Q")
         self.inline = 0
@@ -352,7 +353,8 @@ class Crew:
         if seat is not self._main:
             with suppress(RuntimeError):  # it has been sent to work, and is on its way
                 self._main.lock.release()
-            if not self._left.wait(0.0 if self.hurried else PATIENCE):
+            is_idle = self._main in self.followers  # it comes back at once then, and ends the process
+            if not self._left.wait(HURRIED if self.hurried and not is_idle else PATIENCE):
                 self._abandon(self._failure)
 
     def _follow(self, seat: _Seat) -> None:

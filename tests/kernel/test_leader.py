@@ -257,6 +257,23 @@ def test_a_main_thread_that_hangs_in_a_call_is_waited_for_unless_in_a_hurry_and_
     assert ship.abandoned.is_set() == is_abandoned
 
 
+@pytest.mark.parametrize("_", range(5))
+def test_a_main_thread_that_is_idle_is_waited_for_in_a_hurry_too(_: int) -> None:
+    """Or two threads would end the process at once, and one of them before the other is done."""
+    ship = Ship(2)
+    ship.crew.hurried = True
+    event = threading.Event()
+
+    async def main() -> None:
+        await ship.until(lambda: ship.crew.calls.away)
+        event.set()
+        await ship.until(lambda: len(ship.crew.followers) == 2 and not ship.crew.calls.under_way)
+        assert ship.crew.leader != MAIN
+
+    ship.run(ship.hold(event), main())
+    assert not ship.abandoned.is_set()
+
+
 def test_what_ends_the_loop_in_another_thread_is_raised_in_the_main_one() -> None:
     ship = Ship(2)
     event = threading.Event()
