@@ -22,7 +22,8 @@ from prefork.http.message import Client, Handler, Headers, Request, RequestLine,
 from prefork.kernel import forks
 from prefork.kernel.event import Bell
 from prefork.kernel.guest import Guest
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PAUSE
 from prefork.logger import log
 from prefork.settings.schema import Websocket
 from prefork.settings.wording import to_install

@@ -27,7 +27,8 @@ from prefork.handlers.asgi_stages import (
 )
 from prefork.http.message import Fields, FileSegment, Request, Response
 from prefork.kernel import forks
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, Task
 from prefork.logger import log
 
 Message = dict[str, Any]

@@ -21,7 +21,7 @@ from prefork.handlers.websocket import ABNORMAL, RESTART, WebSocket
 from prefork.handlers.websocket_memory import Memory
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.kernel import forks
-from prefork.kernel.loop import PARKED, Task
+from prefork.kernel.task import PARKED, Task
 from prefork.logger import log
 from prefork.settings.schema import Websocket
 

@@ -28,7 +28,8 @@ from prefork.handlers.negotiate import IDENTITY, best
 from prefork.handlers.representation import Representation
 from prefork.http.counts import FILE_EVICTIONS, FILE_HITS, FILE_MISSES
 from prefork.http.message import Request
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, Task
 from prefork.settings.schema_files import FileCache as Bounds
 
 SETTLED = 2.0  # seconds; FAT tells times as coarsely as that

@@ -26,7 +26,8 @@ from prefork.handlers.negotiate import preference
 from prefork.handlers.tree import Tree
 from prefork.http.message import Request, RequestBody, Response
 from prefork.kernel.event import Turns
-from prefork.kernel.loop import PAUSE, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PAUSE, Task
 
 MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; to sort them takes 15 ms at a stretch
 SLICE = 100  # entries looked at before others have a turn: 1 ms

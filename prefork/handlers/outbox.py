@@ -18,7 +18,7 @@ from prefork.errors import ApplicationError, ClientGone, Disconnected
 from prefork.http.connection import failed
 from prefork.kernel.calls import Call
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import PARKED, Task
+from prefork.kernel.task import PARKED, Task
 
 MEMORY = 256 * 1024  # bytes that wait in memory
 DISK = 64 * 1024 * 1024  # bytes that wait in all, or lie in the file, sent or not, beyond which the thread waits

@@ -23,7 +23,8 @@ from websockets.protocol import Protocol, Side, State
 from prefork.errors import Disconnected, TimedOut
 from prefork.handlers.websocket_memory import SMALL, Memory
 from prefork.http.message import Upgrade
-from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, PAUSE, Task
 from prefork.logger import log
 from prefork.net.stream import Stream
 from prefork.settings.schema import Websocket

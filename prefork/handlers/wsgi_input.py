@@ -19,7 +19,7 @@ from prefork.http.send import release
 from prefork.kernel import forks
 from prefork.kernel.calls import Call
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import Task
+from prefork.kernel.task import Task
 
 BUFFER = 64 * 1024  # bytes that an application's small reads are served from
 

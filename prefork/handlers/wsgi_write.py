@@ -15,7 +15,7 @@ from prefork.handlers.wsgi_call import Call
 from prefork.http.message import Response
 from prefork.kernel.calls import Call as AtWork
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import Task
+from prefork.kernel.task import Task
 
 
 class Inline:

@@ -17,7 +17,7 @@ from prefork.http.body_limit import BodyLimit
 from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
 from prefork.http.message import Request
 from prefork.http.spool import explained, spool_file
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from prefork.net.stream import Pace, Stream
 from prefork.settings.schema import Http
 

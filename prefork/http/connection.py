@@ -30,9 +30,9 @@ from prefork.http.message import (
 from prefork.http.render import Head
 from prefork.http.send import release, send_at_once, send_chunks, send_file, send_upgrade
 from prefork.http.server import LAME_DUCK, Server
-from prefork.kernel.loop import PAUSE, Task, Wait
 from prefork.kernel.owner import Superseded
 from prefork.kernel.poller import READ, is_ready
+from prefork.kernel.task import PAUSE, Task, Wait
 from prefork.logger import log
 from prefork.net.stream import Stream
 

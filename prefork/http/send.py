@@ -8,7 +8,7 @@ import socket
 from prefork.errors import ApplicationError
 from prefork.http.message import Body, Chunks, FileSegment, Upgrade
 from prefork.http.render import Head
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from prefork.net.stream import SLICE, Stream
 
 MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: the head waits for the file's first bytes, and shares their packet

@@ -21,7 +21,8 @@ from prefork.http.message import Client, Handler, Request, RequestLine, Response
 from prefork.http.proxy_fields import ProxyFields
 from prefork.http.render import TO_PROXIES, Head, Renderer
 from prefork.kernel.event import Bell
-from prefork.kernel.loop import PAUSE, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PAUSE, Task
 from prefork.settings.schema import MOST_CONNECTIONS, Http
 
 LASTING = 1.0  # seconds after which a response that is being sent, or a WebSocket, may be there to stay

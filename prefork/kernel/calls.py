@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from prefork.errors import Abandoned
 from prefork.kernel.event import Bell
-from prefork.kernel.loop import SWEEP, Loop, Task, Wait
+from prefork.kernel.loop import SWEEP, Loop
 from prefork.kernel.owner import Superseded
+from prefork.kernel.task import Task, Wait
 from prefork.logger import log
 
 

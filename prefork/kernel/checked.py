@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from prefork.kernel.leader import Crew, _Seat
-from prefork.kernel.loop import Loop, Readiness, Sleep, Task, Wait
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import Poller
+from prefork.kernel.task import Readiness, Sleep, Task, Wait
 from prefork.kernel.watcher import Baton
 from prefork.logger import log
 

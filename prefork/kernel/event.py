@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from prefork.kernel.loop import PARKED, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, Task
 
 
 class Bell:

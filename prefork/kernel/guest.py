@@ -19,8 +19,9 @@ from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
 from prefork.kernel import forks
-from prefork.kernel.loop import PARKED, Loop
+from prefork.kernel.loop import Loop
 from prefork.kernel.stack import awaited
+from prefork.kernel.task import PARKED
 from prefork.logger import log
 
 T = TypeVar("T")

@@ -48,8 +48,9 @@ from typing import Any
 from prefork.errors import TimedOut
 from prefork.kernel import forks
 from prefork.kernel.calls import Call, Calls, Detached, Ending
-from prefork.kernel.loop import AWAY, Deposed, Handover, Loop, Task, Wait
+from prefork.kernel.loop import Loop
 from prefork.kernel.posts import Post
+from prefork.kernel.task import AWAY, Deposed, Handover, Task, Wait
 from prefork.kernel.watcher import Baton, Watcher
 from prefork.logger import log
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from prefork.kernel.loop import Wait
+    from prefork.kernel.task import Wait
 
 
 class Superseded(BaseException):

@@ -10,7 +10,8 @@ from time import monotonic
 from typing import Any
 
 from prefork.kernel import forks
-from prefork.kernel.loop import STARTED, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import STARTED
 from prefork.logger import log
 from prefork.net.listen import is_shut
 

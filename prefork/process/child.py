@@ -18,7 +18,8 @@ from time import monotonic
 
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.kernel.event import Bell, Event
-from prefork.kernel.loop import Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import Task
 from prefork.logger import log
 from prefork.process.endings import ending
 from prefork.process.line import READ, Lines, decode

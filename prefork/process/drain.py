@@ -14,7 +14,7 @@ from prefork.http.message import Request
 from prefork.http.server import Server
 from prefork.kernel.event import Event
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from prefork.logger import log
 from prefork.settings.schema import Workers
 

@@ -14,7 +14,7 @@ from prefork.errors import BootError
 from prefork.handlers.build import prepare_asgi
 from prefork.http.counts import ACCEPTED, REQUESTS
 from prefork.kernel.event import Bell
-from prefork.kernel.loop import Task
+from prefork.kernel.task import Task
 from prefork.logger import log
 from prefork.net import file_paths, listen
 from prefork.net.listen import Sockets

@@ -17,8 +17,9 @@ from functools import partial
 from msgspec import structs
 
 from prefork.errors import BootError, StartError
-from prefork.kernel.loop import Loop, Task
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
+from prefork.kernel.task import Task
 from prefork.logger import log
 from prefork.net import listen, passed, permissions
 from prefork.observe.logs import Logs

@@ -16,7 +16,7 @@ from math import inf
 from prefork.errors import TimedOut
 from prefork.http.counts import CONNECTIONS
 from prefork.http.server import Server
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from prefork.logger import log
 from prefork.observe.scoreboard import STATE, Board, State
 

@@ -36,8 +36,8 @@ from prefork.handlers.build import load_applications
 from prefork.kernel import forks
 from prefork.kernel.event import Bell
 from prefork.kernel.finish import finish
-from prefork.kernel.loop import PAUSE
 from prefork.kernel.stack import stacks
+from prefork.kernel.task import PAUSE
 from prefork.logger import log
 from prefork.net import listen
 from prefork.process import surroundings, worker

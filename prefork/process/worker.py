@@ -27,9 +27,10 @@ from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
 from prefork.kernel.finish import finish
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import Loop, Task
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.kernel.stack import stack, stacks
+from prefork.kernel.task import Task
 from prefork.logger import INFO, WARNING, log
 from prefork.net import accept
 from prefork.net.listen import Sockets

@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from time import perf_counter_ns
 
-from prefork.kernel.loop import PAUSE, Loop, Readiness
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import POLLERS
+from prefork.kernel.task import PAUSE, Readiness
 
 Pair = tuple[socket.socket, socket.socket]
 Step = Callable[[Pair, Readiness, int], Awaitable[None]]

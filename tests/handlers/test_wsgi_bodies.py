@@ -13,7 +13,7 @@ import pytest
 from prefork.handlers import wsgi_call
 from prefork.handlers.outbox import MEMORY
 from prefork.http.message import Handler
-from prefork.kernel.loop import PARKED
+from prefork.kernel.task import PARKED
 from tests.conftest import eventually
 from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
 from tests.handlers.live import live, receive, rest

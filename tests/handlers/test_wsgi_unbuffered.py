@@ -15,8 +15,9 @@ from prefork.errors import BodyLost
 from prefork.handlers.wsgi_input import Inbox
 from prefork.http.message import Handler
 from prefork.kernel.calls import Call
-from prefork.kernel.loop import PARKED, Loop, Wait
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
+from prefork.kernel.task import PARKED, Wait
 from prefork.settings.schema import Http
 from tests.handlers.exchange import exchange, meet, parse, reading, request, wsgi
 

@@ -22,8 +22,9 @@ from prefork.http.counts import ACCEPTED, CONNECTIONS, WIDTH
 from prefork.http.head import Heads
 from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
 from prefork.http.server import Server
-from prefork.kernel.loop import Loop, Task
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
+from prefork.kernel.task import Task
 from prefork.net.stream import Stream
 from prefork.settings.schema import Http
 from tests.http.oracle import Answer, answers

@@ -9,7 +9,7 @@ import pytest
 
 from prefork.http.counts import REQUESTS, SENT, STATUS_CLASS
 from prefork.http.message import Request, Response
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from tests.http.conftest import GET, WHO, World, answering, echo, ignore
 from tests.http.oracle import answers
 

@@ -13,7 +13,7 @@ import pytest
 
 from prefork.errors import BadRequest, Disconnected, TimedOut
 from prefork.http.message import Body, Fields, FileSegment, Request, Response
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from tests.http.conftest import GET, Peer, Pieces, World, answering, chunked, ignore
 from tests.http.oracle import answers
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from prefork.http.message import Request, Response
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from tests.http.conftest import GET, Peer, World, echo
 from tests.http.oracle import answers
 

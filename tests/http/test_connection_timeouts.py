@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from prefork.http.message import Request, Response
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from tests.http.conftest import GET, Peer, World, answering, echo, ignore
 from tests.http.oracle import answers
 

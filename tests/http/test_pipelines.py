@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork.http.message import FileSegment, Request, Response
-from prefork.kernel.loop import PAUSE
+from prefork.kernel.task import PAUSE
 from prefork.net.stream import READ_SIZE
 from tests.http.conftest import Pieces, World
 from tests.http.oracle import Answer, answers

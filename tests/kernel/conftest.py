@@ -14,8 +14,9 @@ from contextlib import ExitStack
 import pytest
 
 from prefork.kernel import calls, watcher
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import POLLERS, Events, KqueuePoller, Poller
+from prefork.kernel.task import PAUSE
 from tests.kernel import fake_kqueue
 
 Pair = tuple[socket.socket, socket.socket]

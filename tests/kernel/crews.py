@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from prefork.kernel.calls import Call
 from prefork.kernel.checked import CheckedCrew, CheckedLoop
 from prefork.kernel.leader import Crew
-from prefork.kernel.loop import PARKED
 from prefork.kernel.poller import make_poller
+from prefork.kernel.task import PARKED
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds that anything in here may take

@@ -7,7 +7,8 @@ from contextlib import suppress
 import pytest
 
 from prefork.kernel.event import Bell, Event, Turns
-from prefork.kernel.loop import PARKED, PAUSE, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, PAUSE
 
 
 class Jolt(Exception):

@@ -11,8 +11,8 @@ import pytest
 
 from prefork.errors import Abandoned
 from prefork.kernel.calls import Call
-from prefork.kernel.loop import Task, Wait
 from prefork.kernel.owner import Superseded
+from prefork.kernel.task import Task, Wait
 from tests.kernel.crews import Ship, wait
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")

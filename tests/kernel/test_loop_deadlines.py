@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from prefork.errors import TimedOut
 from prefork.kernel.event import Event
-from prefork.kernel.loop import PARKED, PAUSE, SWEEP, Loop, Task
+from prefork.kernel.loop import SWEEP, Loop
 from prefork.kernel.poller import Events
+from prefork.kernel.task import PARKED, PAUSE, Task
 from tests.kernel.conftest import BRISK, SLACK, Noted, Pairs
 
 EPSILON = 1e-6  # of adding floats

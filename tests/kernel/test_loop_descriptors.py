@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import READ, WRITE
+from prefork.kernel.task import PAUSE
 from tests.kernel.conftest import Noted, Pair, Pairs, drain, fill
 
 

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from prefork.kernel.loop import PAUSE, STARTED, Deposed, Handover, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PAUSE, STARTED, Deposed, Handover
 from tests.kernel.conftest import Pairs
 
 

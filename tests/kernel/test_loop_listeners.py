@@ -6,8 +6,9 @@ import socket
 import threading
 from collections.abc import Callable
 
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import EXCLUSIVE, READ, Poller
+from prefork.kernel.task import PAUSE
 from tests.kernel.conftest import Crashes, Noted, Pairs
 
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 import pytest
 
 from prefork.errors import TimedOut
-from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, PAUSE, Task
 from tests.kernel.conftest import Crashes, Noted, Pairs, pause
 
 

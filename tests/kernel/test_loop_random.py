@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork.errors import TimedOut
-from prefork.kernel.loop import PARKED, PAUSE, Loop, Task, Wait
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import Poller
+from prefork.kernel.task import PARKED, PAUSE, Task, Wait
 
 HASTY = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=50)
 

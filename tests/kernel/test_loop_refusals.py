@@ -10,7 +10,8 @@ from types import coroutine
 
 import pytest
 
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PAUSE
 from tests.kernel.conftest import Crashes, Noted, Pairs
 
 

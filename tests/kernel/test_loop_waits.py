@@ -8,7 +8,8 @@ from time import monotonic
 import pytest
 
 from prefork.errors import TimedOut
-from prefork.kernel.loop import PARKED, PAUSE, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PARKED, PAUSE
 from tests.kernel.conftest import SLACK, Noted, Pairs, pause
 
 

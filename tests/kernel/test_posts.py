@@ -11,8 +11,9 @@ import pytest
 
 from prefork.errors import ForkedError
 from prefork.kernel import forks, posts
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
+from prefork.kernel.task import PAUSE
 from tests.conftest import eventually
 
 Write = Callable[[int, bytes], int]

@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.kernel.loop import PARKED, PAUSE, Loop, Task
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import POLLERS, make_poller
+from prefork.kernel.task import PARKED, PAUSE, Task
 from prefork.net.accept import FOR_EACH, MOST, accept, accept_rest
 from prefork.net.listen import bind
 from prefork.settings.address import Address

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from prefork.errors import Disconnected, TimedOut
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
+from prefork.kernel.task import PAUSE
 from prefork.net.stream import READ_SIZE, SLICE, Stream
 from tests.net.conftest import PATIENCE, Pair, Run, tcp_pair
 

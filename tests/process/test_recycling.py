@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from prefork.http.counts import REQUESTS, WIDTH
-from prefork.kernel.loop import PAUSE, Loop
+from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
+from prefork.kernel.task import PAUSE
 from prefork.process import recycling
 from prefork.process.recycling import recycle, resident
 from prefork.settings.schema import Workers
