@@ -2,8 +2,8 @@
 
 A call that runs inline holds up the loop for as long as it waits (for a database, say); a call that is handed to a
 thread costs the hand-over. So what decides is the mean wait of its kind: the method, and the path without what differs
-from one object to the next. Computing is not waiting: it takes the processor wherever it is done. Whatever it does,
-a call would be taken over after a TICK or so, so none counts as more, and one that computes for a TICK counts as that.
+from one object to the next. Computing is not waiting: it takes the processor wherever it is done. Any call would
+be taken over after a TICK or so, so none counts as more, and one that computes for a TICK counts as that.
 
 Two readings of the clock around each inline call tell those that take long; the next ones of their kind are measured.
 The system counts a thread's processor time, and how often it has given up the processor of its own accord: a call that
@@ -67,7 +67,7 @@ def _usage() -> tuple[float, float]:
 class Estimate:
     """Of the calls of one kind: `mean` seconds each. Where `measures` is not 0, the next inline call is to be measured
     by a Meter. Unless it `is_watched`, both are 0, and there is nothing to ask, nor to note of a call that takes no
-    LONG time. What runs the loop owns this.
+    LONG time. The thread that runs the loop owns this.
     """
 
     __slots__ = ("_count", "_handed_over", "_is_tried", "_parent", "_trial", "is_watched", "mean", "measures", "used")
@@ -125,7 +125,7 @@ class Estimate:
 
 
 class _Known(Estimate):
-    """What somebody has said."""
+    """The operator has said that these calls wait."""
 
     __slots__ = ()
 

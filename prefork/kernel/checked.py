@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from prefork.kernel.leader import Crew, _Seat
+from prefork.kernel.leader import Crew
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import Poller
 from prefork.kernel.task import Readiness, Sleep, Task, Wait
 from prefork.kernel.watcher import Baton
+from prefork.kernel.work import Seat
 from prefork.logger import log
 
 
@@ -142,8 +143,8 @@ class CheckedCrew(Crew):
     def __init__(self, loop: CheckedLoop, threads: int) -> None:
         super().__init__(loop, threads)  # for the types' sake
 
-    def _seat(self) -> _Seat:
-        return _Seat(_Baton(self.loop))
+    def _seat(self) -> Seat:
+        return Seat(_Baton(self.loop))
 
     def run(self, abandon: Callable[[BaseException | None], None]) -> None:
         try:
@@ -151,6 +152,6 @@ class CheckedCrew(Crew):
         finally:
             self.loop.owner = threading.get_ident()
 
-    def _lead(self, seat: _Seat) -> None:
+    def _lead(self, seat: Seat) -> None:
         self.loop.owner = threading.get_ident()
         super()._lead(seat)

@@ -16,7 +16,7 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 - A thread whose `leave` fails has no way back into the loop's frames but `rejoin` and `produce`, which suspend the task
   by a Handover. The loop answers that by Deposed, before it touches anything; that unwinds the thread to `_lead`. Only
   then, when the task's coroutine does not run any more, is the task posted to the new leader.
-- What another thread has for the leader, it posts (posts.py).
+- Another thread that has something for the leader posts it (posts.py).
 - The leader enters a bracket only while a follower stands by, and only who has the loop uses followers up: so there is
   one to promote. A thread that is done with its work posts so; the leader takes it among the followers then.
 - A call that is known to wait, or for which no follower stands by, becomes a Job in a queue that all threads but the
@@ -42,17 +42,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from prefork.errors import TimedOut
-from prefork.kernel import forks
 from prefork.kernel.calls import Call, Calls, Detached, Ending
 from prefork.kernel.loop import Loop
 from prefork.kernel.posts import Post
-from prefork.kernel.task import AWAY, Deposed, Handover, Task, Wait
+from prefork.kernel.task import AWAY, Deposed, Handover, Task
 from prefork.kernel.watcher import Baton, Watcher
-from prefork.logger import log
+from prefork.kernel.work import Job, Production, Seat, Work, do
 
 INLINE = 0  # a word of `counts`: calls that the leader has made, as of the watcher's last look
 DELEGATED = 1  # calls that were handed to another thread beforehand, or made in the main one, without the loop
@@ -60,45 +58,6 @@ TAKEOVERS = 2  # times that a call, or what came behind it, lost the loop
 QUEUED = 3  # delegated calls that had to wait for a thread
 PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
 HURRIED = 0.02  # the same where it is not waited for: it may be out of its call already, and about to end the process
-
-Work = Callable[[], None]
-
-
-class _Seat:
-    """A thread's place among the followers. Whoever takes it from there releases `lock`, by which the thread works off
-    jobs, or, where `promoted` is set before, leads.
-    """
-
-    __slots__ = ("baton", "lock", "promoted", "thread")
-
-    def __init__(self, baton: Baton) -> None:
-        self.baton = baton
-        self.lock = threading.Lock()
-        self.lock.acquire()
-        self.thread = threading.get_ident()  # its own, once it runs
-        self.promoted = False
-
-    def promote(self) -> None:
-        """Give its thread the loop."""
-        self.promoted = True
-        self.lock.release()
-
-
-class _Job(Wait):
-    """Work that waits for a thread, or is under way in one, for a task that waits for its outcome."""
-
-    __slots__ = ("call", "crew", "work")
-
-    def __init__(self, crew: Crew, call: Call, work: Work) -> None:
-        self.crew = crew
-        self.call = call
-        self.work = work
-
-    def arm(self, task: Task) -> None:
-        pass
-
-    def reclaim(self) -> bool:
-        return self.crew.withdraw(self)
 
 
 class Crew:
@@ -122,8 +81,8 @@ class Crew:
         self.counts = memoryview(bytearray(4 * 8)).cast("Q")
         self.inline = 0
         self.calls = Calls(loop)
-        self.followers: deque[_Seat] = deque()
-        self.jobs: deque[_Job] = deque()
+        self.followers: deque[Seat] = deque()
+        self.jobs: deque[Job] = deque()
         self.leader = threading.get_ident()
         self._started = False
         self._main = self._seat()
@@ -152,8 +111,8 @@ class Crew:
         if not self.pinned:
             threading.Thread(target=self._watcher.run, name="prefork-watcher", daemon=True).start()
 
-    def _seat(self) -> _Seat:
-        return _Seat(deque())
+    def _seat(self) -> Seat:
+        return Seat(deque())
 
     def run(self, abandon: Callable[[BaseException | None], None]) -> None:
         """Run the loop until it stops; returns in the main thread. Raises what the loop raised, in whichever thread.
@@ -221,7 +180,7 @@ class Crew:
         else when the work is done or has lost it the loop. `leads` is what `leave` said. Raises Abandoned as `rejoin`.
         """
         if leads:
-            await _Production(self, call, work)
+            await Production(self, call, work)
         else:
             self.post(partial(self._pass_on, call, threading.get_ident()))
             await Handover(work)
@@ -236,7 +195,7 @@ class Crew:
         Abandoned as `rejoin` does.
         """
         task = call.task = self.loop.current
-        job = _Job(self, call, work)
+        job = Job(self, call, work)
         self.calls.away[task] = call
         self.counts[DELEGATED] += 1
         self.jobs.append(job)
@@ -250,7 +209,7 @@ class Crew:
                 if self.withdraw(job):
                     raise
 
-    def withdraw(self, job: _Job) -> bool:
+    def withdraw(self, job: Job) -> bool:
         """Have a job not done. False: it has been begun."""
         try:
             self.jobs.remove(job)
@@ -299,7 +258,7 @@ class Crew:
 
     # ---- the threads
 
-    def _lead(self, seat: _Seat) -> None:
+    def _lead(self, seat: Seat) -> None:
         """Run the loop for as long as this thread has it, then do the work that it lost the loop with, if any."""
         self.leader = threading.get_ident()
         self._baton = seat.baton
@@ -322,18 +281,18 @@ class Crew:
             return
         if task is not None and work is not None:
             self.hand_back(task)
-            _do(work)
+            do(work)
         self._rest(seat)
 
-    def _rest(self, seat: _Seat) -> None:
+    def _rest(self, seat: Seat) -> None:
         """This thread has done its work."""
         self.post(partial(self._take_back, seat))
 
-    def _take_back(self, seat: _Seat) -> None:
+    def _take_back(self, seat: Seat) -> None:
         self.calls.end(seat.thread)
         self._let_rest(seat)
 
-    def _let_rest(self, seat: _Seat) -> None:
+    def _let_rest(self, seat: Seat) -> None:
         if seat is self._main and self.threads == 1 and not self.pinned:
             self._returning = True
         else:
@@ -342,13 +301,13 @@ class Crew:
             self._send_to_work()
         self.calls.changed.ring()
 
-    def _return(self, seat: _Seat) -> None:
+    def _return(self, seat: Seat) -> None:
         """Give the loop to the main thread, which follows, and follow it."""
         self._returning = False
         self.followers.append(seat)
         self._main.promote()
 
-    def _end(self, seat: _Seat) -> None:
+    def _end(self, seat: Seat) -> None:
         """The loop has stopped: the main thread is to return."""
         self._over = True
         if seat is not self._main:
@@ -358,7 +317,7 @@ class Crew:
             if not self._left.wait(HURRIED if self.hurried and not is_idle else PATIENCE):
                 self._abandon(self._failure)
 
-    def _follow(self, seat: _Seat) -> None:
+    def _follow(self, seat: Seat) -> None:
         while not self._over:
             seat.lock.acquire()
             if self._over:
@@ -369,7 +328,7 @@ class Crew:
             else:
                 self._work(seat)
 
-    def _work(self, seat: _Seat) -> None:
+    def _work(self, seat: Seat) -> None:
         """Work off jobs. The leader hears of the last one, and that this thread rests, at once."""
         done: Call | None = None
         while not self._over:
@@ -380,12 +339,12 @@ class Crew:
             if done is not None:
                 self.post(partial(self.calls.ended, done))
             self.calls.take_up(job.call)
-            _do(job.work)
+            do(job.work)
             self.calls.put_down(job.call)
             done = job.call
         self.post(partial(self._put_to_rest, seat, done))
 
-    def _put_to_rest(self, seat: _Seat, done: Call | None) -> None:
+    def _put_to_rest(self, seat: Seat, done: Call | None) -> None:
         if done is not None:
             self.calls.ended(done)
         self._let_rest(seat)
@@ -402,7 +361,7 @@ class Crew:
         self.counts[INLINE] = self.inline
 
     def held(self) -> tuple[Any, float, float] | None:
-        """What the leader does without the loop; the very same object while that lasts. In any thread."""
+        """The entry of what the leader does without the loop: the very same object while that lasts. In any thread."""
         try:
             return self._baton[0]
         except IndexError:
@@ -419,7 +378,7 @@ class Crew:
         ending = what if type(what) is Ending else None
         if ending is not None:
             what = ending.what
-        if type(what) is _Production:
+        if type(what) is Production:
             call = what.call
             task.resume()  # what has been produced so far can go out
         else:
@@ -432,33 +391,3 @@ class Crew:
         if counted:
             self.counts[TAKEOVERS] += 1
         self.followers.pop().promote()
-
-
-class _Production(Wait):
-    """Work that the leader does for a task which is suspended meanwhile, so that another leader can resume it."""
-
-    __slots__ = ("call", "crew", "work")
-
-    def __init__(self, crew: Crew, call: Call, work: Work) -> None:
-        self.crew = crew
-        self.call = call
-        self.work = work
-
-    def arm(self, task: Task) -> None:
-        baton = self.crew.enter(self, 0, monotonic())
-        _do(self.work)
-        if not self.crew.leave(baton):
-            raise Deposed(None)  # the task goes on already
-        task.resume()
-
-
-def _do(work: Work) -> None:
-    """Whatever the work raises, its thread goes on: it may have lost the loop, and must not run into it."""
-    try:
-        work()
-    except BaseException as error:
-        if forks.forked:
-            forks.leave(error)
-        log.error("an application's thread went wrong: %r", error, exc_info=error)
-    if forks.forked:
-        forks.leave()

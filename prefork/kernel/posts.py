@@ -1,8 +1,8 @@
 """Posts: what other threads have for the thread that runs the loop. Owns the pipe by which a loop that sleeps is woken.
 
-Who posts appends first, and looks afterwards whether the loop sleeps; the loop says that it sleeps first, and looks at
-what is posted afterwards. So none is missed. Who finds it asleep says that it is awake, and writes the byte that makes
-this true: so of all who post meanwhile one writes, and nobody does while the loop turns.
+A thread appends its post first, and looks afterwards whether the loop sleeps. The loop says first that it sleeps, and
+looks afterwards whether there are posts. So none is missed. A thread that finds the loop asleep says that it is awake,
+and writes the byte that makes this true. So of all that post meanwhile one writes, and none does while the loop turns.
 """
 
 from __future__ import annotations

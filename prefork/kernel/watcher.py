@@ -21,8 +21,8 @@ TICK = 0.005  # seconds between two looks, and that a call may compute
 SHORT = 0.001  # seconds: a call that is younger is let alone, and one that is older is looked at twice in this time
 IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idle process makes no wake-ups
 
-# What the leader does, its timeout, and when it has begun (monotonic seconds); empty where it does nothing, or leads no
-# more.
+# An entry is what the leader does, its timeout, and when it has begun (monotonic seconds). There is none where it does
+# nothing, or leads no more.
 Baton = deque[tuple[Any, float, float]]
 
 
