@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
-from threading import get_ident
 from time import monotonic
 from typing import IO, Any
 
@@ -21,8 +20,9 @@ from prefork.handlers.outbox import Outbox
 from prefork.handlers.saturation import Saturation
 from prefork.handlers.wait_estimate import LONG, Estimate, Estimates, Meter
 from prefork.handlers.wsgi_call import Call, contained, to_bytes
+from prefork.handlers.wsgi_delegated import Delegated
 from prefork.handlers.wsgi_files import ErrorStream, FileWrapper
-from prefork.handlers.wsgi_write import Delegated, Inline, Whole
+from prefork.handlers.wsgi_write import Inline, Whole
 from prefork.http.connection import failed
 from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
 from prefork.http.send import release
@@ -32,8 +32,6 @@ from prefork.kernel.calls import Ending
 from prefork.kernel.leader import DELEGATED, Crew
 from prefork.kernel.owner import Superseded
 from prefork.kernel.watcher import TICK, Baton
-
-HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has sent its end counts as gone
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -219,68 +217,21 @@ class Wsgi:
             raise
 
     async def _delegate(self, request: Request, call: Call, environ: Environ, estimate: Estimate) -> Response:
-        """The response to a call in another thread, which stays with it to its end. 503 where none is free in time."""
+        """The response to a call in another thread. 503 where none is free in time."""
         crew, task = self._crew, self._crew.loop.current
-        at_work = AtWork(request, self._timeout)
         call.request = request
-        call.opener = opener = Delegated(crew, task, at_work)
-        outcome: list[Response | BaseException | None] = []
-        asked = monotonic()
-
-        def work() -> None:
-            meter: Meter | None = None
-            call.thread = get_ident()
-            try:
-                if at_work.began - asked >= HALF_CLOSED and request.body.client_left:
-                    raise Disconnected("the client left while its request waited for a thread")
-                meter = Meter()
-                result = self._application(environ, call.start_response)
-                if forks.forked:
-                    forks.leave()
-                outcome.append(call.conclude(result))
-            except BaseException as error:
-                if forks.forked:
-                    forks.leave(error)
-                call.fail(error)
-                outcome.append(contained(error))
-            if opener.outbox is None:
-                if outcome[0] is None:
-                    call.produce(opener.begin())
-                elif call.thread:  # its task need not wait for the rest
-                    crew.hand_back(task)
-                    call.finish_behind()
-            if meter is not None:  # what is not made tells nothing of its kind
-                at_work.over = partial(estimate.note, meter.held_up(), True)
-
+        call.opener = delegated = Delegated(crew, call, self._timeout, estimate)
         if self._queue_timeout and crew.is_full:
-            task.deadline = asked + self._queue_timeout
+            task.deadline = monotonic() + self._queue_timeout
         try:
-            await crew.delegate(at_work, work)
+            await delegated.make(partial(self._application, environ, call.start_response))
         except TimedOut:
-            call.close()
             if not crew.is_leaving:
                 self._saturation.turned_away(self._queue_timeout)
             return plain(503, ("Retry-After", "1"))
-        except BaseException:
-            if opener.outbox is not None:
-                await opener.outbox.aclose()
-            elif not outcome:
-                call.close()
-            for come in outcome:  # too late
-                if isinstance(come, Response):
-                    await release(come.body)
-                elif come is not None and opener.outbox is None and not isinstance(come, Disconnected):
-                    failed(request, come)
-            raise
         finally:
             task.deadline = inf
-        if opener.outbox is not None:
-            return call.response(opener.outbox) if opener.opened else call.outcome(opener.outbox)
-        come = outcome[0]
-        if isinstance(come, Response):
-            return come
-        assert come is not None
-        raise come
+        return delegated.response()
 
     def _line(self, line: RequestLine) -> Environ:
         environ: Environ = {

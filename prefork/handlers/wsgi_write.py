@@ -77,26 +77,3 @@ class Whole:
 
     def refused(self) -> None:
         pass
-
-
-class Delegated:
-    """The Opener of one call that another thread of `crew` makes for `task`. `outbox` is there once the response begins
-    before the call is over; `opened`: by a write().
-    """
-
-    def __init__(self, crew: Crew, task: Task, at_work: AtWork) -> None:
-        self.outbox: Outbox | None = None
-        self.opened = False
-        self._crew = crew
-        self._task = task
-        self._at_work = at_work
-
-    def open(self, call: Call) -> Outbox:
-        self.opened = True
-        return self.begin()
-
-    def begin(self) -> Outbox:
-        """Have the task go on with the outbox."""
-        self.outbox = outbox = Outbox(self._crew, self._at_work)
-        self._crew.hand_back(self._task)
-        return outbox

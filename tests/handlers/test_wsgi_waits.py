@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefork.handlers import wait_estimate, wsgi
+from prefork.handlers import wait_estimate, wsgi_delegated
 from prefork.handlers.wait_estimate import AllWait
 from prefork.kernel.leader import DELEGATED, QUEUED, TAKEOVERS
 from tests.handlers.exchange import parse
@@ -155,7 +155,7 @@ def test_a_thread_makes_the_next_call_without_the_loop() -> None:
 def test_calls_that_are_not_made_as_their_clients_have_left_tell_nothing_of_their_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(wsgi, "HALF_CLOSED", 0.0)
+    monkeypatch.setattr(wsgi_delegated, "HALF_CLOSED", 0.0)
     monkeypatch.setattr(wait_estimate, "MOST", 4)  # or it would take hundreds of them
     first, second = threading.Event(), threading.Event()
 
