@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from compare import interleave
 from crowd import Crowd, latencies, quantile
 from servers import Absent, Peer, Running, granian, gunicorn, prefork, running
 
@@ -66,22 +67,20 @@ def main() -> None:
     options = parser.parse_args()
     server_core, load_core = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, {load_core})
-    rows: dict[str, list[tuple[float, ...]]] = {}
-    for _ in range(options.rounds):
-        for peer in CONTENDERS:
-            if options.server and peer.name not in options.server:
-                continue
-            try:
-                with running(peer, options.peers, server_core) as server:
-                    found = measure(server, options)
-                rows.setdefault(peer.name, []).append(found)
-            except Absent as reason:
-                print(f"{peer.name}: {reason}")
+
+    def measure_one(peer: Peer) -> tuple[float, ...]:
+        with running(peer, options.peers, server_core) as server:
+            return measure(server, options)
+
+    chosen = [peer for peer in CONTENDERS if not options.server or peer.name in options.server]
+    samples, absent = interleave(chosen, options.rounds, measure_one)
     print(f"{options.new} new clients at once, and single ones, beside {options.busy} of calls of {options.compute} us")
-    for name, measured in rows.items():
+    for name, reason in absent.items():
+        print(f"{name}: {reason}")
+    for peer, measured in samples.items():
         p50, most, alone, worst, turn = (median(column) for column in zip(*measured, strict=True))
         print(
-            f"{name:18} p50 {p50 * 1e3:7.1f} ms, max {most * 1e3:7.1f} ms; a single one p50 {alone / turn:4.2f},"
+            f"{peer.name:18} p50 {p50 * 1e3:7.1f} ms, max {most * 1e3:7.1f} ms; a single one p50 {alone / turn:4.2f},"
             f" p99 {worst / turn:4.2f} turns of {turn * 1e3:.1f} ms"
         )
 

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from compare import interleave
 from crowd import REQUEST, Crowd, latencies, quantile, shares
 from servers import Absent, Peer, Running, granian, gunicorn, prefork, running, uvicorn
 
@@ -107,21 +108,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "prefork-peers")
     options = parser.parse_args()
-    rows: dict[str, list[list[tuple[int, float]]]] = {}
-    for _ in range(options.rounds):
-        for peer in CONTENDERS:
-            if options.server and peer.name not in options.server:
-                continue
-            try:
-                with running(peer, options.peers, None) as server:
-                    found = measure(server, options)
-                rows.setdefault(peer.name, []).append(found)
-            except (Absent, OSError) as reason:
-                print(f"{peer.name}: {reason}")
+
+    def measure_one(peer: Peer) -> list[tuple[int, float]]:
+        try:
+            with running(peer, options.peers, None) as server:
+                return measure(server, options)
+        except OSError as error:
+            raise Absent(f"under load: {error}") from error
+
+    chosen = [peer for peer in CONTENDERS if not options.server or peer.name in options.server]
+    samples, absent = interleave(chosen, options.rounds, measure_one)
     print(f"{options.busy} busy clients, calls of {options.compute} us, {options.streams} streams a worker")
-    for name, measured in rows.items():
+    for name, reason in absent.items():
+        print(f"{name}: {reason}")
+    for peer, measured in samples.items():
         before, after, slowly = (told(measured, case) for case in range(3))
-        print(f"{name:14} before: {before}; after: {after}; one after another: {slowly}")
+        print(f"{peer.name:14} before: {before}; after: {after}; one after another: {slowly}")
 
 
 if __name__ == "__main__":

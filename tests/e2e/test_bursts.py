@@ -6,6 +6,7 @@ import selectors
 import socket
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from tests.conftest import eventually
@@ -65,6 +66,20 @@ class Clients:
         self._selector.register(client, selectors.EVENT_READ, path if busy else "")
         return client
 
+    def burst(self, worker: psutil.Process, path: str, wanted: list[str]) -> dict[socket.socket, str]:
+        """New clients that come at once beside busy ones that ask for `path`, each with what it asks for; all have had
+        their answers.
+        """
+        for _ in range(BUSY):
+            self.connect(path, busy=True)
+        self.connect(path)
+        self.until(1)
+        suspend(worker)
+        new = {self.connect(one): one for one in wanted}
+        worker.resume()
+        self.until(1 + len(new))
+        return new
+
     def until(self, count: int) -> None:
         """Until so many of the new ones have their answer."""
         while len(self.answers) < count:
@@ -91,14 +106,7 @@ def test_a_burst_of_new_clients_is_answered_within_few_turns_of_the_busy_ones(se
     (worker,) = server.workers()
     with ExitStack() as stack:
         clients = Clients(server, stack)
-        for _ in range(BUSY):
-            clients.connect("/", busy=True)
-        clients.connect("/")
-        clients.until(1)
-        suspend(worker)
-        new = [clients.connect("/") for _ in range(NEW)]
-        worker.resume()
-        clients.until(1 + NEW)
+        new = clients.burst(worker, "/", ["/"] * NEW)
         numbers = sorted(int(clients.answers[client].rpartition(b"number ")[2].rstrip(b".")) for client in new)
     between = numbers[-1] - numbers[0] + 1 - NEW
     assert between <= 10 * BUSY, f"the busy ones had {between} answers before the last of the new ones had one"
@@ -125,14 +133,7 @@ def bystanders(server: Server) -> list[str]:
     (worker,) = server.workers()
     with ExitStack() as stack:
         clients = Clients(server, stack)
-        for _ in range(BUSY):
-            clients.connect("/short", busy=True)
-        clients.connect("/short")
-        clients.until(1)
-        suspend(worker)
-        paths = {clients.connect(path): path for path in [*["/short"] * 9, "/die"] * 2}
-        worker.resume()
-        clients.until(1 + len(paths))
+        paths = clients.burst(worker, "/short", [*["/short"] * 9, "/die"] * 2)
         answered = {client: clients.answers[client].startswith(b"HTTP/1.1 200 ") for client in paths}
     eventually(lambda: serving(server) and serving(server) != {worker.pid})
     assert not any(answered[client] for client, path in paths.items() if path == "/die")
