@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from prefork.observe import error_log
 from prefork.observe.logs import Logs
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Log
+from tests.handlers.file_trees import descriptors, descriptors_at_rest
 
 CLIENT = Client("192.0.2.7", 50000, "http", "localhost", "8000")
 REQUEST = Request(RequestLine("GET", "/first", "/first", "", "", 1), Headers(()), cast(RequestBody, None), CLIENT)
@@ -87,7 +87,7 @@ def test_a_rotation_while_others_log_errors_costs_no_line_and_no_descriptor(tmp_
             told[number] += 1
 
     threads = [threading.Thread(target=tell, args=[number]) for number in range(len(told))]
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors_at_rest()
     for thread in threads:
         thread.start()
     for rotation in range(100):
@@ -96,7 +96,7 @@ def test_a_rotation_while_others_log_errors_costs_no_line_and_no_descriptor(tmp_
     over.set()
     for thread in threads:
         thread.join()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     logs.close()
     lines = "".join(file.read_text() for file in tmp_path.glob("error*")).splitlines()
     assert [sum(line.endswith(f"thread {number}") for line in lines) for number in range(len(told))] == told
