@@ -21,7 +21,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import NoReturn
 
 from prefork.kernel.finish import finish
@@ -37,12 +38,14 @@ _own = 0  # the thread (its ident) whose forks are the server's own at the momen
 
 
 class _Fork(threading.local):
-    """The fork under way in this thread: the signal mask to go back to, None where the rule is not for it."""
+    """The fork under way in this thread, where the rule is for it."""
 
-    mask: set[int | signal.Signals] | None = None
+    mask: set[int | signal.Signals] | None = None  # to go back to
+    ready = False  # nothing is on its way, and signals are blocked
 
 
 _fork = _Fork()
+_EVERY = signal.valid_signals()
 
 
 def host() -> None:
@@ -111,27 +114,47 @@ def _told(error: BaseException | None) -> int:
     return 0 if error.code is None else 1
 
 
+def is_under_way(frame: FrameType | None) -> bool:
+    """Whether a signal has come in the midst of these calls at a fork: what its handler raises would go no further."""
+    while frame is not None and frame.f_code not in _CALLS_AT_A_FORK:
+        frame = frame.f_back
+    return frame is not None
+
+
 def _before() -> None:
     """No descriptor is on its way, and signals wait until the child has its own handlers: ours would write to what it
     shares with us.
     """
-    if hosting and _own != threading.get_ident():
-        arriving.acquire()
-        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    if not _is_an_applications() or _fork.ready:
+        return
+    if _fork.mask is None:
+        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    arriving.acquire()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY)
+    _fork.ready = True
 
 
 def _in_parent() -> None:
+    with suppress(RuntimeError):  # all of them are given back; `_before` may have been made to begin anew
+        while _fork.mask is not None:
+            arriving.release()
+    _unblock()
+
+
+def _unblock() -> None:
+    _fork.ready = False
     if _fork.mask is not None:
-        mask, _fork.mask = _fork.mask, None
-        arriving.release()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+        _fork.mask = None
 
 
 def _in_child() -> None:
     global forked, hosting
-    if hosting:
-        _forget_kin()
-    if _fork.mask is not None:
+    if not hosting:
+        return
+    applications = _is_an_applications()
+    _forget_kin()
+    if applications:
         forked, hosting = True, False  # from now on, whatever it forks is no affair of ours
         for call in _calls:
             try:
@@ -139,6 +162,11 @@ def _in_child() -> None:
             except Exception as error:
                 log.error("a process that the application has forked may hold what is ours", exc_info=error)
         _in_parent()
+
+
+def _is_an_applications() -> bool:
+    """Whether what this thread forks is none of the server's processes."""
+    return hosting and _own != threading.get_ident()
 
 
 def _forget_kin() -> None:
@@ -150,4 +178,9 @@ def _forget_kin() -> None:
             getattr(sys.modules[module], name).clear()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+_CALLS_AT_A_FORK = {call.__code__ for call in (_before, _in_parent, _in_child)}
+# Twice, as the handler of a signal may raise in the midst of a call, even before its first line: then the rest of that
+# call is not made (register_at_fork drops what is raised), and the next one makes it. In the child no signal comes.
+for _ in range(2):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent)
+os.register_at_fork(after_in_child=_in_child)

@@ -9,8 +9,10 @@ import termios
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
+from types import FrameType
 from typing import Any
 
+from prefork.kernel import forks
 from prefork.kernel.loop import Loop
 
 
@@ -77,9 +79,11 @@ class Dismissed(SystemExit):
         Dismissed.under_way = False
 
 
-def dismiss() -> None:
-    """Raise Dismissed, unless one is on its way already: whoever cleans up behind it is not to be cut off."""
-    if not Dismissed.under_way:
+def dismiss(frame: FrameType | None) -> None:
+    """Raise Dismissed in the handler of a signal that has come at `frame`, unless one is on its way already: whoever
+    cleans up behind it is not to be cut off. Nor is a fork; one who is told so then will be told again.
+    """
+    if not Dismissed.under_way and not forks.is_under_way(frame):
         raise Dismissed
 
 
@@ -113,10 +117,10 @@ class Signals:
         with suppress(OSError):  # as full as the wakeup descriptor may be
             os.write(self._writing, bytes([number]))
 
-    def _insist(self, number: int, frame: object) -> None:
+    def _insist(self, number: int, frame: FrameType | None) -> None:
         self.note(number)
         if number == ORDERED and self._interruptible:
-            dismiss()
+            dismiss(frame)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -309,5 +310,5 @@ def _unheard(number: int, frame: object) -> None:
     pass
 
 
-def _dismissed(number: int, frame: object) -> None:
-    dismiss()
+def _dismissed(number: int, frame: FrameType | None) -> None:
+    dismiss(frame)

@@ -25,11 +25,11 @@ forks.on_fork(lambda: noted(f"forked {forks.forked}, blocks {len(signal.pthread_
 """
 
 
-def run(program: str) -> list[str]:
-    """The lines that it writes, after BEGINNING."""
+def run(program: str, *, before: str = "") -> list[str]:
+    """The lines that it writes, after `before` and BEGINNING."""
     done = subprocess.run(
         # from 3.12 on, Python warns of each fork beside threads
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGINNING + program],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", before + BEGINNING + program],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -129,3 +129,52 @@ with forks.arriving:
     noted("arrived")
 thread.join()
 """) == ["arrived", "forked True, blocks True", "forked"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("register_late(before=raise_signal)", id="ahead of ours"),
+        pytest.param("register_early(before=raise_signal)", id="while signals are blocked"),
+        pytest.param(
+            "register_early(after_in_parent=signal_thread), register_early(after_in_parent=pause)",
+            id="by a thread that blocks none",
+        ),
+    ],
+)
+def test_a_handler_that_raises_in_the_midst_of_a_fork_leaves_neither_signals_blocked_nor_descriptors(call: str) -> None:
+    """These calls are functions of C: the handler, which is Python, is run no sooner than in ours."""
+    early = call.startswith("register_early")
+    register = call.replace("register_early", "os.register_at_fork").replace("register_late", "os.register_at_fork")
+    told, *lines = run(
+        """
+def handler(*_):
+    raise TimeoutError("of the application")
+
+signal.signal(signal.SIGUSR1, handler)
+sys.unraisablehook = lambda raised: noted(repr(raised.exc_value))
+child = os.fork()
+if not child:
+    os._exit(3 if forks.forked else 4)
+noted(status(child))
+waiting = threading.Thread(target=lambda: noted(forks.arriving.acquire(timeout=5)))
+waiting.start()
+waiting.join()
+noted(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))))
+""",
+        before=f"""
+import ctypes, os, signal, threading, time
+from functools import partial
+libc = ctypes.PyDLL(None)
+raise_signal = partial(getattr(libc, "raise"), int(signal.SIGUSR1))
+other = threading.Thread(target=time.sleep, args=[100], daemon=True)
+other.start()
+pause = partial(libc.usleep, 100_000)  # for the signal to come
+signal_thread = partial(libc.pthread_kill, ctypes.c_ulong(other.ident), int(signal.SIGUSR1))
+{register if early else ""}
+from prefork.kernel import forks  # as in a worker: no other calls at a fork come between these and the fork
+{"" if early else register}
+""",
+    )
+    assert sorted([told, lines[0]]) == ["TimeoutError('of the application')", "forked True, blocks True"]
+    assert lines[1:] == ["3", "True", "[]"]
