@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from math import inf
 
+import psutil
+
 from prefork.logger import log
 from prefork.settings.wording import counted
 
@@ -20,11 +22,12 @@ def finish(patience: float = inf, threads: float = inf) -> None:
 
     The threads have so many seconds; those that have not ended then are named in the log, and not waited for.
     Whatever these raise is told on stderr by the interpreter, as at any other end. In another thread than the main one,
-    which does not end then, no thread is waited for. What was started by multiprocessing, and does not end within
-    `patience` seconds, is sent SIGTERM; the exit functions of Python would wait for it for ever.
+    which does not end then, no thread is waited for. Child processes that do not end within `patience` seconds are
+    sent SIGTERM, as the exit functions of Python would wait for those of multiprocessing for ever; those that are left
+    by the exit functions, at once.
     """
     try:
-        if patience < inf and "multiprocessing" in sys.modules:
+        if patience < inf:
             threading.Thread(target=_end_children, args=[patience], daemon=True).start()
         if threads < inf:
             _await_threads(threads)
@@ -32,6 +35,8 @@ def finish(patience: float = inf, threads: float = inf) -> None:
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
     finally:
+        if patience < inf:
+            _end_children()
         flush()
 
 
@@ -45,11 +50,10 @@ def _await_threads(seconds: float) -> None:
         log.warning("not waiting any longer for %s: %s", counted(len(left), "thread"), ", ".join(left[:TOLD]))
 
 
-def _end_children(patience: float) -> None:
-    children = sys.modules["multiprocessing"].active_children()
+def _end_children(patience: float = 0.0) -> None:
     time.sleep(patience)
-    for child in children:
-        with suppress(OSError, ValueError):  # it has ended, and has been closed
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended, or runs as another user by now
             child.terminate()
 
 

@@ -35,12 +35,12 @@ class Tell:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.told = False
+        self.ready = False  # by its own word
         self.heard = True  # by the parent, so far
         self._identity = identity(fd)
 
     def __call__(self, report: Report) -> None:
-        self.told = self.told or not report.place
+        self.ready = self.ready or not (report.place or report.problem)
         if identity(self.fd) != self._identity:  # an application has closed it, and may have its number
             self.heard = False
             return
@@ -245,14 +245,14 @@ def live(main: Main, tell: Tell) -> NoReturn:
             with forks.applications_code():
                 status = main(tell)
         except BaseException as error:
-            if tell.told:
+            if tell.ready:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
                 tell(describe(error))
                 if not tell.heard:  # an application has closed the line, with all else that it did not know
                     log.critical("worker %d cannot boot: %r", os.getpid(), error, exc_info=error)
         if forks.hosting:
-            finish(inf if tell.told else GENTLE)  # who has not booted is to be gone soon
+            finish(inf if tell.ready else GENTLE)  # who has not booted is to be gone soon
         else:
             flush()
     finally:

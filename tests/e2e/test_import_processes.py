@@ -173,6 +173,21 @@ def test_nor_does_an_import_in_whose_midst_nothing_comes_through(serve: Serve, p
     assert "killing it" not in server.stderr
 
 
+@PRELOAD
+@pytest.mark.parametrize("then", ["open('entered', 'w').close()\ntime.sleep(100)", "1 / 0"], ids=["stopped", "failed"])
+def test_programs_that_it_has_started_end_with_an_import_that_does_not_succeed(
+    serve: Serve, preload: str, then: str
+) -> None:
+    source = f"{APP}\nimport subprocess\nsubprocess.Popen(['sleep', '100'])\n{then}\n"
+    server = serve(CONFIG.format(preload=preload, more=""), {"app.py": source}, wait=False)
+    if "entered" in then:
+        eventually((server.directory / "entered").exists, what="the import")
+        server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) in (0, 1)
+    eventually(lambda: not server.family(), what="the end of what was started")
+    assert "killing it" not in server.stderr
+
+
 def test_they_end_with_a_template_whose_master_was_killed(serve: Serve) -> None:
     server = serve(CONFIG.format(preload="true", more=""), {"app.py": APP})
     (manager,) = managers(server)
