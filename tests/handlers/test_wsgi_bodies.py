@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,11 +13,8 @@ import pytest
 
 from prefork.handlers import wsgi_call
 from prefork.handlers.outbox import MEMORY
-from prefork.http.message import Handler
-from prefork.kernel.task import PARKED
-from tests.conftest import eventually
 from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
-from tests.handlers.live import live, receive, rest
+from tests.handlers.live import PATIENCE, live, receive, rest
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -171,28 +169,25 @@ def test_pieces_that_are_soon_complete_leave_in_one_and_the_connection_lives(ver
     assert parse(answer.rest).body == b"abcd"
 
 
-def slow_pieces() -> Handler:
-    """A handler that answers with pieces of which the later ones come when another thread has the loop."""
-    crews: list[Any] = []
-
-    def pieces() -> Iterator[bytes]:
-        yield b"ab"
-        # until another thread leads, has sent that, and waits for more
-        eventually(lambda: any(task.wait is PARKED for task in tuple(crews[0].loop.tasks) if "server" in task.name))
-        yield b""
-        yield b"cd"
-
-    handler: Any = wsgi(returning(pieces))
-    crews.append(handler.crew)
-    return handler  # type: ignore[no-any-return]
+def slow_pieces(gate: threading.Semaphore) -> Iterator[bytes]:
+    """Those behind the first come when `gate` lets them."""
+    yield b"ab"
+    assert gate.acquire(timeout=PATIENCE)
+    yield b""
+    yield b"cd"
 
 
 def test_pieces_that_take_their_time_are_chunked_and_the_connection_lives() -> None:
-    raw = exchange(slow_pieces(), request("/") * 2)
-    answer = parse(raw)
-    assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == ("chunked", None)
-    assert raw.count(b"\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n") == 2
-    assert parse(answer.rest).body == b"abcd"
+    gate = threading.Semaphore(0)
+    with live(returning(lambda: slow_pieces(gate))) as here, here.connect() as client:
+        for _ in range(2):
+            client.sendall(request("/"))
+            begun = receive(client, b"ab\r\n")
+            gate.release()
+            raw = begun + receive(client, b"\r\n0\r\n\r\n")
+            answer = parse(raw)
+            assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == ("chunked", None)
+            assert raw.endswith(b"\r\n\r\n2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n")
 
 
 def test_pieces_that_outgrow_memory_are_chunked() -> None:
@@ -202,7 +197,12 @@ def test_pieces_that_outgrow_memory_are_chunked() -> None:
 
 
 def test_slow_pieces_to_http_1_0_end_with_the_connection() -> None:
-    answer = parse(exchange(slow_pieces(), request("/", "Connection: keep-alive", version="HTTP/1.0") * 2))
+    gate = threading.Semaphore(0)
+    asked = request("/", "Connection: keep-alive", version="HTTP/1.0") * 2
+    with live(returning(lambda: slow_pieces(gate))) as here, here.connect(asked) as client:
+        begun = receive(client, b"ab")
+        gate.release()
+        answer = parse(begun + rest(client))
     assert (answer.headers["Transfer-Encoding"], answer.headers["Connection"]) == (None, "close")
     assert answer.body == b"abcd"  # and no second answer after it
 
