@@ -42,10 +42,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from prefork.errors import TimedOut
 from prefork.kernel.calls import Call, Calls, Detached, Ending
+from prefork.kernel.event import Bell
 from prefork.kernel.loop import Loop
 from prefork.kernel.posts import Post
 from prefork.kernel.task import AWAY, Deposed, Handover, Task
@@ -56,6 +58,7 @@ INLINE = 0  # a word of `counts`: calls that the leader has made, as of the watc
 DELEGATED = 1  # calls that were handed to another thread beforehand, or made in the main one, without the loop
 TAKEOVERS = 2  # times that a call, or what came behind it, lost the loop
 QUEUED = 3  # delegated calls that had to wait for a thread
+FULL_SINCE = 4  # when the last thread that was free got work (monotonic milliseconds); 0 while one is free
 PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
 HURRIED = 0.02  # the same where it is not waited for: it may be out of its call already, and about to end the process
 
@@ -65,10 +68,10 @@ class Crew:
     is always made by the main thread, unless the crew is pinned.
 
     `wanted`: there are applications to call, so it is to be started. `pinned`: the main thread leads for ever, and
-    calls are made by `delegate`; to be set before `start`. `counts` are four words, which may lie in shared memory;
+    calls are made by `delegate`; to be set before `start`. `counts` are five words, which may lie in shared memory;
     `inline` is the first of them as it is now, for the handlers that enter to add to. `calls` are those without the
-    loop, `jobs` those that wait for a thread. `leader` is the thread (its ident) that has the loop, or is in a call by
-    which it has not lost it.
+    loop, `jobs` those that wait for a thread; `filled` is rung when the last thread that was free gets work. `leader`
+    is the thread (its ident) that has the loop, or is in a call by which it has not lost it.
     """
 
     def __init__(self, loop: Loop, threads: int) -> None:
@@ -78,9 +81,10 @@ class Crew:
         self.pinned = False
         self.hurried = False  # in the end the main thread is not waited for, where it is in a call
         self.is_leaving = False  # `turn_away` was called
-        self.counts = memoryview(bytearray(4 * 8)).cast("Q")
+        self.counts = memoryview(bytearray(5 * 8)).cast("Q")
         self.inline = 0
         self.calls = Calls(loop)
+        self.filled = Bell(loop)
         self.followers: deque[Seat] = deque()
         self.jobs: deque[Job] = deque()
         self.leader = threading.get_ident()
@@ -231,9 +235,18 @@ class Crew:
             self._main.lock.release()
         elif self.followers and (self.threads > 1 or self.pinned):
             self.followers.pop().lock.release()
+            self._note_fullness()
         else:
             return False
         return True
+
+    def _note_fullness(self) -> None:
+        """Another follower stands by, or one less."""
+        if self.followers:
+            self.counts[FULL_SINCE] = 0
+        elif not self.counts[FULL_SINCE]:
+            self.counts[FULL_SINCE] = int(monotonic() * 1000)
+            self.filled.ring()
 
     async def finished(self) -> None:
         """Wait until no call is under way, but those that have been abandoned."""
@@ -299,12 +312,15 @@ class Crew:
             self.followers.append(seat)
         if self.jobs:
             self._send_to_work()
+        else:
+            self._note_fullness()
         self.calls.changed.ring()
 
     def _return(self, seat: Seat) -> None:
         """Give the loop to the main thread, which follows, and follow it."""
         self._returning = False
         self.followers.append(seat)
+        self._note_fullness()
         self._main.promote()
 
     def _end(self, seat: Seat) -> None:
@@ -390,4 +406,6 @@ class Crew:
             self.calls.detach(self.leader, Call(what, timeout), ending.detached)
         if counted:
             self.counts[TAKEOVERS] += 1
-        self.followers.pop().promote()
+        follower = self.followers.pop()
+        self._note_fullness()
+        follower.promote()

@@ -201,6 +201,7 @@ class Worker:
         """Serve until told to leave, and what was under way is done."""
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
+        self._loop.spawn(self._leave_clients_to_others(), "watching the threads")
         self._witness.explain = self._explain
         self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
         workers = self._assignment.settings.workers
@@ -346,12 +347,23 @@ class Worker:
             return
         self._standing_by = False
         self._server.resume()
+        self._accept()
+        self._board[STATE] = State.SERVING
+
+    def _accept(self) -> None:
         for address, listener in self._assignment.sockets.items():
             room = partial(self._room, listener, bool(address.number))
             greet = self._greeter(address, listener)
             accepting = accept.accept(self._loop, listener, room, greet, self._server.relieve)
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
-        self._board[STATE] = State.SERVING
+
+    async def _leave_clients_to_others(self) -> None:
+        """Where all threads are in calls that take long, and others' are not, who are told of each client then."""
+        while True:
+            await self._turns.lost(self._crew.filled)
+            if self._accepting:
+                self._stop_accepting()
+                self._accept()
 
     def _begin_drain(self) -> None:
         """Accept whoever is in the queue, unless there is no time for them, and nobody else any more."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from prefork.process.turns import FULL
 from tests.conftest import eventually
 from tests.e2e.apps import ALONE, status
 from tests.e2e.conftest import Serve
@@ -123,3 +125,32 @@ def test_a_burst_comes_to_both_workers(server: Server, stack: ExitStack) -> None
     for client in clients:
         shares[ask(client)] += 1
     assert max(shares.values()) <= 20, shares
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_new_clients_do_not_wait_for_a_worker_whose_threads_are_all_in_calls(
+    serve: Serve, stack: ExitStack, threads: int
+) -> None:
+    source = """
+import os, time
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/wait":
+        time.sleep(3)
+    start_response("200 OK", [("X-Worker", f"{os.getpid()};")])
+    return [b"here"]
+"""
+    config = CONFIG.replace("asgi", "wsgi").replace("count = 2", f"count = 2\nthreads = {threads}")
+    server = serve(config, {"app.py": source})
+    held: list[socket.socket] = []
+    first = ask(stack.enter_context(server.connect()))
+    while len(held) < threads:  # all of one worker
+        client = stack.enter_context(server.connect())
+        if ask(client) == first:
+            client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+            held.append(client)
+    time.sleep(2 * FULL)
+    began = time.monotonic()
+    workers = {ask(stack.enter_context(server.connect())) for _ in range(40)}
+    assert time.monotonic() - began < 2
+    assert first not in workers

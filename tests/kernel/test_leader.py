@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from time import monotonic
 
 import pytest
 
 from prefork.errors import TimedOut
 from prefork.kernel import leader, watcher
-from prefork.kernel.leader import QUEUED, TAKEOVERS
+from prefork.kernel.leader import FULL_SINCE, QUEUED, TAKEOVERS
 from tests.conftest import eventually
 from tests.kernel.crews import Ship, for_ever, wait
 
@@ -42,6 +43,28 @@ def test_a_call_may_wait_for_what_the_loop_brings(pinned: bool) -> None:
 
     ship.run(ship.hold(event), brings())
     assert ship.crew.counts[TAKEOVERS] == (0 if pinned else 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_it_is_told_since_when_no_thread_has_been_free(threads: int, pinned: bool) -> None:
+    ship = Ship(threads, pinned)
+    event = threading.Event()
+
+    async def watches() -> None:
+        counts = ship.crew.counts
+        for number in range(threads):
+            assert not counts[FULL_SINCE]
+            ship.loop.spawn(ship.hold(event), f"call {number}")
+            await ship.until(lambda number=number: len(ship.crew.calls.away) > number)
+        since = counts[FULL_SINCE]
+        assert 0 <= monotonic() * 1000 - since < 5000
+        ship.loop.spawn(ship.hold(event), "a call more")
+        await ship.loop.sleep(0.01)
+        assert counts[FULL_SINCE] == since
+        event.set()
+        await ship.until(lambda: not counts[FULL_SINCE])
+
+    ship.run(watches())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -8,11 +8,12 @@ from time import monotonic
 
 import pytest
 
-from prefork.http.counts import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS
+from prefork.http.counts import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS, FULL_SINCE
+from prefork.kernel.event import Bell
 from prefork.kernel.loop import Loop
 from prefork.kernel.poller import make_poller
 from prefork.observe.scoreboard import STATE, Scoreboard, State
-from prefork.process.turns import LOOKS, MOST, PATIENCE, SPAN, Turns
+from prefork.process.turns import FULL, LOOKS, MOST, PATIENCE, SPAN, Turns
 from tests.conftest import eventually
 
 
@@ -123,6 +124,62 @@ def test_a_worker_that_is_ahead_by_its_busy_connections_waits(
     shop.connections(*counts)
     shop.busy(*busy)
     assert shop.wait() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("full", "waits"),
+    [
+        ((60, 0, 0), True),
+        ((60, 30, 5000), True),  # the second is so for a moment only
+        ((30, 0, 0), False),
+        ((60, 60, 60), False),
+        ((60, 60, 60, 0), False),  # the last one is of another generation
+        ((0, 60, 60), False),
+    ],
+)
+def test_a_worker_whose_threads_are_all_in_calls_for_long_waits_where_others_have_free_ones(
+    shop: Workshop, full: tuple[int, ...], waits: bool
+) -> None:
+    shop.connections(1, 1, 1, 1)
+    for slot, milliseconds in enumerate(full, 1):
+        shop.board.slot(slot)[FULL_SINCE] = milliseconds and int(monotonic() * 1000) - milliseconds
+    assert (shop.wait(0.01) > 0) == waits
+
+
+def test_it_is_told_once_that_it_has_had_no_free_thread_for_long_and_others_have(shop: Workshop) -> None:
+    told: list[float] = []
+    filled = Bell(shop.loop)
+    own, other = shop.board.slot(1), shop.board.slot(2)
+    shop.board.slot(3)[STATE] = State.DRAINING
+
+    async def listen() -> None:
+        while True:
+            await shop.turns.lost(filled)
+            told.append(monotonic())
+
+    def passes(seconds: float) -> None:
+        until = monotonic() + seconds
+        while monotonic() < until:
+            shop.loop.turn(0.005)
+
+    task = shop.loop.spawn(listen(), "listening")
+    for number in (1, 2):
+        other[FULL_SINCE] = own[FULL_SINCE] = began = int(monotonic() * 1000)
+        filled.ring()
+        passes(3 * FULL)
+        assert len(told) == number - 1  # the other has none, either
+        other[FULL_SINCE] = 0
+        passes(3 * FULL)
+        assert len(told) == number
+        assert told[-1] >= began / 1000 + FULL
+        own[FULL_SINCE] = 0
+    own[FULL_SINCE] = int(monotonic() * 1000)
+    filled.ring()
+    passes(FULL / 2)
+    own[FULL_SINCE] = 0
+    passes(2 * FULL)
+    assert len(told) == 2
+    task.cancel()
 
 
 @pytest.mark.parametrize("idle", [(0, 0), (100, 0), (0, 100), (1000, 0)])
