@@ -27,6 +27,7 @@ BUSY_SLACK = 1  # busy connections that a worker may have more than its share; t
 SLACK = 4  # open connections, likewise
 SHARE = 1.1  # times the mean, which is its share
 PATIENCE = 0.003  # seconds that the others have to take a client
+PATIENCE_FULL = 0.03  # the same where this worker would have no thread for it
 LOOKS = 80  # at a client that waits: then one is taken, whatever the others say that they take
 MOST = 1024  # clients taken at once where nobody else is there
 FULL = 0.05  # seconds that all threads of a worker are in calls, before that counts
@@ -59,7 +60,7 @@ class Turns:
             looks += 1
             await self._loop.readable(listener.fileno())
             self._note_others()
-            await self._loop.sleep(PATIENCE)
+            await self._loop.sleep(PATIENCE_FULL if self._own[FULL_SINCE] else PATIENCE)
             if not self._note_others():
                 self._allowed = self._next
                 self._next = min(2 * self._next, MOST)
@@ -76,6 +77,7 @@ class Turns:
             await self._loop.sleep(FULL)
             if self._own[FULL_SINCE] == since and self._is_ahead():
                 self._lost = since
+                self._allowed, self._next = 0, 1
                 return
 
     def _is_allowed(self) -> bool:
