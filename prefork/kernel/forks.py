@@ -94,6 +94,14 @@ def leave(error: BaseException | None = None) -> NoReturn:
         os._exit(status)
 
 
+def leave_if_forked() -> None:
+    """For a thread of the server, before it waits: a finalizer or a profiler may have forked in the midst of its code,
+    and nobody would ever wake it in the child.
+    """
+    if forked:
+        leave()
+
+
 def _told(error: BaseException | None) -> int:
     """Say how it ends, where there is something to say; its exit status."""
     if error is None:

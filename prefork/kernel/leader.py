@@ -46,6 +46,7 @@ from time import monotonic
 from typing import Any
 
 from prefork.errors import TimedOut
+from prefork.kernel import forks
 from prefork.kernel.calls import Call, Calls, Detached, Ending
 from prefork.kernel.event import Bell
 from prefork.kernel.loop import Loop
@@ -335,6 +336,7 @@ class Crew:
 
     def _follow(self, seat: Seat) -> None:
         while not self._over:
+            forks.leave_if_forked()
             seat.lock.acquire()
             if self._over:
                 return

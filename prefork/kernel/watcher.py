@@ -14,6 +14,8 @@ from contextlib import suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from prefork.kernel import forks
+
 if TYPE_CHECKING:
     from prefork.kernel.leader import Crew
 
@@ -39,6 +41,7 @@ class Watcher:
         """Until the crew's loop is over."""
         crew, idle = self._crew, 0
         while not crew.is_over:
+            forks.leave_if_forked()
             sleep(TICK)
             crew.publish()
             held = crew.held()
@@ -66,6 +69,7 @@ class Watcher:
     def _park(self) -> None:
         self.parked = True
         if self._crew.held() is None:
+            forks.leave_if_forked()
             self._rouse.acquire()
         self.parked = False
 

@@ -168,12 +168,11 @@ class AccessLog:
     def _write_in_time(self) -> None:
         """Our thread."""
         while not self._over:
+            forks.leave_if_forked()
             self._rouse.acquire()
             time.sleep(self._delay)
             self._expected = False  # before the lines are taken: who adds one from here on rouses this thread again
             self.flush()
-            if forks.forked:  # by a finalizer that ran in this thread
-                forks.leave()
 
 
 def compile_format(format: str) -> Render:

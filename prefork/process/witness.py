@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from prefork.http.message import Request
 from prefork.http.server import Served
+from prefork.kernel import forks
 from prefork.logger import log
 from prefork.observe.sink import identity
 from prefork.process.child import NOW, WHAT, WHERE
@@ -69,6 +70,7 @@ class Witness:
         for fd in self._known:
             poll.register(fd, select.POLLIN)
         while True:
+            forks.leave_if_forked()
             for fd, _ in poll.poll():
                 if identity(fd) != self._known[fd]:  # an application has closed it, and may have its number
                     poll.unregister(fd)

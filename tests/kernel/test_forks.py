@@ -178,3 +178,45 @@ from prefork.kernel import forks  # as in a worker: no other calls at a fork com
     )
     assert sorted([told, lines[0]]) == ["TimeoutError('of the application')", "forked True, blocks True"]
     assert lines[1:] == ["3", "True", "[]"]
+
+
+@pytest.mark.parametrize("name", ["_work", "publish", "_answer"], ids=["crew", "watcher", "witness"])
+def test_what_is_forked_in_the_midst_of_a_thread_of_the_server_ends_there(name: str) -> None:
+    """By a finalizer, or a profiler, as here: when this function of the thread's code returns."""
+    forked, ended, told = run(f"""
+import socket
+from prefork.kernel.calls import Call
+from prefork.kernel.leader import Crew
+from prefork.kernel.loop import Loop
+from prefork.kernel.poller import make_poller
+from prefork.process.witness import Witness
+
+ended = []
+
+def profile(frame, event, argument):
+    if event == "return" and frame.f_code.co_name == "{name}" and threading.current_thread().daemon:
+        sys.setprofile(None)
+        if child := os.fork():
+            ended.append(status(child))
+
+loop = Loop(make_poller())
+crew = Crew(loop, 2)
+ours, theirs = socket.socketpair()
+threading.setprofile(profile)
+crew.start()
+Witness(None, theirs.fileno())
+threading.setprofile(None)
+
+async def main():
+    await crew.delegate(Call("a call", 0), lambda: None)
+    ours.send(b"a question")
+    while not ended:
+        await loop.sleep(0.005)
+    loop.stop()
+
+loop.spawn(main(), "main")
+crew.run(lambda failure: None)
+noted(ended)
+""")
+    assert (forked, ended) == ("forked True, blocks True", "[0]")
+    assert "forked returned to the server" in told
