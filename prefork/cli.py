@@ -18,15 +18,15 @@ from prefork.arguments import MISTAKEN, parse
 from prefork.errors import ConfigError, StartError
 from prefork.habits import passed_over
 from prefork.observe.terminal import printable_json, say
-from prefork.process import control, reach, watch
-from prefork.process.background import Background
-from prefork.process.configuration import read
-from prefork.process.control import Message
-from prefork.process.master import Master
-from prefork.process.reach import CONFIG
-from prefork.process.runtime_directory import Place, find_place
-from prefork.process.status_table import table
-from prefork.process.upgrade import Predecessor
+from prefork.process.master import control, reach, watch
+from prefork.process.master.configuration import read
+from prefork.process.master.control import Message
+from prefork.process.master.daemon import Background
+from prefork.process.master.master import Master
+from prefork.process.master.reach import CONFIG
+from prefork.process.master.runtime_directory import Place, find_place
+from prefork.process.master.status_table import table
+from prefork.process.master.upgrade import Predecessor
 from prefork.settings.load import json_schema
 from prefork.settings.schema import Settings
 from prefork.settings.wording import MORE_DESCRIPTORS, counted, quoted

@@ -10,22 +10,22 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from prefork.errors import TargetError
-from prefork.handlers.compression import Compression
-from prefork.handlers.file_cache import FileCache
-from prefork.handlers.files import Files
-from prefork.handlers.interface import Interface, load_application
-from prefork.handlers.listing import Queue
-from prefork.handlers.pages import Pages
-from prefork.handlers.respond import redirect, respond
+from prefork.handlers.apps.interface import Interface, load_application
+from prefork.handlers.apps.saturation import Saturation
+from prefork.handlers.apps.wsgi.application import Wsgi
+from prefork.handlers.apps.wsgi.input import Unbuffered
+from prefork.handlers.apps.wsgi.wait_estimate import AllWait, Estimates
+from prefork.handlers.encode.compression import Compression
+from prefork.handlers.error_pages import Pages
+from prefork.handlers.files.cache import FileCache
+from prefork.handlers.files.listing import Queue
+from prefork.handlers.files.static import Files
+from prefork.handlers.fixed import redirect, respond
 from prefork.handlers.router import Router, not_found
-from prefork.handlers.saturation import Saturation
 from prefork.handlers.status import status
-from prefork.handlers.wait_estimate import AllWait, Estimates
-from prefork.handlers.wsgi import Wsgi
-from prefork.handlers.wsgi_input import Unbuffered
 from prefork.http.body_limit import BodyLimit
 from prefork.http.message import Handler, Request
-from prefork.kernel.leader import Crew
+from prefork.runtime.threads import Crew
 from prefork.settings.routes import is_closed, mount, nested
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Route, Workers
@@ -42,7 +42,7 @@ def _no_asgi() -> AsgiHost:
 
 
 class AsgiHost(Protocol):
-    """What runs ASGI applications: Asgi of asgi.py, which is imported, and asyncio with it, only where there is one."""
+    """Runs ASGI applications: Asgi of asgi/application.py, which is imported, with asyncio, where there is one."""
 
     def handler(self, application: Any, mount: str, lifespan: bool) -> Handler: ...
 
@@ -91,7 +91,7 @@ def build(routes: Sequence[Route], host: Host) -> Router:
 
     What a wrapper gives by its outcome alone may be Lasting, and so be given again without that wrapper being asked.
     One that has to see each request (who may come, how often) hands out a plain Response in the place of a Lasting.
-    It is asked twice about the very same Request where a WSGI application writes (wsgi_write.py): what counts requests
+    It is asked twice about the very same Request where a WSGI application writes (wsgi/write.py): what counts requests
     has to know them again.
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
@@ -127,7 +127,7 @@ def load_applications(routes: Sequence[Route]) -> Load:
 
 def prepare_asgi() -> None:
     """Import what hosts ASGI applications, and asyncio with it: where a process does that, no copy of it has to."""
-    import_module("prefork.handlers.asgi")
+    import_module("prefork.handlers.apps.asgi.application")
 
 
 def _target(route: Route) -> tuple[str, str]:

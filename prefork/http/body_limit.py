@@ -6,8 +6,8 @@ from time import monotonic
 
 from prefork.errors import BodyTooLarge
 from prefork.http.message import RequestLine
-from prefork.kernel.throttle import Throttle
 from prefork.logger import log
+from prefork.runtime.throttle import Throttle
 
 INTERVAL = 60.0  # seconds between two lines of the log
 TARGET_LENGTH = 200  # characters of a target in one

@@ -2,7 +2,7 @@
 
 A head of 32 KiB can hold thousands of members, and to look at each takes 1 to 20 us, all in one turn of the loop. So
 where members only say what a client would rather have, those beyond MOST say nothing. What frames a message or closes
-its connection is read whole (http/head.py): that is a `split`, 1 ms at most.
+its connection is read whole (http/h1/parse.py): that is a `split`, 1 ms at most.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Sockets: doors (listeners) and conversations (streams), non-blocking, on the kernel's loop. No protocol in here."""
+"""Sockets: doors (listeners) and conversations (streams), non-blocking, on the runtime's loop. No protocol in here."""

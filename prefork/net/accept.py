@@ -9,11 +9,11 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from prefork.kernel import forks
-from prefork.kernel.loop import Loop
-from prefork.kernel.task import STARTED
 from prefork.logger import log
 from prefork.net.listen import is_shut
+from prefork.runtime import forks
+from prefork.runtime.loop import Loop
+from prefork.runtime.task import STARTED
 
 BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
 LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; where more come, others take them

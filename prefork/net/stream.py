@@ -14,8 +14,8 @@ from math import inf
 from time import monotonic
 
 from prefork.errors import CutShort, Disconnected, TimedOut
-from prefork.kernel.loop import Loop
-from prefork.kernel.task import PAUSE
+from prefork.runtime.loop import Loop
+from prefork.runtime.task import PAUSE
 
 READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn

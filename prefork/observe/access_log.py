@@ -23,8 +23,8 @@ from functools import lru_cache
 from typing import cast
 
 from prefork.http.message import Client, Headers, Request, RequestLine
-from prefork.kernel import forks
 from prefork.observe.sink import Sink
+from prefork.runtime import forks
 from prefork.settings.wording import nearest
 
 Render = Callable[[Client, RequestLine, Headers, int, int, int, float], str]

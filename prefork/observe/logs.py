@@ -8,14 +8,14 @@ import signal
 from contextlib import suppress
 
 from prefork.errors import StartError
-from prefork.http.counts import ACCESS_LOST, ERROR_LOST
 from prefork.logger import log
 from prefork.observe import error_log
 from prefork.observe.access_log import AccessLog
 from prefork.observe.log_file import Owner
-from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Log
+from prefork.shared.counters import ACCESS_LOST, ERROR_LOST
+from prefork.shared.scoreboard import ACCESS_FAILURE, ERROR_FAILURE
 
 
 class Logs:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import NoReturn
 
-from prefork.http.counts import ACCESS_LOST, ERROR_LOST
-from prefork.kernel.loop import Loop
 from prefork.logger import log
 from prefork.observe.logs import Logs
-from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 from prefork.observe.sink import reason
+from prefork.runtime.loop import Loop
+from prefork.shared.counters import ACCESS_LOST, ERROR_LOST
+from prefork.shared.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 
 LOOK = 3.0  # seconds between two looks
 PAUSE = 60.0  # seconds between two times that it is told

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from prefork.http.counts import (
+from prefork.runtime.threads import DELEGATED, INLINE, QUEUED, TAKEOVERS
+from prefork.shared.counters import (
     ACCEPTED,
     ACCESS_LOST,
     CALLS,
@@ -19,14 +20,13 @@ from prefork.http.counts import (
     SENT,
     STATUS_CLASS,
 )
-from prefork.kernel.leader import DELEGATED, INLINE, QUEUED, TAKEOVERS
-from prefork.observe.scoreboard import Board, State
+from prefork.shared.scoreboard import Board, State
 
 
 def snapshot(scoreboard: Board) -> dict[str, object]:
     """JSON-able: whether the server is `ready` for clients, as a worker serves and it is not told to stop; how many
     serve; totals since the master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes, `busy` a
-    number of connections (http/activity.py).
+    number of connections (shared/activity.py).
     """
     now = time.time()
     rows, busy = scoreboard.workers(), scoreboard.busy()

@@ -11,7 +11,7 @@
     CHLD        reap, and replace who died                              -
 
 A signal's way is one straight line: wakeup descriptor -> signals.MASTER[number] -> master.obey(command). The master's
-own orders reach a worker without a signal, by the line between them and a thread of the worker's (witness.py), so that
-it obeys whatever its application does to signals. The master imports no application code; a worker that sees the
-master gone drains by itself.
+own orders reach a worker without a signal, by the line between them and a thread of the worker's
+(worker/diagnostics.py), so that it obeys whatever its application does to signals. The master imports no application
+code; a worker that sees the master gone drains by itself.
 """

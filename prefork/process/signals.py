@@ -12,8 +12,8 @@ from enum import Enum, auto
 from types import FrameType
 from typing import Any
 
-from prefork.kernel import forks
-from prefork.kernel.loop import Loop
+from prefork.runtime import forks
+from prefork.runtime.loop import Loop
 
 
 class Command(Enum):
@@ -32,10 +32,10 @@ class Command(Enum):
     NOTHING = auto()
 
 
-# The master has left an order: a worker hears of it by the line between them (witness.py), and notes it as if it were
-# this signal; as one it ends a child that boots. Nobody else has a use for it: applications take SIGTERM, SIGHUP and
-# SIGUSR2, Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets SIGTTIN
-# (signal(7)).
+# The master has left an order: a worker hears of it by the line between them (worker/diagnostics.py), and notes it as
+# if it were this signal; as one it ends a child that boots. Nobody else has a use for it: applications take SIGTERM,
+# SIGHUP and SIGUSR2, Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets
+# SIGTTIN (signal(7)).
 ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else signal.SIGUSR2
 
 MASTER: dict[int, Command] = {

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from time import perf_counter_ns
 
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import POLLERS
-from prefork.kernel.task import PAUSE, Readiness
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import POLLERS
+from prefork.runtime.task import PAUSE, Readiness
 
 Pair = tuple[socket.socket, socket.socket]
 Step = Callable[[Pair, Readiness, int], Awaitable[None]]

@@ -10,7 +10,7 @@ import timeit
 from collections.abc import Callable
 from itertools import count
 
-from prefork.http.head import HEAD_END, Heads
+from prefork.http.h1.parse import HEAD_END, Heads
 
 COUNT = 200  # heads a round: few enough to stay in the processor's cache, as what was just received does
 ROUNDS = 200

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from prefork.process import control
+from prefork.process.master import control
 from tests.conftest import describe, eventually
 
 ROOT = Path(__file__).parents[2]

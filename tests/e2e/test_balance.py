@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from prefork.process.turns import FULL
+from prefork.process.worker.accept_balance import FULL
 from tests.conftest import eventually
 from tests.e2e.apps import ALONE, status
 from tests.e2e.conftest import Serve

@@ -222,7 +222,7 @@ def test_a_reload_that_fails_while_several_workers_are_still_to_be_forked_leaves
 
 LYING = f"""
 import os
-import prefork.process.template
+import prefork.process.pool.template
 
 def tell_once(*arguments):
     if not os.path.exists("lie"):
@@ -232,7 +232,7 @@ def tell_once(*arguments):
     os.unlink("lie")
     return told
 
-bear, prefork.process.template._bear = prefork.process.template._bear, tell_once
+bear, prefork.process.pool.template._bear = prefork.process.pool.template._bear, tell_once
 {APP}
 """
 

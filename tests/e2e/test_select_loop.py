@@ -10,7 +10,7 @@ import socket
 import psutil
 import pytest
 
-from prefork.kernel.poller import POLLERS
+from prefork.runtime.poller import POLLERS
 from tests.e2e.apps import SITE, connect
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Server, read_all

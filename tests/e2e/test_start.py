@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prefork.process.identity import cores
+from prefork.process.machine import cores
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, PAIR, ROUTE, begin, connect, links, open_gate, pids
 from tests.e2e.conftest import Serve

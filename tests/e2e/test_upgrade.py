@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.process import control, file_lock
+from prefork.process import file_lock
+from prefork.process.master import control
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, NEW, PAIR, Clients, answer, begin, links, listeners, open_gate, pids, status
 from tests.e2e.conftest import Serve
@@ -87,7 +88,7 @@ def test_the_new_master_is_of_the_new_code_and_one_that_cannot_be_imported_chang
     modules = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     package = {f"prefork/{path.relative_to(PACKAGE)}": path.read_bytes() for path in modules}
     server = serve(CONFIG, {"app.py": APP, **package})  # python -m looks into the current directory first
-    module = server.directory / "prefork/kernel/loop.py"
+    module = server.directory / "prefork/runtime/loop.py"
     code = module.read_text()
     module.write_text("import a_module_that_is_gone\n")
     refused = ask(server, "upgrade")

@@ -25,10 +25,10 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # instead of this folder
 
-from prefork.http.connection import CLIENT_LEFT  # noqa: E402
+from prefork.http.h1.connection import CLIENT_LEFT  # noqa: E402
 from prefork.http.message import Request, Response  # noqa: E402
 from tests.http.conftest import Pieces, World  # noqa: E402
-from tests.http.oracle import LIMIT, answers  # noqa: E402
+from tests.http.h1.oracle import LIMIT, answers  # noqa: E402
 
 BATCH = 200  # runs that share a World: it looks for what they have left behind when it closes
 LONGEST = 16384  # bytes of a run: below what a socket takes without being read

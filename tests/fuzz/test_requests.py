@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.http.head import Heads
+from prefork.http.h1.parse import Heads
 from tests.fuzz.requests import main
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefork.handlers.files import Files
-from tests.handlers.file_trees import SECRET, descriptors, descriptors_at_rest, serve
+from prefork.handlers.files.static import Files
+from tests.handlers.files.file_trees import SECRET, descriptors, descriptors_at_rest, serve
 
 
 @pytest.fixture

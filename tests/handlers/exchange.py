@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 import pytest
 
 from prefork.errors import Disconnected, TimedOut
+from prefork.handlers.apps.wsgi.application import Wsgi
+from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.build import Host, Snapshot, build
-from prefork.handlers.wsgi import Wsgi
-from prefork.handlers.wsgi_input import Unbuffered
-from prefork.http.connection import Connection
-from prefork.http.counts import WIDTH
+from prefork.http.h1.connection import Connection
 from prefork.http.message import Client, Handler, Request, Response
-from prefork.http.server import Server
-from prefork.kernel.leader import Crew
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import make_poller
+from prefork.http.registry import Server
 from prefork.net.stream import Stream
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
+from prefork.runtime.threads import Crew
 from prefork.settings.schema import Http, Route, Workers
-from tests.handlers.file_trees import file_cache
-from tests.kernel.crews import started
+from prefork.shared.counters import WIDTH
+from tests.handlers.files.file_trees import file_cache
+from tests.runtime.crews import started
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
 PATIENCE = 10.0  # seconds that the client waits for the server

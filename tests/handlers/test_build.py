@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork.errors import TargetError
-from prefork.handlers.pages import Pages
+from prefork.handlers.error_pages import Pages
 from prefork.settings.schema import Compression, Files, Redirect, Respond, Route
 from tests.handlers.exchange import Answer, exchange, parse, request, routed
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from prefork.errors import BadRequest
 from prefork.handlers.router import VIEWS, Router, not_found, whole_server
-from prefork.http.body import Nothing
-from prefork.http.head import Heads
+from prefork.http.h1.body import Nothing
+from prefork.http.h1.parse import Heads
 from prefork.http.message import Client, Handler, Request, Response
 from tests.handlers.exchange import exchange, parse, request
 from tests.spellings import OPEN, PRIVATE

@@ -9,7 +9,7 @@ import pytest
 
 from prefork.handlers.status import status
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import Scoreboard
+from prefork.shared.scoreboard import Scoreboard
 from tests.handlers.exchange import exchange, parse, request
 
 FIGURES: Mapping[str, object] = {"workers": [{"pid": 1, "age": 0.5}], "name": "caf\xe9"}

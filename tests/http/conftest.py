@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec import structs
 
-from prefork.http.connection import Connection
-from prefork.http.counts import ACCEPTED, CONNECTIONS, WIDTH
-from prefork.http.head import Heads
+from prefork.http.h1.connection import Connection
+from prefork.http.h1.parse import Heads
 from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
-from prefork.http.server import Server
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import make_poller
-from prefork.kernel.task import Task
+from prefork.http.registry import Server
 from prefork.net.stream import Stream
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
+from prefork.runtime.task import Task
 from prefork.settings.schema import Http
-from tests.http.oracle import Answer, answers
+from prefork.shared.counters import ACCEPTED, CONNECTIONS, WIDTH
+from tests.http.h1.oracle import Answer, answers
 
 PATIENCE = 10.0  # seconds until a test gives up
 TICK = 0.005  # seconds: the longest turn
@@ -269,7 +269,7 @@ def chunked(*pieces: bytes | BaseException) -> tuple[Handler, Pieces]:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
     """`world(handler, header_timeout=...)`: a World with these limits; deadlines are looked at every 5 ms."""
-    monkeypatch.setattr("prefork.kernel.loop.SWEEP", TICK)
+    monkeypatch.setattr("prefork.runtime.loop.SWEEP", TICK)
     worlds: list[World] = []
 
     def new(handler: Handler = ignore, **limits: Any) -> World:

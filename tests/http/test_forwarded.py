@@ -9,7 +9,7 @@ import pytest
 
 from prefork.errors import BadRequest
 from prefork.http.forwarded import Forwarding
-from prefork.http.head import Heads, parse_block
+from prefork.http.h1.parse import Heads, parse_block
 from prefork.http.message import Client, Headers
 from prefork.http.proxy_fields import ProxyFields
 from prefork.settings.kinds import X_FORWARDED

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import make_poller
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
 
 PATIENCE = 10.0  # seconds until a test gives up
 TICK = 0.005  # seconds: SWEEP in tests
@@ -24,7 +24,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    monkeypatch.setattr("prefork.kernel.loop.SWEEP", TICK)
+    monkeypatch.setattr("prefork.runtime.loop.SWEEP", TICK)
     loop = Loop(make_poller())
     yield loop
     loop.close()

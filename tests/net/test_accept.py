@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import POLLERS, make_poller
-from prefork.kernel.task import PARKED, PAUSE, Task
 from prefork.net.accept import FOR_EACH, MOST, accept, accept_rest
 from prefork.net.listen import bind
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import POLLERS, make_poller
+from prefork.runtime.task import PARKED, PAUSE, Task
 from prefork.settings.address import Address
 from tests.conftest import eventually
 from tests.net.conftest import PATIENCE, Run, forked
@@ -87,7 +87,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("kernel.loop", "net.accept"):
+    for module in ("runtime.loop", "net.accept"):
         monkeypatch.setattr(f"prefork.{module}.monotonic", clock)
     return clock
 

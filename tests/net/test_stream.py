@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from prefork.errors import Disconnected, TimedOut
-from prefork.kernel.loop import Loop
-from prefork.kernel.task import PAUSE
 from prefork.net.stream import READ_SIZE, SLICE, Stream
+from prefork.runtime.loop import Loop
+from prefork.runtime.task import PAUSE
 from tests.net.conftest import PATIENCE, Pair, Run, tcp_pair
 
 LONG = bytes(range(256)) * 20_000  # more than the kernel's buffers hold

@@ -15,7 +15,7 @@ from prefork.observe import error_log
 from prefork.observe.logs import Logs
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Log
-from tests.handlers.file_trees import descriptors, descriptors_at_rest
+from tests.handlers.files.file_trees import descriptors, descriptors_at_rest
 
 CLIENT = Client("192.0.2.7", 50000, "http", "localhost", "8000")
 REQUEST = Request(RequestLine("GET", "/first", "/first", "", "", 1), Headers(()), cast(RequestBody, None), CLIENT)

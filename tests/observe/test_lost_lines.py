@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from prefork.http.counts import ACCESS_LOST, ERROR_LOST
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import make_poller
 from prefork.logger import log
 from prefork.observe.error_log import configure
 from prefork.observe.logs import Logs
 from prefork.observe.lost_lines import LostLines
-from prefork.observe.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 from prefork.observe.sink import Sink
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Log
+from prefork.shared.counters import ACCESS_LOST, ERROR_LOST
+from prefork.shared.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 from tests.observe.test_sink import standard_error
 
 NO_SPACE = "No space left on device"

@@ -6,9 +6,9 @@ import time
 import msgspec
 import pytest
 
-from prefork.http.counts import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
 from prefork.observe.metrics import snapshot
-from prefork.observe.scoreboard import STATE, Order, Scoreboard, State
+from prefork.shared.counters import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS, REQUESTS, SENT, STATUS_CLASS
+from prefork.shared.scoreboard import STATE, Order, Scoreboard, State
 
 
 def make_board() -> Scoreboard:

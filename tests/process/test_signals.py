@@ -14,8 +14,8 @@ from tests.e2e.harness import ROOT
 # In the background of a terminal that stops such writers: the handlers of a master, then a line.
 PROGRAM = """
 import os
-from prefork.kernel.loop import Loop
-from prefork.kernel.poller import make_poller
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
 from prefork.process.signals import MASTER, Signals
 os.setpgrp()
 Signals(Loop(make_poller()), MASTER)

@@ -1,0 +1,1 @@
+"""Python applications: found by name, called by their interface, their responses buffered."""

@@ -1,0 +1,266 @@
+"""ASGI applications (ASGI 3, https://asgi.readthedocs.io): HTTP requests, and the applications' lifespans.
+
+What repeats is prepared once, as in wsgi/application.py: the parts of the scope that come from a header block, a
+request line and a client live as long as those do; a request copies them. An application is an asyncio task
+(asyncio_bridge.py) from its first step on, which is taken at once: where it does not have to wait, its response is
+there when `start` returns.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from prefork.errors import TimedOut
+from prefork.handlers.apps.asgi.http import Exchange
+from prefork.handlers.apps.asgi.lifespan import Lifespan, take_back
+from prefork.handlers.apps.asgi.phases import COMPLETE
+from prefork.http.members import members
+from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
+from prefork.http.websocket.memory import Memory
+from prefork.logger import log
+from prefork.runtime import forks
+from prefork.runtime.asyncio_bridge import Guest
+from prefork.runtime.loop import Loop
+from prefork.runtime.sync import Bell
+from prefork.runtime.task import PAUSE
+from prefork.settings.schema import Websocket
+from prefork.settings.wording import to_install
+
+Message = dict[str, Any]
+Scope = dict[str, Any]
+Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+# Once the client is gone, receive gives http.disconnect and send raises OSError, whichever is announced. Starlette and
+# FastAPI, the only ones who look, stream in one of two ways (StreamingResponse). By 2.3, as with uvicorn, they receive
+# beside the generator until they get http.disconnect, then cancel it and go on to the background task; but what they
+# receive of a body is taken away from a generator that reads it. By 2.4 they rely on send alone, so a generator that
+# has nothing to send would never hear of its client's end. So it is 2.3, but 2.4 for as long as there is some of the
+# request's body that the application has not received; see Exchange for what comes of that.
+VERSIONS = {"version": "3.0", "spec_version": "2.3"}
+WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
+CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
+TAKING_BACK = 5.0  # seconds for applications to shut down where another one cannot start
+ENDING = (0.5, 0.25)  # seconds that requests have to end, once they are, and once more
+WEBSOCKET = Websocket()  # the defaults
+
+
+class Asgi:
+    """The ASGI side of one worker: its asyncio loop, and the applications in it, each with one lifespan.
+
+    `under_way` holds the exchanges whose application has had to wait and is not done, its response sent or not.
+    """
+
+    def __init__(self, loop: Loop, websocket: Websocket = WEBSOCKET, send_timeout: float = 30.0) -> None:
+        self.websocket = websocket
+        self.send_timeout = send_timeout
+        self.memory = Memory(websocket)
+        self.guest = Guest(loop)
+        self.loop = loop
+        self.under_way: set[Any] = set()  # Exchanges and Sessions
+        self._lifespans: dict[Any, Lifespan] = {}  # by the application
+        self._last = Bell(loop)  # rung when none is under way
+
+    def handler(self, application: Application, mount: str, lifespan: bool = True) -> Handler:
+        """The Handler for requests to `application` below `mount` ("" or "/prefix"). Without a lifespan those requests
+        get no state of it; the application has none at all where no other route asks for it.
+        """
+        if not lifespan:
+            return Mounted(self, application, mount, {}).handle
+        known = self._lifespans.get(id(application))
+        if known is None:
+            known = self._lifespans[id(application)] = Lifespan(application)
+        return Mounted(self, application, mount, known.state).handle
+
+    def start_up(self) -> None:
+        """Start every application's lifespan, in the order of the routes. Raises what an application fails with, once
+        those have shut down that had started, or have had TAKING_BACK for that.
+        """
+        self.guest.keep_policy()
+        lifespans = [*self._lifespans.values()]
+        try:
+            for lifespan in lifespans:
+                self.guest.run_until_complete(lifespan.start_up())
+        except Exception:
+            self.guest.run_until_complete(take_back(lifespans, TAKING_BACK))
+            raise
+
+    def run(self) -> None:
+        """What Loop.run is to a worker without asyncio."""
+        self.guest.run()
+
+    def running(self) -> Request | None:
+        """Whose application runs at this moment, if one does that has waited before. From any thread."""
+        for exchange in tuple(self.under_way):
+            task = exchange.task
+            if task is not None and inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_RUNNING:
+                request: Request = exchange.request
+                return request
+        return None
+
+    def stacks(self) -> str:
+        """Where each asyncio task of an application waits. From any thread."""
+        return self.guest.stacks()
+
+    def ended(self, exchange: Any) -> None:
+        self.under_way.discard(exchange)
+        if not self.under_way:
+            self._last.ring()
+
+    def close_in_child(self) -> None:
+        self.guest.close_in_child()
+
+    async def finished(self) -> None:
+        """Wait, in a task of our loop, until no application call is under way."""
+        await self._last.until(lambda: not self.under_way)
+
+    def requests(self) -> list[Request]:
+        """Those whose application is not done, its response sent or not."""
+        return [exchange.request for exchange in self.under_way]
+
+    async def end(self) -> None:
+        """End what is under way, in a task of our loop: cancel it, after a WebSocket has been closed. What does not end
+        by that in some tenths of a second goes on.
+        """
+        for seconds in ENDING:
+            for exchange in tuple(self.under_way):
+                exchange.end()
+            with suppress(TimedOut), self.loop.within(seconds):
+                await self.finished()
+        await PAUSE  # their connections say so
+
+    async def shut_down(self, timeout: float) -> None:
+        """Shut every lifespan down, all of them at once, as one that hangs must not cost the others their time; wait
+        for that, in a task of our loop, `timeout` seconds.
+        """
+        lifespans = [*reversed(self._lifespans.values())]
+        try:
+            with self.loop.within(timeout):
+                await self.guest.join([self.guest.asyncio.create_task(lifespan.shut_down()) for lifespan in lifespans])
+        except TimedOut:
+            said = (
+                "an application's lifespan has not shut down within %g s (workers.shutdown_timeout), and is cancelled"
+            )
+            for _ in filter(Lifespan.give_up, lifespans):
+                log.warning(said, timeout)
+
+    def close(self) -> None:
+        """End asyncio, and with it whatever an application has left running there."""
+        for lifespan in self._lifespans.values():
+            lifespan.give_up()
+        self.guest.close(CLOSING)
+
+
+class Mounted:
+    """An application below one mount; `handle` is the Handler."""
+
+    def __init__(self, asgi: Asgi, application: Application, mount: str, state: dict[str, Any]) -> None:
+        self._asgi = asgi
+        self._start = asgi.guest.start
+        self._application = application
+        self._mount = mount
+        self._root = _text(mount)
+        self._state = state
+
+    async def handle(self, request: Request) -> Response:
+        """Raises whatever the application raises before its response begins, and what the request body does."""
+        if "upgrade" in request.headers.fields and wants_websocket(request):
+            return await self._converse(request)
+        exchange = Exchange(self._asgi, request)
+        scope = self.scope(request)
+        exchange.versions = scope["asgi"]
+        task = self._start(exchange.live(self._application, scope))
+        if exchange.over and exchange.stage is COMPLETE:
+            return exchange.response  # type: ignore[return-value]
+        if forks.forked:  # it awaits something
+            forks.leave()
+        exchange.task = task
+        return await exchange.begun()
+
+    async def _converse(self, request: Request) -> Response:
+        """The answer to a WebSocket's opening handshake. Raises as `handle` does."""
+        try:
+            from prefork.handlers.apps.asgi.websocket import Session
+            from prefork.http.websocket.handshake import refusal
+        except ModuleNotFoundError as error:
+            if error.name != "websockets":
+                raise
+            log.error("a WebSocket was asked for, and `websockets` is not installed: %s", to_install("websockets"))
+            return plain(501)
+        refused = refusal(request)
+        if refused is not None:
+            return refused
+        session = Session(self._asgi, request, self._asgi.websocket, self._asgi.send_timeout, self._asgi.memory)
+        session.task = self._start(session.live(self._application, session.scope(self.scope(request))))
+        if forks.forked:
+            forks.leave()
+        return await session.begun()
+
+    def scope(self, request: Request) -> Scope:
+        """The scope of type "http"; all of it that an application may change is its own."""
+        line, headers, client = request.line, request.headers, request.client
+        from_line = line.views.get(self)
+        if from_line is None:
+            from_line = line.views[self] = self._line(line)
+        fields = headers.views.get(Asgi)
+        if fields is None:
+            fields = headers.views[Asgi] = _fields(headers)
+        if client.views is None:
+            client.views = {Asgi: _client(client)}
+        scope: Scope = from_line.copy()
+        scope["scheme"], scope["client"], scope["server"] = client.views[Asgi]
+        scope["headers"] = _authoritative(fields, line) if line.authority else fields.copy()
+        if headers.has_body:
+            scope["asgi"] = WITH_BODY.copy()
+        scope["state"] = self._state.copy()
+        scope["extensions"] = {"http.response.pathsend": {}}
+        return scope
+
+    def _line(self, line: RequestLine) -> Scope:
+        # slashes as they came, but behind root_path: frameworks cut that off letter by letter
+        path = line.path if line.decoded is line.path else self._mount + line.below(self._mount)
+        return {
+            "type": "http",
+            "asgi": VERSIONS,
+            "http_version": "1.1" if line.minor else "1.0",
+            "method": line.method,
+            "path": _text(path),
+            "raw_path": line.origin.partition("?")[0].encode("latin-1"),
+            "query_string": line.query.encode("latin-1"),
+            "root_path": self._root,
+        }
+
+
+def wants_websocket(request: Request) -> bool:
+    """Whether a request asks to go on as a WebSocket (RFC 9110 §7.8); where it does not, its Upgrade may be ignored."""
+    if not request.line.minor:
+        return False  # in HTTP/1.0 an Upgrade is to be ignored
+    headers = request.headers
+    return "websocket" in members(headers.get("upgrade")) and "upgrade" in members(headers.get("connection"))
+
+
+def _text(path: str) -> str:
+    """A path of one character a byte, as what its bytes mean in UTF-8."""
+    return path.encode("latin-1").decode("utf-8", "replace")
+
+
+def _fields(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The request fields, save those that could pose as another: see wsgi/application.py."""
+    return [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in headers.pairs
+        if "_" not in name and name != "proxy"
+    ]
+
+
+def _authoritative(fields: list[tuple[bytes, bytes]], line: RequestLine) -> list[tuple[bytes, bytes]]:
+    """The fields with the target's authority as Host (RFC 9112 §3.2.2)."""
+    return [(b"host", line.authority.encode("latin-1")), *(field for field in fields if field[0] != b"host")]
+
+
+def _client(client: Client) -> tuple[str, tuple[str, int] | None, tuple[str, int | None]]:
+    """The scope's scheme, client and server: on a unix socket there is no client, and its path is the server's name."""
+    address = (client.address, int(client.port)) if client.address else None
+    return client.scheme, address, (client.server_name, int(client.server_port) if client.server_port else None)

@@ -1,0 +1,397 @@
+"""One HTTP exchange of an ASGI application: its `receive` and `send`, and the response that they amount to.
+
+Owns the meeting of two coroutines on one thread: the application's, which is asyncio's, and the connection's, which is
+our loop's. Each wakes the other when it has left something; where neither has to wait, nobody is woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError, ServerLeaving, TimedOut
+from prefork.handlers.apps.asgi.messages import FIELDS, News, ended_by, is_hangup, to_bytes, to_fields, to_segment
+from prefork.handlers.apps.asgi.phases import (
+    COMPLETE,
+    EXPECTED,
+    GONE,
+    OPEN,
+    STARTED,
+    STREAMING,
+    UNDER_WAY,
+    UNSEEN,
+    WAITING,
+    Stage,
+)
+from prefork.http.message import Fields, FileSegment, Request, Response
+from prefork.logger import log
+from prefork.runtime import forks
+from prefork.runtime.loop import Loop
+from prefork.runtime.task import PARKED, Task
+
+Message = dict[str, Any]
+
+HIGH_WATER = 64 * 1024  # bytes on their way to the client beyond which `send` waits
+PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304, or gone)
+
+
+class Host(Protocol):
+    """Where an exchange, or a WebSocket's session, counts while its application has not ended."""
+
+    loop: Loop
+    under_way: set[Any]
+
+    def ended(self, exchange: Any) -> None: ...
+
+
+class Exchange:
+    """One request and its response; `response` is set once it is known, and `over` once the application has ended.
+
+    It is the response's Chunks, too, where the body comes in pieces.
+
+    An application whose client leaves is told by http.disconnect and by a `send` that raises, and goes on as it likes,
+    whatever the request was. One case is left in which it may hear of neither, for ever: it streams, relies on `send`,
+    as it was told of spec_version 2.4 (asgi/application.py), and has nothing to send. That one is cancelled after
+    PATIENCE.
+    """
+
+    # defaults of the class instead of an __init__ for all: most exchanges set but a few of these
+    stage = WAITING
+    status = 0
+    fields: Fields = ()
+    response: Response | None = None
+    over = False
+    versions: dict[str, str]  # the scope's "asgi", this exchange's own where there is a request body
+    _ended = False  # by the server, which has said so
+    _relies_on_send = False  # the response began while 2.4 was announced
+    _told = False  # the application has heard that its client is gone
+    _last_resort: asyncio.TimerHandle | None = None
+    error: BaseException | None = None  # what the connection's task is to raise
+    task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
+    received = False  # the whole body has been
+    _task: Task | None = None  # the connection's, once it waits for us
+    _reader: Task | None = None  # reads the request's body, then watches for the client's end
+    _wanted = False  # by the application: a piece of the body, or the client's end
+    _piece = b""  # of the request's body: arrived, and not received
+    _pieces: list[bytes]  # of the response's body: sent, and not taken by the connection
+    _unsent = 0  # bytes of them, and of those that the connection has taken but not its client
+    _taken = 0
+    _iterated = False
+    _until = 0.0  # the loop's time at which PATIENCE is over
+    _changed: News | None = None
+
+    def __init__(self, host: Host, request: Request) -> None:
+        self.host = host
+        self.request = request
+
+    async def live(self, application: Callable[..., Awaitable[None]], scope: dict[str, Any]) -> None:
+        """The asyncio task of the application, from its beginning to its end."""
+        try:
+            await application(scope, self.receive, self.send)
+            if forks.forked:
+                forks.leave()
+            if self.stage is not COMPLETE:
+                self._fell_short()
+        except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
+            self._failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self.over = True
+            if self._last_resort is not None:
+                self._last_resort.cancel()
+            if self._task is not None:
+                self.host.ended(self)
+
+    def end(self) -> None:
+        """Cancel the application, for which the server does not wait any longer. Its client gets a 503, or what there
+        is of the response.
+        """
+        self._ended = True
+        if self.task is not None:
+            self.task.cancel()
+
+    # ---- the connection's side: a task of our loop
+
+    async def begun(self) -> Response:
+        """Wait until there is a response. Raises what the application raises, ProtocolError, Disconnected."""
+        self._task = self.host.loop.current
+        if not self.over:
+            self.host.under_way.add(self)
+        try:
+            while self.response is None or self.error is not None:
+                if self.error is not None:
+                    raise self.error
+                if self.stage is STARTED:
+                    self._begin_stream()  # the application waits: its client is to know that it has begun
+                else:
+                    await PARKED
+        except BaseException:
+            self._enter(GONE)
+            self._stop_reading()
+            raise
+        if self.response.body is not self:
+            self._stop_reading()
+        else:
+            self._read_on()  # for the client's end: there may be nothing to send for hours
+        return self.response
+
+    @property
+    def prompt(self) -> bool:
+        """The head leaves at once where nothing waits that could go with it; an empty piece is no more than a wish."""
+        return not self._unsent
+
+    def __aiter__(self) -> Exchange:
+        self._iterated = True
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._unsent -= self._taken  # the client's socket has that piece
+        self._taken = 0
+        self._tell()
+        while not self._pieces:
+            if self.error is not None:
+                raise self.error
+            if self.stage is COMPLETE:
+                raise StopAsyncIteration
+            await PARKED
+        piece = b"".join(self._pieces)
+        self._pieces.clear()
+        self._taken = len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        """Take nothing more of the response, sent or not: the connection goes on, or ends."""
+        self._stop_reading()
+        self._pieces.clear()
+        if self.stage is STREAMING:
+            if self._iterated:
+                self._leave()
+            else:  # a silent head's body is never begun with
+                self._until = self.host.loop.now + PATIENCE
+                self._enter(UNSEEN)
+
+    # ---- the application's side: asyncio
+
+    async def receive(self) -> Message:
+        """ASGI's receive: the request's body piece by piece, then http.disconnect when there is cause for it."""
+        if not self.received and self.stage in OPEN:
+            if not self.request.headers.has_body:
+                self.received = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return await self._receive_piece()
+        while self.stage in OPEN:
+            self._want()
+            await self._news()
+        self._told = True
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
+        ClientGone, an OSError, once nobody is there to get it.
+        """
+        kind = message["type"]
+        stage = self.stage
+        if kind == "http.response.start" and stage is WAITING:
+            headers = tuple(message.get("headers", ()))
+            try:
+                self.fields = FIELDS.get(headers) or to_fields(headers)
+            except TypeError:  # lists for pairs
+                self.fields = to_fields(headers)
+            self.status = status = message["status"]
+            if not isinstance(status, int):
+                raise RuntimeError(f"the status of a response is {status!r}, not an int")
+            self._relies_on_send = self.request.headers.has_body and not self.received
+            self._enter(STARTED)
+        elif kind == "http.response.body" and stage is STARTED and not message.get("more_body"):
+            body = message.get("body", b"")
+            body = body if type(body) is bytes else to_bytes(body)
+            self.response = Response(self.status, self.fields, body)
+            self._enter(COMPLETE)
+        elif kind == "http.response.body" and stage in UNDER_WAY:
+            await self._stream(to_bytes(message.get("body", b"")), bool(message.get("more_body")))
+        elif kind == "http.response.pathsend" and stage is STARTED:
+            self.response = Response(self.status, self.fields, to_segment(message.get("path")))
+            self._enter(COMPLETE)
+        elif kind == "http.response.pathsend" and stage in UNDER_WAY:
+            await self._stream_file(to_segment(message.get("path")))
+        elif stage is GONE:
+            self._told = True
+            raise ClientGone("the client is gone")
+        else:
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {EXPECTED[stage]}")
+
+    async def _stream(self, body: bytes, more: bool) -> None:
+        if self.stage is UNSEEN:
+            await asyncio.sleep(0)  # nothing else slows it down
+            if not more:
+                self._enter(COMPLETE)
+            elif self.host.loop.now > self._until:
+                raise ClientGone("nobody is to see this body, and it does not end")
+            return
+        if self.stage is STARTED:
+            self._begin_stream()
+        self._pieces.append(body)
+        self._unsent += len(body)
+        if not more and not self._iterated:
+            assert self.response is not None
+            self.response.body = b"".join(self._pieces)  # it has come to its end before anybody took a piece
+        self._enter(STREAMING if more else COMPLETE)
+        while self._unsent > HIGH_WATER and self.stage is STREAMING:
+            await self._news()
+        if self.stage is GONE:
+            self._told = True
+            raise ClientGone("the client is gone")
+
+    def _begin_stream(self) -> None:
+        self._pieces = []
+        self.response = Response(self.status, self.fields, self)
+        self.stage = STREAMING
+
+    async def _stream_file(self, segment: FileSegment) -> None:
+        """A file behind a head that is out already."""
+        try:
+            while data := os.read(segment.file, HIGH_WATER):
+                await self._stream(data, more=True)
+        finally:
+            segment.close()
+        await self._stream(b"", more=False)
+
+    async def _receive_piece(self) -> Message:
+        body = self.request.body
+        piece, self._piece = self._piece, b""
+        if not piece:
+            try:
+                piece = body.arrived()
+            except ProtocolError as error:
+                self._lost(error)
+                return await self.receive()
+        while not piece and not body.ended:
+            self._want()
+            await self._news()
+            if self.stage not in OPEN:
+                return await self.receive()
+            piece, self._piece = self._piece, b""
+        if self.received:  # another task has received the end meanwhile
+            return await self.receive()
+        self.received = body.ended
+        self._wanted = False
+        if self.received:
+            self.versions["spec_version"] = "2.3"
+        if body.ended and self.stage is STREAMING:
+            self._read_on()
+        return {"type": "http.request", "body": piece, "more_body": not self.received}
+
+    # ---- between the two
+
+    def _enter(self, stage: Stage) -> None:
+        """Go on to `stage`, and have everybody look."""
+        self.stage = stage
+        if self._task is not None:
+            self._task.wake()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    async def _news(self) -> None:
+        """Wait, in the application, until the connection's side has done something."""
+        if self._changed is None:
+            self._changed = News()
+        await self._changed.next()
+
+    def _want(self) -> None:
+        self._wanted = True
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._reader is None:
+            self._reader = self.host.loop.spawn(self._read(), "reading a request body")
+        self._reader.wake()
+
+    async def _read(self) -> None:
+        """A task of our loop: as the application wants it, the request's body piece by piece; behind that, the client's
+        end, for whoever receives, and for whoever streams.
+        """
+        body = self.request.body
+        try:
+            while not body.ended:
+                if self._wanted:
+                    self._wanted = False
+                    piece = await body.piece()
+                    self._piece += piece  # by now, some of it may have been received
+                    self._tell()
+                elif self.stage is STREAMING:
+                    await self._look_for_end()
+                else:
+                    await PARKED
+            while self.stage is not STREAMING and not (self._wanted and self.received):
+                await PARKED
+            await body.hangup()
+            raise Disconnected("the client has hung up")
+        except (ProtocolError, Disconnected) as error:
+            self._reader = None
+            self._lost(error)
+
+    async def _look_for_end(self) -> None:
+        """Wait until the application wants more of the body. Raises Disconnected where its client leaves meanwhile,
+        which is not known soon: to look at the end of a stream, one has to read it.
+        """
+        try:
+            with self.host.loop.within(PATIENCE):
+                await PARKED
+        except TimedOut:
+            if self.request.body.client_left:
+                raise Disconnected("the client has hung up") from None
+
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _lost(self, error: ProtocolError | Disconnected) -> None:
+        """The client is gone, or says what it may not: the application hears that it is gone, the connection why."""
+        if self.stage is STREAMING:
+            self.error = Disconnected(str(error))
+            self._leave()
+        elif self.stage is not COMPLETE:  # else whoever sends the rest will see
+            self.error = error
+            self._enter(GONE)
+
+    def _leave(self) -> None:
+        """The client of a stream is gone."""
+        self._enter(GONE)
+        if self._relies_on_send and self.task is not None:
+            self._last_resort = self.task.get_loop().call_later(PATIENCE, self._cancel_deaf)
+
+    def _cancel_deaf(self) -> None:
+        if self.task is not None and not self._told:
+            self.task.cancel()
+
+    def _fell_short(self) -> None:
+        if self.stage is not GONE and self.stage is not UNSEEN:
+            raise ApplicationError(f"the application has returned, while {EXPECTED[self.stage]}")
+
+    def _failed(self, error: BaseException) -> None:
+        """Hand what the application raised to the connection, which logs it; where that has gone on, log it here."""
+        asked = f"{self.request.method} {self.request.target}"
+        if self._ended and self.stage in OPEN:
+            self.error = (
+                Disconnected("the server leaves") if self.stage is STREAMING else ServerLeaving("the server leaves")
+            )
+            self._enter(GONE)
+        elif self.stage is GONE or self._ended:
+            if not is_hangup(error):
+                log.warning("%s failed once its client had gone: %r", asked, error)
+        elif self.stage is COMPLETE or self.stage is UNSEEN:
+            # who answers 500 and raises then, as Starlette does, leaves it to the server to log that
+            after = "" if self.status >= 500 else f" after its response of status {self.status}"
+            log.error("%s failed%s: %r", asked, after, error, exc_info=error)
+        else:
+            self.error = ended_by(error)
+            self._enter(GONE)

@@ -1,0 +1,236 @@
+"""WebSockets of an ASGI application: its `receive` and `send`, and the conversation that they amount to.
+
+Owns the meeting of the application's coroutine, which is asyncio's, with the connection's, which is our loop's, as
+asgi/http.py does for requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import Any
+
+from websockets.frames import Close
+
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ServerLeaving
+from prefork.handlers.apps.asgi.http import Host
+from prefork.handlers.apps.asgi.messages import News, ended_by, is_hangup, to_bytes, to_fields
+from prefork.http.message import Fields, Request, Response, plain
+from prefork.http.websocket.handshake import Handshake
+from prefork.http.websocket.memory import Memory
+from prefork.http.websocket.protocol import ABNORMAL, RESTART, WebSocket
+from prefork.logger import log
+from prefork.runtime import forks
+from prefork.runtime.task import PARKED, Task
+from prefork.settings.schema import Websocket
+
+Message = dict[str, Any]
+VERSIONS = {"version": "3.0", "spec_version": "2.4"}  # 2.4: send raises OSError once the client is gone
+DENIAL = 64 * 1024 * 1024  # bytes of a response in place of a conversation, which is sent when it is whole
+
+
+class Stage(Enum):
+    """How far the application is."""
+
+    CONNECTING = auto()  # is to accept or refuse
+    DENYING = auto()  # has begun a response of its own
+    OPEN = auto()
+    CLOSED = auto()  # by the application, or refused
+    GONE = auto()  # by the client, or the server
+
+
+class Session:
+    """One handshake and, once the application accepts, its conversation."""
+
+    def __init__(self, host: Host, request: Request, settings: Websocket, send_timeout: float, memory: Memory) -> None:
+        """Raises BadRequest where the handshake is malformed."""
+        self.host = host
+        self.request = request
+        self.stage = Stage.CONNECTING
+        self.handshake = Handshake(request, settings.compression)
+        self._socket = WebSocket(host.loop, settings, send_timeout, self.handshake.extensions, memory)
+        self._socket.changed = self._look
+        self._response: Response | None = None
+        self._error: BaseException | None = None  # what the connection's task is to raise
+        self._over = False
+        self._ended = False  # by the server, which has said so
+        self._greeted = False  # it has received websocket.connect, which some answer without having
+        self._status = 0  # of a response of the application's own
+        self._fields: Fields = ()
+        self._body = bytearray()
+        self._task: Task | None = None  # the connection's
+        self.task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
+        self._changed = News()
+
+    def scope(self, http: Message) -> Message:
+        """The scope of type "websocket", made of that of its handshake."""
+        del http["method"]
+        scheme = "wss" if http["scheme"] == "https" else "ws"
+        extensions: Message = {"websocket.http.response": {}}
+        subprotocols = self.handshake.subprotocols
+        http |= {"type": "websocket", "asgi": VERSIONS, "scheme": scheme}
+        return {**http, "subprotocols": subprotocols, "extensions": extensions}
+
+    async def live(self, application: Callable[..., Awaitable[None]], scope: Message) -> None:
+        """The asyncio task of the application, from its beginning to its end."""
+        self.host.under_way.add(self)
+        try:
+            await application(scope, self.receive, self.send)
+            if forks.forked:
+                forks.leave()
+            if self._response is None and self.stage is not Stage.GONE:
+                raise ApplicationError("the application has returned, and neither accepted nor refused a WebSocket")
+            self._socket.close()
+        except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
+            self._failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self._over = True
+            self._socket.forget()
+            self._wake()
+            self.host.ended(self)
+
+    def end(self) -> None:
+        """Close the conversation, as the server does not wait any longer; at the second time, or where there is none
+        yet, cancel the application.
+        """
+        if self.stage is Stage.OPEN and not self._ended:
+            self._socket.close(1012, RESTART)
+        elif self.task is not None:
+            self.task.cancel()
+        self._ended = True
+
+    # ---- the connection's side: a task of our loop
+
+    async def begun(self) -> Response:
+        """Wait until there is an answer to the handshake. Raises what the application raises, Disconnected."""
+        self._task = self.host.loop.current
+        watching = None
+        if self._response is None and self._error is None:
+            watching = self.host.loop.spawn(self._watch(), "watching for a client's end")
+        try:
+            while self._response is None:
+                if self._error is not None:
+                    raise self._error
+                await PARKED
+            return self._response
+        except BaseException:
+            self._lose()
+            raise
+        finally:
+            self._task = None
+            if watching is not None:
+                watching.cancel()
+
+    async def _watch(self) -> None:
+        await self.request.body.hangup()
+        self._error = Disconnected("the client has hung up before its WebSocket was accepted")
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._task is not None:
+            self._task.wake()
+
+    def _lose(self) -> None:
+        self.stage = Stage.GONE
+        self._socket.closed = self._socket.closed or ABNORMAL
+        self._changed.set()
+
+    def _look(self) -> None:
+        """The conversation has changed."""
+        if self._socket.closed is not None and self.stage is Stage.OPEN:
+            self.stage = Stage.GONE
+        self._changed.set()
+
+    # ---- the application's side: asyncio
+
+    async def receive(self) -> Message:
+        """ASGI's receive: the handshake, then messages, then websocket.disconnect for ever."""
+        if not self._greeted:
+            self._greeted = True
+            return {"type": "websocket.connect"}
+        while True:
+            message = self._socket.take()
+            if message is not None:
+                text, data = (message, None) if isinstance(message, str) else (None, message)
+                return {"type": "websocket.receive", "text": text, "bytes": data}
+            closed = self._socket.closed
+            if closed is not None:
+                return {"type": "websocket.disconnect", "code": int(closed.code), "reason": closed.reason}
+            await self._changed.next()
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
+        ClientGone, an OSError, once nobody is there to get it.
+        """
+        kind, stage = message["type"], self.stage
+        if kind == "websocket.send" and stage is Stage.OPEN:
+            self._socket.put(_content(message))
+            while self._socket.congested:
+                await self._changed.next()
+        elif stage is Stage.GONE:
+            raise ClientGone("the client is gone")
+        elif kind == "websocket.close" and stage is Stage.OPEN:
+            self.stage = Stage.CLOSED
+            code = message.get("code")
+            self._socket.close(1000 if code is None else code, message.get("reason") or "")
+        elif kind == "websocket.accept" and stage is Stage.CONNECTING:
+            fields = to_fields(tuple(message.get("headers") or ()))
+            self._answer(self.handshake.response(self._socket, message.get("subprotocol") or "", fields), Stage.OPEN)
+        elif kind == "websocket.close" and stage is Stage.CONNECTING:
+            self._refuse(plain(403))
+        elif kind == "websocket.http.response.start" and stage is Stage.CONNECTING:
+            self._status, self._fields = message["status"], to_fields(tuple(message.get("headers") or ()))
+            self.stage = Stage.DENYING
+        elif kind == "websocket.http.response.body" and stage is Stage.DENYING:
+            self._body += to_bytes(message.get("body", b""))
+            if len(self._body) > DENIAL:
+                raise RuntimeError(f"a response beyond {DENIAL} bytes in place of a WebSocket")
+            if not message.get("more_body"):
+                self._refuse(Response(self._status, self._fields, bytes(self._body)))
+        else:
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, the WebSocket being {stage.name}")
+
+    def _answer(self, response: Response, stage: Stage) -> None:
+        self._response = response
+        self.stage = stage
+        self._wake()
+
+    def _refuse(self, response: Response) -> None:
+        self._socket.closed = Close(1006, "")
+        self._answer(response, Stage.CLOSED)
+
+    def _failed(self, error: BaseException) -> None:
+        """End the conversation with what the application raised, or the handshake with a 500."""
+        asked = f"{self.request.method} {self.request.target}"
+        if self._response is None and self.stage is not Stage.GONE:
+            self._error = (
+                ServerLeaving("the server leaves") if self._ended else ended_by(error)
+            )  # which the connection logs
+        elif (self.stage is Stage.GONE or self._ended) and (is_hangup(error) or self._is_farewell(error)):
+            pass
+        else:
+            log.error("%s failed: %r", asked, error, exc_info=error)
+        if self._response is not None:
+            self._socket.close(1011, "")
+
+    def _is_farewell(self, error: BaseException) -> bool:
+        """Whether it says no more than the websocket.disconnect that the application has received, as Starlette's
+        WebSocketDisconnect does.
+        """
+        closed = self._socket.closed
+        return closed is not None and getattr(error, "code", None) == closed.code
+
+
+def _content(message: Message) -> str | bytes:
+    """What a websocket.send says. Raises RuntimeError."""
+    text, data = message.get("text"), message.get("bytes")
+    if isinstance(text, str):
+        return text
+    if data is None:
+        raise RuntimeError("a websocket.send has neither text nor bytes")
+    return to_bytes(data)

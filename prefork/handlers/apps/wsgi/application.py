@@ -1,0 +1,293 @@
+"""WSGI applications (PEP 3333), called inline in the loop, or in the threads of a pinned crew (runtime/threads.py).
+
+What repeats is prepared once: the part of the environ that comes from a header block, and the part that comes from a
+request line, live as long as those do (parse.py); a request copies the one and adds the other.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import IO, Any
+
+from prefork import __version__
+from prefork.errors import Abandoned, Disconnected, TimedOut
+from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.saturation import Saturation
+from prefork.handlers.apps.wsgi.call import Call, contained, to_bytes
+from prefork.handlers.apps.wsgi.delegated import Delegated
+from prefork.handlers.apps.wsgi.file_wrapper import ErrorStream, FileWrapper
+from prefork.handlers.apps.wsgi.wait_estimate import LONG, Estimate, Estimates, Meter
+from prefork.handlers.apps.wsgi.write import Inline, Whole
+from prefork.http.h1.connection import failed
+from prefork.http.h1.send import release
+from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
+from prefork.runtime import forks
+from prefork.runtime.calls import Call as AtWork
+from prefork.runtime.calls import Ending
+from prefork.runtime.owner import Superseded
+from prefork.runtime.threads import DELEGATED, Crew
+from prefork.runtime.watcher import TICK, Baton
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class Wsgi:
+    """Calls `application` for requests below `mount` ("" or "/prefix"), in the threads of `crew`; `handle` is the
+    Handler. A call may take `timeout` seconds, and wait for a thread for `queue_timeout` (0: any); the `saturation` of
+    the crew is shared by all who call by it. `estimates` tell which calls are
+    handed to another thread beforehand.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        mount: str,
+        crew: Crew,
+        *,
+        multiprocess: bool,
+        timeout: float = 0,
+        queue_timeout: float = 0,
+        saturation: Saturation | None = None,
+        estimates: Estimates | None = None,
+    ) -> None:
+        self._application = application
+        self._mount = mount
+        self._crew = crew
+        self._timeout = timeout
+        self._queue_timeout = queue_timeout
+        self._saturation = saturation or Saturation(crew)
+        self._inline = Inline(crew, timeout)
+        self._pending = self._inline.pending
+        self._estimates = estimates or Estimates()
+        self._constant: Environ = {
+            "SERVER_SOFTWARE": f"prefork/{__version__}",
+            "wsgi.version": (1, 0),
+            "wsgi.errors": ErrorStream(),
+            "wsgi.multithread": crew.threads > 1,
+            "wsgi.multiprocess": multiprocess,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,  # reading to the end is safe: the body is there, or there is none
+        }
+
+    async def handle(self, request: Request) -> Response:
+        """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333. The hot path."""
+        if self._pending and (pending := self._pending.pop(self._crew.loop.current, None)):
+            return pending()  # see wsgi/write.py
+        line, headers, client = request.line, request.headers, request.client
+        environ: Environ | None = headers.views.get(self)
+        if environ is not None:
+            environ = environ.copy()
+        else:
+            environ = _fields(headers, self._constant)
+            if headers.shared:
+                headers.views[self] = environ.copy()
+        view = line.views.get(self)
+        if view is None:
+            view = line.views[self] = self._line(line), self._estimates.find(line.method, line.path)
+        from_line, estimate = view
+        environ.update(from_line)
+        environ["REMOTE_ADDR"] = client.address
+        environ["REMOTE_PORT"] = client.port
+        if client.direct:
+            environ["SERVER_NAME"] = client.server_name
+            environ["SERVER_PORT"] = client.server_port
+        else:  # the server that its client has asked, as PEP 3333 has it, not this one behind that
+            environ["SERVER_NAME"], environ["SERVER_PORT"] = server(request.host, client.scheme)
+        environ["wsgi.url_scheme"] = client.scheme
+        call = Call()
+        environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()
+        crew = self._crew
+        waits, meter = False, None
+        if estimate.is_watched:
+            waits = estimate.hands_over()
+            meter = Meter() if estimate.measures else None
+        if crew.pinned or crew.jobs or not crew.followers or (waits and crew.threads > 1):
+            return await self._delegate(request, call, environ, estimate)
+        call.request, call.opener, call.thread = request, self._inline, crew.leader
+        began = monotonic()
+        baton = crew.enter(request, self._timeout, began)
+        if waits:
+            crew.counts[DELEGATED] += 1
+            crew.step_down(counted=False)
+        else:
+            crew.inline += 1
+        try:
+            result = self._application(environ, call.start_response)
+            if forks.forked:
+                forks.leave()
+            if type(result) is list and call.outbox is None and call.status:
+                content = to_bytes(result[0]) if len(result) == 1 else b"".join(map(to_bytes, result))
+                response: Response | None = Response(call.status, call.headers, content, call.reason)
+                call.thread = 0
+                if headers.has_body:
+                    call.close()
+            else:
+                response = call.conclude(result)
+                if response is not None and call.thread and crew.leave(baton):
+                    crew.enter(Ending(request, Whole(self._pending, response)), self._timeout, monotonic())
+                    if not call.finish(response.body):
+                        self._take_back(call, baton)
+                        response = None
+        except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
+            call.fail(error)
+            held_up, is_measured = monotonic() - began if meter is None else meter.held_up(), meter is not None
+            if not crew.leave(baton):
+                held_up, is_measured = min(held_up, TICK), True
+                await self._rejoin_failed(call, error)
+            estimate.note(held_up, is_measured)
+            failure = contained(error)
+            if failure is not error:
+                raise failure from error
+            raise
+        if response is None:
+            return await self._stream(call, crew.leave(baton), partial(self._note, estimate, began, meter))
+        held_up = monotonic() - began if meter is None else meter.held_up()
+        if call.thread:  # another thread leads already, and is to have the response before the application ends
+            await crew.produce(AtWork(request, self._timeout), call.finish_behind, leads=False)
+        elif not crew.leave(baton):
+            await self._rejoin(response)
+            estimate.note(min(held_up, TICK), True)
+        elif held_up > LONG or estimate.is_watched:
+            estimate.note(held_up, meter is not None)
+        return response
+
+    def _note(self, estimate: Estimate, began: float, meter: Meter | None) -> None:
+        """A call is over that may have lost the loop."""
+        held_up = monotonic() - began if meter is None else meter.held_up()
+        if held_up > LONG or meter is not None or estimate.is_watched:
+            self._crew.post(partial(estimate.note, held_up, meter is not None))
+
+    def _take_back(self, call: Call, baton: Baton) -> None:
+        """Let there be another response in place of that which `call` has more for. Raises ApplicationError where that
+        is on its way.
+        """
+        if not self._crew.leave(baton):
+            raise call.excess()
+        self._crew.enter(call.request, self._timeout, monotonic())
+
+    async def _rejoin(self, response: Response) -> None:
+        """Raises Abandoned, and closes the response, where nobody waits for it."""
+        try:
+            await self._crew.rejoin()
+        except BaseException:
+            await release(response.body)
+            raise
+
+    async def _rejoin_failed(self, call: Call, error: BaseException) -> None:
+        """Raises Abandoned or Superseded where nobody waits for the error, which is logged then, unless the response
+        tells of it.
+        """
+        try:
+            await self._crew.rejoin()
+        except (Abandoned, Superseded):
+            if call.outbox is None and not isinstance(error, Disconnected):
+                failed(call.request, error)
+            raise
+
+    async def _stream(self, call: Call, leads: bool, over: Callable[[], None]) -> Response:
+        """The response to an iterable that has more to come, in this thread, whoever leads meanwhile. It calls `over`
+        at the end of that.
+
+        Raises Superseded, once all is done, where the call has written: that response is another coroutine's.
+        """
+        if call.outbox is not None:
+            await self._crew.rejoin()
+            raise Disconnected("a call has written for nobody")
+        at_work = AtWork(call.request, self._timeout)
+        outbox = Outbox(self._crew, at_work)
+
+        def work() -> None:
+            call.produce(outbox)
+            over()
+
+        try:
+            await self._crew.produce(at_work, work, leads=leads)
+            return call.outcome(outbox)
+        except BaseException:
+            await outbox.aclose()
+            raise
+
+    async def _delegate(self, request: Request, call: Call, environ: Environ, estimate: Estimate) -> Response:
+        """The response to a call in another thread. 503 where none is free in time."""
+        crew, task = self._crew, self._crew.loop.current
+        call.request = request
+        call.opener = delegated = Delegated(crew, call, self._timeout, estimate)
+        if self._queue_timeout and crew.is_full:
+            task.deadline = monotonic() + self._queue_timeout
+        try:
+            await delegated.make(partial(self._application, environ, call.start_response))
+        except TimedOut:
+            if not crew.is_leaving:
+                self._saturation.turned_away(self._queue_timeout)
+            return plain(503, ("Retry-After", "1"))
+        finally:
+            task.deadline = inf
+        return delegated.response()
+
+    def _line(self, line: RequestLine) -> Environ:
+        environ: Environ = {
+            "REQUEST_METHOD": line.method,
+            "SCRIPT_NAME": self._mount,
+            "PATH_INFO": line.below(self._mount),
+            "QUERY_STRING": line.query,
+            "SERVER_PROTOCOL": line.version,
+            "REQUEST_URI": line.target,
+            "RAW_URI": line.target,
+        }
+        if line.authority:
+            environ["HTTP_HOST"] = line.authority
+        return environ
+
+
+async def _body(request: Request, environ: Environ) -> IO[bytes]:
+    body = await request.body.spool()
+    if request.headers.chunked and body.seekable():  # all of it is here, with its length: Django reads none without
+        environ["CONTENT_LENGTH"] = str(body.seek(0, os.SEEK_END))
+        body.seek(0)
+    return body
+
+
+def _fields(headers: Headers, constant: Environ) -> Environ:
+    """`constant`, and the request fields as CGI variables (RFC 3875 §4.1.18)."""
+    environ = constant.copy()
+    # 0.2 us less than by the items of the dict, which are pairs made anew; but only there are repeated fields joined
+    fields = headers.pairs if len(headers.pairs) == len(headers.fields) else headers.fields.items()
+    try:
+        for name, value in fields:
+            environ[_VARIABLES[name]] = value
+    except KeyError:
+        for name, value in fields:
+            environ[_variable(name)] = value
+    if "" in environ:
+        del environ[""]
+    return environ
+
+
+VARIABLES = 512
+LONGEST = 64  # characters of a field name that is remembered: clients make up any, and longer ones
+_VARIABLES: dict[str, str] = {}  # by field name, at most VARIABLES: what _variable has told
+
+
+def _variable(name: str) -> str:
+    """ "" for a field that is withheld, since it could pose as another: a name with "_" would alias the one with "-",
+    and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
+    """
+    variable = name.upper().replace("-", "_")
+    if "_" in name or name in ("proxy", "transfer-encoding"):
+        variable = ""
+    elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        variable = "HTTP_" + variable
+    if len(name) <= LONGEST:
+        if len(_VARIABLES) >= VARIABLES:
+            _VARIABLES.clear()
+        _VARIABLES[name] = variable
+    return variable

@@ -1,0 +1,112 @@
+"""WSGI calls that another thread than the leader makes for a task, and stays with to their end (runtime/threads.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from threading import get_ident
+from time import monotonic
+
+from prefork.errors import Disconnected, TimedOut
+from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.wsgi.call import Call, contained
+from prefork.handlers.apps.wsgi.wait_estimate import Estimate, Meter
+from prefork.http.h1.connection import failed
+from prefork.http.h1.send import release
+from prefork.http.message import Response
+from prefork.runtime import forks
+from prefork.runtime.calls import Call as AtWork
+from prefork.runtime.threads import Crew
+
+HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has sent its end counts as gone
+
+
+class Delegated:
+    """One such `call`, for the current task, and its Opener. It may take `timeout` seconds; `estimate` learns of it."""
+
+    def __init__(self, crew: Crew, call: Call, timeout: float, estimate: Estimate) -> None:
+        self._crew = crew
+        self._task = crew.loop.current
+        self._call = call
+        self._at_work = AtWork(call.request, timeout)
+        self._estimate = estimate
+        self._asked = monotonic()
+        self._outbox: Outbox | None = None  # once the response begins before the call is over
+        self._writes = False  # it has begun by a write()
+        self._outcome: Response | BaseException | None = None
+
+    # ---- the leader
+
+    async def make(self, make: Callable[[], Iterable[bytes]]) -> None:
+        """Have a thread do `make`, which is the call, and go on when there is a `response`.
+
+        Raises Abandoned where nobody waits for that any more, and TimedOut where the deadline of the task passes before
+        a thread is free.
+        """
+        try:
+            await self._crew.delegate(self._at_work, partial(self._work, make))
+        except TimedOut:
+            self._call.close()
+            raise
+        except BaseException:
+            await self._dispose()
+            raise
+
+    def response(self) -> Response:
+        """Raises what the call has raised, and Disconnected where it was not made, as the client had left by then."""
+        if self._outbox is not None:
+            return self._call.response(self._outbox) if self._writes else self._call.outcome(self._outbox)
+        if isinstance(self._outcome, Response):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
+
+    async def _dispose(self) -> None:
+        """Nobody waits for the outcome any more."""
+        come = self._outcome
+        if self._outbox is not None:
+            await self._outbox.aclose()
+        elif come is None:
+            self._call.close()
+        if isinstance(come, Response):
+            await release(come.body)
+        elif come is not None and self._outbox is None and not isinstance(come, Disconnected):
+            failed(self._call.request, come)
+
+    # ---- the thread of the call
+
+    def open(self, call: Call) -> Outbox:
+        self._writes = True
+        return self._begin()
+
+    def _begin(self) -> Outbox:
+        """Have the task go on with the outbox."""
+        self._outbox = outbox = Outbox(self._crew, self._at_work)
+        self._crew.hand_back(self._task)
+        return outbox
+
+    def _work(self, make: Callable[[], Iterable[bytes]]) -> None:
+        call = self._call
+        call.thread = get_ident()
+        if self._at_work.began - self._asked >= HALF_CLOSED and call.request.body.client_left:
+            self._outcome = Disconnected("the client left while its request waited for a thread")
+            call.fail(self._outcome)
+            return  # what is not made tells nothing of its kind
+        meter = Meter()
+        try:
+            result = make()
+            if forks.forked:
+                forks.leave()
+            self._outcome = call.conclude(result)
+        except BaseException as error:
+            if forks.forked:
+                forks.leave(error)
+            call.fail(error)
+            self._outcome = contained(error)
+        if self._outbox is None:
+            if self._outcome is None:
+                call.produce(self._begin())
+            elif call.thread:  # its task need not wait for the rest
+                self._crew.hand_back(self._task)
+                call.finish_behind()
+        self._at_work.over = partial(self._estimate.note, meter.held_up(), True)

@@ -1,0 +1,311 @@
+"""Request bodies: by length or chunked (RFC 9112 §6, §7), read on demand. Owns the decoders and the spooling.
+
+The decoders are plain state machines over bytes; RequestBody pulls bytes through one of them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from enum import Enum, auto
+from time import monotonic
+from typing import IO, Protocol
+
+from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
+from prefork.http.body_limit import BodyLimit
+from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
+from prefork.http.message import Request
+from prefork.http.spool import explained, spool_file
+from prefork.net.stream import Pace, Stream
+from prefork.runtime.task import PAUSE
+from prefork.settings.schema import Http
+
+LINE_LIMIT = 1024  # bytes of a chunk's size line, extensions included: nobody sends any
+TRAILER_LIMIT = 16 * 1024
+CHUNK_FRAMING = (
+    16  # bytes that a chunk may have besides its data, and two for each of its data: as Go's net/http has it
+)
+FRAMING_LIMIT = 16 * 1024  # bytes beyond that: extensions, which nobody sends
+CHUNKS = 1024  # taken apart at a time, which takes 2 ms: a read may hold ten times as many of one byte each
+DISCARD = 256 * 1024  # bytes of an unread body worth reading to keep its connection
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Decoder(Protocol):
+    """`feed` takes what arrived and returns what of it is body; once `done`, `rest` is what came after. Where more of
+    it than is decoded at a time has arrived it is `held`, to be fed on, with nothing, when others have had their turn.
+    """
+
+    done: bool
+    held: bool
+    rest: bytes
+
+    def feed(self, data: bytes) -> bytes: ...
+
+
+class LengthDecoder:
+    """A body of `length` bytes, more than 0."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = self.held = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        piece = data[: self.left]
+        self.left -= len(piece)
+        if not self.left:
+            self.done = True
+            self.rest = data[len(piece) :]
+        return piece
+
+
+class _Part(Enum):
+    SIZE = auto()
+    DATA = auto()
+    DATA_END = auto()
+    TRAILER = auto()
+
+
+class ChunkedDecoder:
+    """A chunked body of at most `max_body` bytes (0: any). Extensions and trailers are checked, and dropped.
+
+    `total` is how many bytes the chunks so far have, that at hand included.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        self.max_body = max_body
+        self.done = self.held = False
+        self.rest = b""
+        self._part = _Part.SIZE
+        self._left = 0  # of the chunk at hand
+        self.total = 0
+        self._trailer = 0
+        self._excess = 0  # bytes of framing beyond what the chunks so far may have
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises BadRequest, BodyTooLarge, HeadTooLarge (trailers)."""
+        data = self.rest + data  # of rest there is at most a line, or what is held of one read
+        at = 0
+        pieces = []
+        left = CHUNKS
+        self.held = False
+        while not self.done:
+            if self._part is _Part.DATA:
+                piece = data[at : at + self._left]
+                if not piece:
+                    break
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._part = _Part.DATA_END
+                continue
+            end = data.find(b"\r\n", at)
+            if (end if end >= 0 else len(data) - 1) - at > LINE_LIMIT:  # the last byte may be the CR
+                raise BadRequest("a chunk's line beyond its bound (RFC 9112 §7.1)")
+            if end < 0:
+                break
+            if self._part is _Part.SIZE:
+                if not left:
+                    self.held = True
+                    break
+                left -= 1
+            self._line(data[at:end])
+            at = end + 2
+        self.rest = data[at:]
+        return b"".join(pieces)
+
+    def _line(self, line: bytes) -> None:
+        if self._part is _Part.SIZE:
+            match = CHUNK_LINE.fullmatch(line)
+            if match is None:
+                raise BadRequest("a malformed chunk size (RFC 9112 §7.1)")
+            self._left = int(match[1], 16)
+            self.total += self._left
+            self._excess = max(0, self._excess + len(line) + 4 - CHUNK_FRAMING - 2 * self._left)
+            if self._excess > FRAMING_LIMIT:
+                raise BadRequest("more chunk extensions than a body may have")
+            if self.max_body and self.total > self.max_body:
+                raise BodyTooLarge(f"a body of {self.total} bytes or more")
+            self._part = _Part.DATA if self._left else _Part.TRAILER
+        elif self._part is _Part.DATA_END:
+            if line:
+                raise BadRequest("a chunk that does not end where its size says (RFC 9112 §7.1)")
+            self._part = _Part.SIZE
+        elif line:
+            self._trailer += len(line)
+            if self._trailer > TRAILER_LIMIT:
+                raise HeadTooLarge("a trailer section beyond its bound")
+            if not FIELD_LINE.fullmatch(line):
+                raise BadRequest("a malformed trailer field (RFC 9112 §7.1.2)")
+        else:
+            self.done = True
+
+
+class Incoming:
+    """The body of one request, as it comes in from `stream` (a RequestBody)."""
+
+    __slots__ = ("_awaited", "_buffer", "_decoder", "_limit", "_line", "_pace", "_silent", "_stream", "_timeout")
+
+    def __init__(self, stream: Stream, request: Request, http: Http, limit: BodyLimit) -> None:
+        """Bodies above `body_buffer` are spooled to disk; `body_timeout` is between two reads. Raises BodyTooLarge."""
+        headers = request.headers
+        if headers.length is None:
+            self._decoder: Decoder = ChunkedDecoder(limit.most)
+        elif limit.most and headers.length > limit.most:
+            raise limit.refuse(request.line, headers.length)
+        else:
+            self._decoder = LengthDecoder(headers.length)
+        self._limit = limit
+        self._line = request.line
+        self._stream = stream
+        self._buffer = http.body_buffer
+        self._timeout = http.body_timeout
+        self._pace = Pace(http.min_receive_rate, http.body_timeout)
+        # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
+        self._awaited = headers.expects_continue and request.line.minor == 1
+        self._silent = False
+
+    @property
+    def ended(self) -> bool:
+        return self._decoder.done
+
+    def arrived(self) -> bytes:
+        """What has arrived and was not read, without waiting for more. Raises ProtocolError."""
+        if self._decoder.held:
+            return b""
+        data, self._stream.unread = self._stream.unread, b""
+        return self._feed(data) if data else b""
+
+    async def piece(self) -> bytes:
+        """The next piece of the body; b"" at its end. Raises ProtocolError, Disconnected."""
+        piece = self.arrived()
+        while not piece and not self._decoder.done:
+            piece = self._feed(await self._receive())
+        return piece
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The rest of the body, piece by piece. Raises ProtocolError, Disconnected."""
+        while piece := await self.piece():
+            yield piece
+
+    async def hangup(self) -> None:
+        """Wait until the client hangs up. To be called once the body has ended."""
+        await self._stream.hangup()
+
+    @property
+    def client_left(self) -> bool:
+        return self._stream.has_left
+
+    def answered(self) -> None:
+        """The response has begun: no 100 Continue may come any more (RFC 9110 §15.2)."""
+        self._silent = True
+
+    def _feed(self, data: bytes) -> bytes:
+        decoder = self._decoder
+        try:
+            piece = decoder.feed(data)
+        except BodyTooLarge:
+            assert isinstance(decoder, ChunkedDecoder)
+            raise self._limit.refuse(self._line, decoder.total) from None
+        if decoder.done:
+            self._stream.unread, decoder.rest = decoder.rest, b""
+        return piece
+
+    async def spool(self) -> IO[bytes]:
+        """The whole body as a file at position 0. Raises ProtocolError, Disconnected; OSError when the disk is full."""
+        file: IO[bytes] = io.BytesIO()
+        try:
+            async for piece in self.chunks():
+                if isinstance(file, io.BytesIO) and file.tell() + len(piece) > self._buffer:
+                    memory, file = file, spool_file()
+                    file.write(memory.getbuffer())
+                file.write(piece)
+            file.seek(0)
+        except BaseException as error:
+            with suppress(OSError):  # it writes what it still holds, and may not be able to
+                file.close()
+            if isinstance(error, OSError) and not isinstance(file, io.BytesIO):
+                raise explained(error) from error
+            raise
+        return file
+
+    @property
+    def reusable(self) -> bool:
+        """False where the body is still awaited, and may come or not, or where too much of it is to come."""
+        decoder = self._decoder
+        if decoder.done:
+            return True
+        return not self._awaited and not (isinstance(decoder, LengthDecoder) and decoder.left > DISCARD)
+
+    async def discard(self) -> bool:
+        """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
+        if not self.reusable:
+            return False
+        left = DISCARD
+        async for piece in self.chunks():
+            left -= len(piece)
+            if left < 0:
+                return False
+        return True
+
+    async def _receive(self) -> bytes:
+        """What the client sends next; b"" where the decoder has enough of it, once the others have had their turn."""
+        if self._decoder.held:
+            await PAUSE
+            return b""
+        try:
+            if self._awaited and not self._silent:
+                self._awaited = False
+                await self._stream.write(CONTINUE, self._timeout)
+                self._stream.sent = 0  # it is no part of the answer
+            began = monotonic()
+            data = await self._stream.read(self._pace.patience)
+        except TimedOut:
+            raise RequestTimeout(f"too little of the body, or no more of it for {self._timeout:g} s") from None
+        if not data:
+            raise Disconnected("the client left in mid-body")
+        self._awaited = False
+        self._pace.waited(monotonic() - began)
+        self._pace.moved(len(data))
+        return data
+
+
+class Nothing:
+    """The body of a request without one: all such requests of a connection share it."""
+
+    __slots__ = ("_stream",)
+
+    ended = True
+    reusable = True
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def arrived(self) -> bytes:
+        return b""
+
+    async def piece(self) -> bytes:
+        return b""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    async def spool(self) -> IO[bytes]:
+        return io.BytesIO()
+
+    async def discard(self) -> bool:
+        return True
+
+    async def hangup(self) -> None:
+        await self._stream.hangup()
+
+    @property
+    def client_left(self) -> bool:
+        return self._stream.has_left
+
+    def answered(self) -> None:
+        pass

@@ -1,0 +1,435 @@
+"""One client connection, start to end, as one coroutine: read a request, hand it over, write the response, again.
+
+Owns the conversation's order: requests are answered one by one as they came, each body is read to its end or the
+connection closes, and a client that is refused gets to read why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from math import inf
+from time import monotonic
+
+from prefork.errors import CutShort, Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
+from prefork.http.h1.body import Incoming, Nothing
+from prefork.http.h1.parse import HEAD_END, guess_line
+from prefork.http.h1.render import Head
+from prefork.http.h1.send import release, send_at_once, send_chunks, send_file, send_upgrade
+from prefork.http.message import (
+    Chunks,
+    Client,
+    FileSegment,
+    Headers,
+    Lasting,
+    Request,
+    RequestLine,
+    Response,
+    Upgrade,
+    plain,
+)
+from prefork.http.registry import LAME_DUCK, Server
+from prefork.logger import log
+from prefork.net.stream import Stream
+from prefork.runtime.owner import Superseded
+from prefork.runtime.poller import READ, is_ready
+from prefork.runtime.task import PAUSE, Task, Wait
+from prefork.shared.counters import REPEATS, REQUESTS, SENT, status_class
+
+HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
+CLIENT_LEFT = 499  # what nginx too writes into its log where the client did not wait for the answer
+RETRY = (("Retry-After", "1"),)
+UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what nobody has asked for is answered as
+NO_HEADERS = Headers(())
+
+
+class Connection:
+    """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
+    anything, and `answer` its response's head, once there is more of that than one send. Between two requests it is
+    `idle`; `since` is when that or the request began. `task` is None until `serve` begins; one that is not `welcome`
+    is refused then, and a `spare` one has a single answer, of what is vital; `upgrade` is what it has become. For
+    `busy_until` see activity.py.
+    """
+
+    __slots__ = (
+        "answer",
+        "busy_until",
+        "client",
+        "idle",
+        "request",
+        "server",
+        "since",
+        "spare",
+        "stream",
+        "task",
+        "upgrade",
+        "welcome",
+    )
+
+    def __init__(self, server: Server, stream: Stream, client: Client) -> None:
+        self.server = server
+        self.stream = stream
+        self.client = client
+        self.request: Request | None = None
+        self.answer: Head | None = None
+        self.idle = False
+        self.since = monotonic()
+        self.busy_until = 0.0
+        self.task: Task | None = None
+        self.upgrade: Upgrade | None = None
+        self.welcome = server.enter(self)
+        self.spare = server.is_over
+
+    async def serve(self, answered: Callable[[], None] | None = None) -> None:
+        """Converse until either side has enough, then close. With `answered`, go on in the middle: see `go_on`."""
+        server = self.server
+        is_ours = True
+        try:
+            if answered is not None:
+                if not await self._answer_again(answered):
+                    return
+                timeout = server.http.keepalive_timeout
+            else:
+                self.task = server.loop.current
+                self.task.owner = self
+                self.idle = True
+                server.notify()
+                timeout = server.http.header_timeout
+            if not self.welcome:
+                raise TooManyConnections(f"more than {server.http.connections_per_client} connections of one client")
+            await self._converse(timeout)
+        except Superseded:
+            is_ours = False
+        except ProtocolError as error:
+            log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
+            await self._refuse(error.status, self.request or self._unreadable())
+        except (Disconnected, TimedOut):
+            if self.request is not None:  # else it left, or had nothing more to ask
+                self._account(self.answer.status if self.answer else CLIENT_LEFT, self.request)
+        finally:
+            if is_ours and self.task is not None:  # else it is given up, and another's
+                self.task.owner = None
+                self.stream.close()
+                server.leave(self)
+
+    def go_on(self, answered: Callable[[], None]) -> Coroutine[Wait, None, None]:
+        """What serves in the place of the task's coroutine, from asking the handler of `request` on (see Owner)."""
+        return self.serve(answered)
+
+    async def _answer_again(self, answered: Callable[[], None]) -> bool:
+        """Answer `request`, whose handler is asked once more. False: it was the connection's last."""
+        server, stream, request = self.server, self.stream, self.request
+        assert request is not None
+        headers = request.headers
+        persistent = request.line.minor == 1 if headers.keep_alive is None else headers.keep_alive
+        try:
+            response, head = await self._ask(request, persistent)
+        finally:
+            answered()
+        self.answer, body = head, response.body
+        request.body.answered()
+        if isinstance(body, bytes):
+            await stream.write(head.wire if head.silent else head.wire + body, server.http.send_timeout)
+        else:
+            await self._send(head, body)
+        self._account(response.status, request)
+        self.answer, stream.sent = None, 0
+        if headers.has_body:
+            stream.unread = await self._after_body(request)
+        if not head.keep_alive and (stream.unread or headers.has_body or persistent):
+            await stream.linger()
+        self.since = monotonic()
+        return head.keep_alive
+
+    async def _ask(self, request: Request, persistent: bool) -> tuple[Response, Head]:
+        """What the handler answers, with the head of that, as `_converse` has it."""
+        server, line = self.server, request.line
+        render = server.renderer(self.client)
+        try:
+            response = await server.find(request)(request)
+            try:
+                keep_alive = persistent and not server.draining and request.body.reusable
+                return response, render(response, line, keep_alive, server.loop.now)
+            except BaseException:
+                await release(response.body)
+                raise
+        except (ProtocolError, Disconnected, GeneratorExit, Superseded):
+            raise
+        except BaseException as error:
+            response = server.dress(failed(request, error))
+            keep_alive = persistent and not server.draining and request.body.reusable
+            return response, render(response, line, keep_alive, server.loop.now)
+
+    async def _converse(self, timeout: float) -> None:
+        """Answer requests until one is the last; the first has to come within `timeout` seconds. The hot path: what
+        happens with every request stands in here, and what rarely happens does not.
+
+        Raises ProtocolError, Disconnected, TimedOut (idle for too long).
+        """
+        server, stream, peer = self.server, self.stream, self.client
+        loop, http, board, record = server.loop, server.http, server.board, server.record
+        judge = server.forwarding.judge
+        spare = self.spare
+        find = server.find_vital if spare else server.find
+        whole, render = server.whole, server.renderer(peer)
+        readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
+        task = loop.current
+        task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
+        nothing = Nothing(stream)
+        data, stream.unread = stream.unread, b""
+        begins = True
+        while True:
+            head = None
+            if not data:
+                if begins:
+                    # a client that has waited in the accept queue has sent its request: it is answered before the next
+                    # one is accepted, so that a request which kills the worker takes nobody else with it
+                    begins = False
+                else:
+                    # no recv before the wait: on an idle connection its EAGAIN costs more than the wait
+                    self.idle = True
+                    await readable
+                self.idle = False
+                try:
+                    data = recv(HEAD_READ)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                if not data:
+                    return
+                try:
+                    head = whole(data)
+                except ProtocolError:
+                    stream.unread = data
+                    raise
+            if head is not None:
+                line, headers, repeat = head
+                data = b""
+            else:
+                line, headers, data = await self._head(data)
+                repeat = None
+            client = peer
+            if headers.proxy_fields:
+                client, headers = judge(peer, headers)
+            self.request = request = Request(line, headers, nothing, client)
+            if data:  # what follows: in one place, or what is read while the answer is made would come on top
+                stream.unread, data = data, b""
+            if headers.has_body:
+                request.body = Incoming(stream, request, http, server.body_limit(request))
+            persistent = not spare and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
+            self.since = started = loop.now
+            if started >= self.busy_until:
+                server.note_busy(self)
+            task.deadline = inf
+            again = repeat.again if repeat is not None else None
+            if again is not None and again.until > started and not server.draining:
+                response, outgoing = again.response, again.head
+                if again.hold is not None:
+                    again.hold()
+                board[REPEATS] += 1
+            else:
+                try:
+                    response = await find(request)(request)
+                    try:
+                        keep_alive = persistent and not server.draining and request.body.reusable
+                        outgoing = render(response, line, keep_alive, loop.now)
+                    except BaseException:
+                        await release(response.body)
+                        raise
+                except (ProtocolError, Disconnected, GeneratorExit, Superseded):
+                    raise
+                except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
+                    response = server.dress(failed(request, error))
+                    keep_alive = persistent and not server.draining and request.body.reusable
+                    outgoing = render(response, line, keep_alive, loop.now)
+                if repeat is not None and type(response) is Lasting and outgoing is response.again.head:
+                    repeat.again = response.again
+            body = response.body
+            if isinstance(body, bytes):
+                wire = outgoing.wire if outgoing.silent else outgoing.wire + body
+                total = len(wire)
+                try:
+                    sent = send(wire)
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    raise Disconnected(str(error)) from None
+                if sent != total:
+                    self.answer, stream.sent = outgoing, sent
+                    await stream.write(memoryview(wire)[sent:], http.send_timeout)
+                    self.answer, stream.sent = None, 0
+                del wire
+            else:
+                self.answer = outgoing
+                request.body.answered()
+                if type(body) is FileSegment and send_at_once(stream, outgoing, body):
+                    body.close()
+                else:
+                    await self._send(outgoing, body)
+                total, stream.sent = stream.sent, 0
+                self.answer = None
+            board[REQUESTS] += 1
+            board[outgoing.counter] += 1
+            board[SENT] += total
+            now = monotonic()  # the application may have taken its time
+            if record is not None:
+                record(client, request, response.status, len(outgoing.wire), total, now - started)
+            self.request = None
+            if headers.has_body:
+                data = await self._after_body(request)
+            elif stream.unread:
+                data, stream.unread = stream.unread, b""
+            if not outgoing.keep_alive:
+                if data or headers.has_body or persistent:  # the client may be sending more
+                    await stream.linger()
+                return
+            self.since = now
+            task.deadline = now + (LAME_DUCK if server.draining else http.keepalive_timeout)
+            # or an idle connection would keep them: 0.5 KiB, and several where its header block is like no other's
+            del head, line, headers, request, response, outgoing, body
+            if data:
+                await PAUSE  # a pipeline is served in turn with everybody else
+            elif waiting:
+                server.notify()
+
+    def _account(self, status: int, request: Request | None) -> None:
+        """Count and record what is not an ordinary answer: a refusal, or one that did not get through; and be done."""
+        server, board, sent = self.server, self.server.board, self.stream.sent
+        board[REQUESTS] += 1
+        board[status_class(status)] += 1
+        board[SENT] += sent
+        if server.record is not None:
+            client, duration = (request.client, monotonic() - self.since) if request else (self.client, 0.0)
+            server.record(client, request, status, len(self.answer.wire) if self.answer else 0, sent, duration)
+        self.request = None
+
+    async def _head(self, data: bytes) -> tuple[RequestLine, Headers, bytes]:
+        """The head that `data` begins with, read on until it is whole, and what follows it.
+
+        Raises Disconnected and ProtocolError, with what there is of the head in the stream's `unread`.
+        """
+        heads, stream, timeout = self.server.heads, self.stream, self.server.http.header_timeout
+        if data == b"\r\n":  # no head has begun: old clients send that behind a body (RFC 9112 §2.2)
+            assert self.task is not None
+            self.idle = True
+            data += await stream.read(self.task.deadline - monotonic())
+            self.idle = False
+        until = monotonic() + timeout  # for the whole head: a drip does not prolong it
+        known = 0
+        while True:
+            stream.unread = data
+            end = data.find(HEAD_END, max(0, known - 3))
+            if end >= 0:
+                line, headers = heads.parse(data, end)
+                stream.unread = b""
+                return line, headers, data[end + 4 :]
+            heads.check_partial(data, known)
+            known = len(data)
+            try:
+                piece = await stream.read(until - monotonic())
+            except TimedOut:
+                raise RequestTimeout(f"no whole head within {timeout:g} s") from None
+            if not piece:
+                raise Disconnected("the client left in mid-head")
+            data += piece
+
+    def _unreadable(self) -> Request | None:
+        """What can be told of a request whose head is refused; None where nothing of it has come."""
+        data = self.stream.unread
+        self.since = monotonic()
+        return Request(guess_line(data), NO_HEADERS, Nothing(self.stream), self.client) if data else None
+
+    async def _after_body(self, request: Request) -> bytes:
+        """Get past a request body that may not have been read; what follows it. Raises Disconnected where it cannot."""
+        try:
+            reusable = await request.body.discard()
+        except ProtocolError:
+            reusable = False  # it has had its answer
+        if not reusable:
+            await self.stream.linger()
+            raise Disconnected("the request body was not read to its end")
+        data, self.stream.unread = self.stream.unread, b""
+        return data
+
+    async def _send(self, head: Head, body: Chunks | FileSegment | Upgrade) -> None:
+        """Send a response that is not plain bytes. Raises Disconnected."""
+        stream, timeout = self.stream, self.server.http.send_timeout
+        try:
+            if isinstance(body, FileSegment):
+                await send_file(stream, head, body, timeout)
+            elif isinstance(body, Upgrade):
+                self.upgrade = body
+                if self.server.draining:
+                    body.drain(0.0)
+                await send_upgrade(stream, head, body, timeout)
+            else:
+                await send_chunks(stream, head, body, timeout)
+        except (Disconnected, GeneratorExit):
+            self.cut()
+            raise
+        except BaseException as error:
+            assert self.request is not None
+            if isinstance(error, CutShort):
+                log.warning("%s: %s", self.request.target, error)
+            else:
+                failed(self.request, error)
+        else:
+            return
+        finally:
+            self.upgrade = None
+            await release(body)
+        if not stream.sent:
+            await self._refuse(500, self.request)
+        else:
+            self.cut()
+        raise Disconnected("the response was cut short")
+
+    @property
+    def has_asked(self) -> bool:
+        """Something has arrived that nobody has read."""
+        return is_ready(self.stream.fd, READ)
+
+    def cut(self) -> None:
+        """The rest of the answer will not be sent. Where nothing but the connection's end says how long that is, its
+        client would take what it got for the whole: HTTP/1.0, which many proxies speak.
+        """
+        if self.answer is not None and self.answer.until_close and self.upgrade is None:
+            self.stream.spoil()
+
+    def close_in_child(self) -> None:
+        self.stream.close_in_child()
+
+    def give_up(self) -> None:
+        """Answer 504 in the place of the task whose application has not returned in time, and close.
+
+        From now on that task has no part in this connection, whenever it comes back.
+        """
+        if self.task is not None:
+            self.task.owner = None
+        request, self.request, self.task = self.request, None, None
+        self.server.loop.spawn(self._answer_late(request), "answering 504")
+
+    async def _answer_late(self, request: Request | None) -> None:
+        try:
+            await self._refuse(504, request)
+        finally:
+            self.stream.close()
+            self.server.leave(self)
+
+    async def _refuse(self, status: int, request: Request | None) -> None:
+        """Say what is wrong with the request, and let the client read that before the connection closes."""
+        server = self.server
+        response = server.dress(plain(status, *RETRY) if status == 503 else plain(status))
+        self.answer = head = server.render(response, request.line if request else UNKNOWN, False, server.loop.now)
+        assert isinstance(response.body, bytes)
+        with suppress(Disconnected):
+            await self.stream.write(head.wire if head.silent else head.wire + response.body, server.http.send_timeout)
+        self._account(status, request)
+        await self.stream.linger()
+
+
+def failed(request: Request, error: BaseException) -> Response:
+    """Log what an application or a handler raised, with its stack; the client's 500."""
+    log.error("%s %s failed: %r", request.method, request.target, error, exc_info=error)
+    return plain(500)

@@ -1,0 +1,399 @@
+"""A WebSocket conversation (RFC 6455, RFC 7692) on a connection of ours; the frames are the `websockets` package's.
+
+Owns what goes either way: the messages that came and nobody took, the bytes that the client's socket would not take
+yet, and the clock of pings and closing. The connection's task reads; what it or anybody else has to say is sent at
+once, and only what does not fit gets a task of its own, as long as there is some. Both queues are bounded: while
+there is too much in either, nothing more is read, nor taken apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
+from time import monotonic
+
+from websockets.exceptions import ProtocolError
+from websockets.extensions import Extension
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import Protocol, Side, State
+
+from prefork.errors import Disconnected, TimedOut
+from prefork.http.message import Upgrade
+from prefork.http.websocket.memory import SMALL, Memory
+from prefork.logger import log
+from prefork.net.stream import Stream
+from prefork.runtime.loop import Loop
+from prefork.runtime.task import PARKED, PAUSE, Task
+from prefork.settings.schema import Websocket
+
+# bytes that wait to be taken, or to be sent, beyond which nothing is read and nobody should send
+HIGH_WATER = 64 * 1024
+OVERHEAD = 64  # bytes that a message counts for beside its own: many empty ones are not for nothing
+PORTION = 4096  # bytes taken apart at once, of a client whose frames are not tiny
+COMPRESSED = 1024  # likewise where they may be inflated (RFC 7692): to 1 MiB, and a message that began before
+TINY = 512  # likewise once a portion has been BUSY: up to 85 empty frames, 0.4 ms
+BUSY = 32  # frames in a portion, beyond which the others have a turn
+BUSY_BYTES = 256 * 1024  # of what a portion was inflated to, likewise
+CLOSING = 2.0  # seconds that a client has to answer a close frame
+RESTART = "service restart"  # says 1012 in words
+ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
+
+
+class _Heard(logging.Handler):
+    """Passes on what `websockets` has to say: that its parser has failed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info and record.exc_info[1])
+
+
+_logger = logging.Logger("websockets", logging.WARNING)  # unknown to logging.getLogger: see logger.py
+_logger.addHandler(_Heard())
+
+
+def _nothing() -> None:
+    pass
+
+
+class WebSocket(Upgrade):
+    """One conversation. `changed` is called when a message has come, when there is room again to send, and at the end;
+    `closed` is how it ended, as soon as that is known: from then on nothing more comes, and what is put is lost.
+    """
+
+    protocol = "websocket"
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Websocket,
+        send_timeout: float,
+        extensions: Sequence[Extension] = (),
+        memory: Memory | None = None,
+    ) -> None:
+        """`memory` is what all WebSockets of a worker share."""
+        self.changed: Callable[[], None] = _nothing
+        self.closed: Close | None = None
+        self._loop = loop
+        self._settings = settings
+        self._send_timeout = send_timeout
+        self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=settings.max_message, logger=_logger)
+        self._frames.extensions = list(extensions)
+        self._stream: Stream | None = None
+        self._reader: Task | None = None  # the connection's
+        self._writer: Task | None = None
+        self._came: deque[str | bytes] = deque()
+        self._untaken = 0  # bytes of them
+        self._partial = bytearray()  # a message in fragments
+        self._is_text = False
+        self._in_message = False  # of several frames
+        self._whole_by = inf  # when what has begun to arrive must be whole
+        self._memory = memory or Memory(settings)
+        self._is_heavy = False  # it counts there
+        self._portion = COMPRESSED if extensions else PORTION
+        self._outgoing: list[bytes] = []
+        self._unsent = 0  # bytes of them, and of what the writer has at hand
+        self._over = False  # nothing more is to be read
+        self._pinged = 0.0  # when the ping was sent that has not been answered; 0: there is none
+        self._next_ping = inf
+        self._leave = inf  # when to close because the server is leaving
+        self._end = inf  # when to wait no longer for the client's close frame
+
+    # ---- for whoever converses; all of it at once, nothing waits
+
+    def take(self) -> str | bytes | None:
+        """The next message; None while there is none."""
+        if not self._came:
+            return None
+        message = self._came.popleft()
+        self._untaken -= len(message) + OVERHEAD
+        if self._is_heavy:
+            self._weigh()
+        self._wake()
+        return message
+
+    def put(self, message: str | bytes) -> None:
+        """Send a message. It is the caller's to wait while `congested`."""
+        if self._frames.state is not State.OPEN:
+            return
+        if isinstance(message, str):
+            self._frames.send_text(message.encode())
+        else:
+            self._frames.send_binary(message)
+        self._flush()
+
+    @property
+    def congested(self) -> bool:
+        """More waits to be sent than there should be, and `changed` will tell when that is over."""
+        return self._unsent > HIGH_WATER and self.closed is None
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake, unless it has begun. Raises ValueError for what a close frame cannot say."""
+        if self._frames.state is not State.OPEN:
+            return
+        try:
+            self._frames.send_close(code, reason)
+        except ProtocolError as error:
+            raise ValueError(f"a close frame with {code}, {reason!r}: {error}") from None
+        self._flush()
+
+    # ---- the connection's side
+
+    async def converse(self, stream: Stream) -> None:
+        self._stream, self._reader = stream, self._loop.current
+        self._next_ping = monotonic() + self._settings.ping_interval
+        self._flush()  # what was put before the head was out
+        self._await_close()
+        try:
+            await self._read(stream)
+            while self._writer is not None:
+                await self._pause()
+        except Disconnected:
+            pass
+        finally:
+            self._finish()
+
+    def drain(self, seconds: float) -> None:
+        self._leave = monotonic() + seconds
+        self._hurry(self._leave)
+
+    async def aclose(self) -> None:
+        self._finish()
+
+    async def _read(self, stream: Stream) -> None:
+        """Until either side has closed. Raises Disconnected."""
+        data, stream.unread = stream.unread, b""
+        while True:
+            at = 0
+            while at < len(data):
+                end = at + self._portion
+                self._frames.receive_data(data[at:end])
+                if self._handle(self._frames.events_received()):
+                    self._portion = TINY
+                    with suppress(TimedOut):  # of `_hurry`
+                        await PAUSE
+                await self._room()
+                at = end
+            if self._over:
+                return
+            data = b""
+            try:
+                data = await stream.read(self._due() - monotonic())
+            except TimedOut:
+                self._tick()
+                continue
+            if not data:
+                raise Disconnected("the client hung up without a close frame")
+
+    async def _room(self) -> None:
+        """Wait until there is room for more, which is not the client's to answer for. Raises Disconnected."""
+        if self._untaken <= HIGH_WATER and self._unsent <= HIGH_WATER:
+            return
+        began, due, self._whole_by = monotonic(), self._whole_by, inf
+        while not self._over and (self._untaken > HIGH_WATER or self._unsent > HIGH_WATER):
+            self._pinged = 0.0  # its answer may be among what is not read
+            await self._pause()
+        self._whole_by = due + monotonic() - began
+
+    async def _pause(self) -> None:
+        """Wait to be woken, or until something is due."""
+        task = self._loop.current
+        task.deadline = self._due()
+        try:
+            await PARKED
+        except TimedOut:
+            self._tick()
+        finally:
+            task.deadline = inf
+
+    def _due(self) -> float:
+        """When the clock has something to do next."""
+        if self._over:
+            return inf  # the writer has its own
+        if self._frames.state is not State.OPEN:
+            return self._end
+        pong = self._pinged + self._settings.ping_timeout if self._pinged else inf
+        return min(self._leave, self._next_ping, pong, self._whole_by)
+
+    def _tick(self) -> None:
+        """Do what is due. Raises Disconnected when all waiting is over."""
+        now = monotonic()
+        if self._over:
+            return
+        if self._end <= now:
+            raise Disconnected("the client has not answered a close frame")
+        if self._frames.state is not State.OPEN:
+            return
+        if self._leave <= now:
+            self.close(1012, RESTART)
+        elif self._whole_by <= now:
+            self._fail(1008, f"no whole message within {self._settings.message_timeout:g} s")
+        elif self._pinged and self._pinged + self._settings.ping_timeout <= now:
+            self._fail(1011, f"no pong within {self._settings.ping_timeout:g} s")
+        elif self._next_ping <= now:
+            self._next_ping = now + self._settings.ping_interval
+            if not self._pinged and not self._unsent:
+                self._pinged = now
+                self._frames.send_ping(b"")
+                self._flush()
+
+    def _handle(self, frames: Sequence[object]) -> bool:
+        """Take in what has come; whether that was so much that the others are to have a turn."""
+        before, size = len(self._came), 0
+        for frame in frames:
+            assert isinstance(frame, Frame)
+            if frame.opcode is Opcode.PONG:
+                self._pinged = 0.0
+            elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self.closed is None:
+                if frame.opcode is not Opcode.CONT:
+                    self._is_text = frame.opcode is Opcode.TEXT
+                self._in_message = True
+                self._partial += frame.data
+                size += len(frame.data)
+                if frame.fin and not self._complete():
+                    break
+        self._flush()
+        self._weigh()
+        if len(self._came) > before:
+            self.changed()
+        return len(frames) > BUSY or size > BUSY_BYTES
+
+    def _complete(self) -> bool:
+        """The message is whole; False where it is not valid UTF-8 (RFC 6455 §8.1)."""
+        self._in_message, self._whole_by = False, inf
+        data = bytes(self._partial)
+        self._partial.clear()
+        message: str | bytes = data
+        if self._is_text:
+            try:
+                message = data.decode()
+            except UnicodeDecodeError as error:
+                self._fail(1007, f"{error.reason} at position {error.start}")
+                return False
+        self._came.append(message)
+        self._untaken += len(message) + OVERHEAD
+        return True
+
+    def _weigh(self) -> None:
+        """Note what is held for the client, and by when it must have made a message of it."""
+        partial = len(self._partial) + len(self._frames.reader.buffer)
+        if not partial and not self._in_message:
+            self._whole_by = inf
+        elif self._whole_by == inf:
+            self._whole_by = monotonic() + self._settings.message_timeout
+        self._count(partial + self._untaken)
+
+    def _count(self, held: int) -> None:
+        if held > SMALL or self._is_heavy:
+            self._is_heavy = held > SMALL
+            self._memory.note(self, held)
+
+    def forget(self) -> None:
+        """Hold nothing of what has come, as nobody will take it. Until then it is held, whoever has gone."""
+        self._came.clear()
+        self._untaken = 0
+        self._count(0)
+        self._wake()
+
+    def shed(self) -> None:
+        """The worker holds too much for its clients, and the most of it for this one (websocket/memory.py)."""
+        self._partial.clear()
+        self._came.clear()
+        self._untaken = 0
+        self._fail(1013, "too much that is not received")
+
+    def _fail(self, code: int, reason: str) -> None:
+        if self._frames.state is State.OPEN:
+            self._frames.fail(code, reason)
+            self._flush()
+
+    # ---- what is said
+
+    def _flush(self) -> None:
+        """Send what there is to say, as much as fits, and let a task send the rest."""
+        for data in self._frames.data_to_send():
+            if data:
+                self._outgoing.append(data)
+                self._unsent += len(data)
+            else:
+                self._over = True  # so the protocol says
+        if self._outgoing and self._writer is None and self._stream is not None:
+            self._send_now(self._stream)
+        if self._frames.state is not State.OPEN:
+            self._settle()
+
+    def _send_now(self, stream: Stream) -> None:
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        sent = 0
+        with suppress(OSError):  # EAGAIN; of any other the reader or the writer will hear
+            sent = stream.send(data)
+        stream.sent += sent
+        self._left(sent)
+        if sent < len(data):
+            self._outgoing.append(data[sent:])
+            self._writer = self._loop.spawn(self._write(stream), "writing to a WebSocket")
+
+    def _left(self, count: int) -> None:
+        """So many bytes are the kernel's now, whoever has sent them: those who waited for room look again."""
+        was_full = self._unsent > HIGH_WATER
+        self._unsent -= count
+        if was_full and self._unsent <= HIGH_WATER:
+            self._wake()
+            self.changed()
+
+    async def _write(self, stream: Stream) -> None:
+        """A task of its own: send what did not fit, for as long as there is some."""
+        try:
+            while self._outgoing:
+                data = b"".join(self._outgoing)
+                self._outgoing.clear()
+                await stream.write(data, self._send_timeout)
+                self._left(len(data))
+        except Disconnected:
+            self._over = True
+            self._settle()
+            self._hurry(0.0)
+        finally:
+            self._writer = None
+            self._await_close()
+            self._wake()
+
+    # ---- the end
+
+    def _settle(self) -> None:
+        """Tell how it ends: as the side that closed first says it."""
+        if self.closed is None:
+            frames = self._frames
+            first = frames.close_rcvd if frames.close_rcvd_then_sent else frames.close_sent
+            self.closed = first or ABNORMAL
+            self._await_close()
+            self.changed()
+
+    def _await_close(self) -> None:
+        """Give the client some time to answer our close frame, once that is out."""
+        if self.closed is not None and self._writer is None:
+            self._end = monotonic() + CLOSING
+            self._hurry(self._end)
+
+    def _finish(self) -> None:
+        self._over = True
+        self._stream = None
+        if self._writer is not None:
+            self._writer.cancel()
+        self._outgoing.clear()
+        self._settle()
+        self._reader = None
+        self._partial.clear()
+        self._frames.reader.buffer.clear()
+        self._count(self._untaken)
+
+    def _wake(self) -> None:
+        if self._reader is not None:
+            self._reader.wake()
+
+    def _hurry(self, when: float) -> None:
+        """Have the reader look at the clock at `when`, if it were to do so later."""
+        if self._reader is not None:
+            self._reader.deadline = min(self._reader.deadline, when)

@@ -1,0 +1,401 @@
+"""The master: binds, boots the first generation, then waits for a command, obeys it, and waits again.
+
+It owns what outlives a configuration: the pid file, the control socket, the listening sockets, the scoreboard and the
+children. It never imports application code, and no command of its own ever sleeps or polls.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from enum import Enum, auto
+from functools import partial
+
+from msgspec import structs
+
+from prefork.errors import BootError, StartError
+from prefork.logger import log
+from prefork.net import inherited, listen, permissions
+from prefork.observe.logs import Logs
+from prefork.observe.lost_lines import LostLines
+from prefork.process.machine import entitle, in_terminal
+from prefork.process.master.banner import announce, regret, serving
+from prefork.process.master.control import Message
+from prefork.process.master.daemon import Background
+from prefork.process.master.endpoints import Marks
+from prefork.process.master.operations import Change, Wish, Wishes
+from prefork.process.master.reload import Succession, adopt
+from prefork.process.master.service_manager import ServiceManager
+from prefork.process.master.status import describe, standing
+from prefork.process.master.upgrade import Estate, Predecessor, Successor
+from prefork.process.master.watch import Watch
+from prefork.process.messages import encodable
+from prefork.process.pool.children import Children
+from prefork.process.pool.generation import Generation, Phase
+from prefork.process.signals import MASTER, Command, Signals
+from prefork.process.start_directory import StartDirectory
+from prefork.process.worker import privileges
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
+from prefork.runtime.task import Task
+from prefork.settings.kinds import MOST_WORKERS
+from prefork.settings.schema import Settings
+from prefork.settings.wording import counted
+from prefork.shared.scoreboard import Scoreboard
+
+SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; 256 KiB, and a page each
+STOPPING = "the server is stopping"
+
+
+class State(Enum):
+    RUNNING = auto()
+    SUCCEEDED = auto()  # another master has taken over, and the last workers of this one finish
+    STOPPING = auto()
+
+
+class Master:
+    """One server. `load` reads the configuration anew for a reload, and raises ConfigError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        watched: Sequence[str] = (),
+        predecessor: Predecessor | None = None,
+        background: Background | None = None,
+    ) -> None:
+        """Binds everything that a `predecessor` does not hand over. Raises StartError, with nothing left behind.
+
+        A change of a file below one of the directories `watched`, or of the configuration file then, is a reload.
+        """
+        self._load = load
+        self._predecessor = predecessor
+        self._background = background
+        self._manager = ServiceManager(os.environ)
+        self._home = StartDirectory()
+        self._loop = Loop(make_poller())
+        self._scoreboard = Scoreboard(SLOTS)
+        self._children = Children(self._loop)
+        self._exit_status = os.EX_OK
+        self._state = State.RUNNING
+        self._succession = Succession(self._children, self._scoreboard)
+        self._succession.on_change = self._tell_change
+        self._wishes = Wishes(self._loop)
+        self._granting: Task | None = None
+        self._answering: Task | None = None
+        self._started = time.time()
+        reload = partial(self._wishes.add, Change.RELOAD)
+        self._watch = Watch(self._children, watched, settings.source, reload) if watched else None
+        self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
+        self._bind(settings)
+
+    def _bind(self, settings: Settings) -> None:
+        """Take what outlives a configuration, all of it or nothing. Raises StartError."""
+        warning = privileges.prepare(settings)
+        self._passed = inherited.take(os.environ) if self._predecessor is None else self._predecessor.passed
+        settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
+        fitting, self._marks = self._predecessor.meet(settings) if self._predecessor else ({}, Marks())
+        self._lent = {**self._passed.sockets, **fitting}  # which are somebody else's to take down
+        with ExitStack() as undo:
+            undo.callback(self._marks.remove)
+            self._marks.take_pid_file(settings.master.pid_file)
+            logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
+            logs.apply()
+            sockets = adopt(self._lent, settings)
+            undo.callback(listen.release, sockets, keep=self._lent)
+            self._marks.take_control(settings.master.control)
+            if self._predecessor is None:
+                self._marks.write(os.getpid())
+            self._succession.current = self._succession.make(1, settings, sockets, logs)
+            undo.pop_all()
+        if warning:
+            log.warning("%s", warning)
+
+    def run(self) -> int:
+        """Serve until stopped; the exit status, 1 when the first generation could not boot."""
+        loop, children = self._loop, self._children
+        children.private += [self._signals.close_in_child, loop.poller.close, self._marks.close_in_child]
+        if self._background is not None:
+            children.private.append(self._background.close_in_child)
+        entitle("master")
+        loop.spawn(self._obey_signals(), "obeying signals")
+        if self._predecessor is None:
+            self._claim()
+        else:
+            children.private.append(self._predecessor.close_in_child)
+        loop.spawn(self._boot(), "booting")
+        lost = LostLines(self._scoreboard, lambda: self.generation.logs)
+        loop.spawn(lost.watch(loop), "telling of lost log lines")
+        if self._watch is not None:
+            loop.spawn(self._watch.run(), "watching for changes")
+        try:
+            loop.run()
+        finally:
+            loop.close()
+            listen.release(self.generation.sockets, keep=self._lent)
+            self._marks.remove()
+            lost.tell()
+            log.info("stopped" if self._state is State.STOPPING else "left; the new master serves")
+            self._signals.ignore_all()
+        return self._exit_status
+
+    # ---- signals and commands
+
+    async def _obey_signals(self) -> None:
+        obey: dict[Command, Callable[[], object]] = {
+            Command.REAP: self._children.reap,
+            Command.RELOAD: partial(self._wishes.add, Change.RELOAD),
+            Command.UPGRADE: partial(self._wishes.add, Change.UPGRADE),
+            Command.MORE: partial(self._wishes.add, Change.SCALE, lambda size: min(size + 1, MOST_WORKERS)),
+            Command.FEWER: partial(self._wishes.add, Change.SCALE, lambda size: max(size - 1, 1)),
+            Command.DRAIN: self._drain,
+            Command.REOPEN: self._reopen,
+            Command.STOP: self._stop,
+            Command.STOP_NOW: partial(self._stop, fast=True),
+            Command.NOTHING: lambda: None,
+        }
+        while True:
+            command = await self._signals.next()
+            try:
+                obey[command]()
+            except Exception as error:  # the next ones are to be heard all the same
+                log.error("%s went wrong: %r", command.name, error, exc_info=error)
+
+    async def _answer(self, request: Message) -> Message:
+        """Obey a command that came through the control socket."""
+        command = request.get("command")
+        if command == "status":
+            last = self._wishes.last.get(Change.RELOAD)
+            told = await describe(self.generation, self._children, self._scoreboard, self._started, last)
+            told["master"] |= {"directory": encodable(self._home.name), "serving": serving(self.generation)}
+            return {"ok": True, **told}
+        if command == "reload":
+            return await self._wishes.add(Change.RELOAD).answer()
+        if command == "upgrade":
+            return await self._wishes.add(Change.UPGRADE).answer()
+        if command == "scale":
+            return await self._answer_scale(request.get("count"))
+        if command == "reopen":
+            problems = self._reopen()
+            return {"ok": not problems, "message": problems or "log files reopened"}
+        if command == "stop":
+            self._stop(fast=bool(request.get("now")))
+            return {"ok": True, "pid": os.getpid()}
+        return {"ok": False, "message": f"unknown command: {command!r}"}
+
+    async def _answer_scale(self, count: object) -> Message:
+        if type(count) is not int or not 1 <= count <= MOST_WORKERS:
+            return {"ok": False, "message": f"expected an integer from 1 to {MOST_WORKERS}, got {count!r}"}
+        return await self._wishes.add(Change.SCALE, lambda _: count).answer()
+
+    # ---- boot, reload, stop
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._state is State.STOPPING
+
+    @property
+    def generation(self) -> Generation:
+        """The one that serves, or is to."""
+        return self._succession.current
+
+    async def _boot(self) -> None:
+        """Start the first generation; without one there is nothing to keep, and the server ends."""
+        try:
+            await self.generation.start()
+        except BootError as error:
+            if not self._is_stopping:
+                self._give_up(error)
+            return
+        if self._is_stopping:
+            return
+        if self._predecessor is None:
+            self.generation.open()
+        else:
+            await self._predecessor.gives_way(self._loop)
+            if self._is_stopping:  # by now: it learns from our end that it is to serve on
+                return
+            self._take_over(self._predecessor)
+        self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
+        if self._predecessor is None:  # else that has announced us
+            self._manager.ready(standing(self.generation))
+        feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
+        self._loop.spawn(feeding, "feeding the watchdog")
+        in_foreground = self._background is None and self._predecessor is None
+        announce(self.generation, in_foreground, self._marks.control is not None)
+        if self._background is not None:
+            self._background.let_go()
+
+    def _tell_change(self, generation: Generation) -> None:
+        """A worker is ready, or has died: have the service manager show how the server stands."""
+        if self._state is State.RUNNING and self._granting is not None and generation is self.generation:
+            self._manager.status(standing(generation))
+
+    def _take_over(self, predecessor: Predecessor) -> None:
+        """Serve in its place: it has let us."""
+        self.generation.open()
+        self._claim()
+        self._lent = {address: self.generation.sockets[address] for address in self._passed.names}
+        predecessor.relieve()
+
+    def _claim(self) -> None:
+        """Be the one who is found by the pid file and by the control socket."""
+        with suppress(StartError):  # the disk is full, say; then the control socket has to do
+            self._marks.write(os.getpid())
+        if self._answering is None and (control := self._marks.control):
+            self._answering = self._loop.spawn(control.serve(self._loop, self._answer), "serving the control socket")
+
+    def _give_up(self, error: BootError) -> None:
+        self._exit_status = 1
+        self._stop(fast=True)
+        if self._predecessor is None or not self._predecessor.refuse(error):  # which says so in our place
+            regret(error, self.generation.settings.log.error != "-" or self._background is not None)
+
+    async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
+        """Make one; what has come of it. Raises PreforkError where nothing has changed."""
+        if change is Change.UPGRADE:
+            with self._home.entered():
+                return await self._upgrade()
+        failed = ""
+        try:
+            if change is Change.RELOAD:
+                self._manager.reloading()
+                with self._home.entered():
+                    await self._reload()
+            else:
+                await self._resize(wishes)
+        except Exception as error:
+            failed = f"; the last {change.value} failed: {error}"
+            raise
+        finally:
+            if self._state is State.RUNNING:
+                self._manager.ready(standing(self.generation) + failed)
+        return standing(self.generation)
+
+    async def _resize(self, wishes: Sequence[Wish]) -> None:
+        """Have as many workers as the wishes come to, until the next reload. Raises BootError."""
+        if self.generation.phase is Phase.LEAVING:
+            raise BootError("the workers have been drained; a reload brings new ones")
+        size = before = self.generation.size
+        for wish in wishes:
+            size = wish.resize(size) if wish.resize is not None else size
+        if size != before:
+            if any(address.number for address in self.generation.sockets):
+                raise BootError("with reuse_port it takes a reload: set workers.count, then `prefork reload`")
+            await self.generation.resize(size)
+            log.info("scaled: generation %d serves with %s", self.generation.number, counted(size, "worker"))
+
+    async def _reload(self) -> None:
+        """A new generation in the place of the old: wholly, or not at all. Raises PreforkError when not at all."""
+        current = self.generation
+        if self._watch is not None:
+            self._watch.forget_bytecode()
+        settings = self._load()
+        settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
+        if settings.master != current.settings.master:
+            log.warning("[master] has changed: that takes effect with the next start or upgrade")
+            settings = structs.replace(settings, master=current.settings.master)
+        with ExitStack() as undo:
+            logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
+            undo.callback(logs.close)
+            sockets = adopt(current.sockets, settings)
+            undo.callback(listen.release, sockets, keep=current.sockets)
+            modes = undo.enter_context(permissions.permit_all(settings.listen, sockets))
+            fresh = self._succession.make(current.number + 1, settings, sockets, logs)
+            undo.callback(self._succession.forget, fresh)
+            undo.callback(fresh.kill)
+            await fresh.start()
+            undo.pop_all()
+        await self._succession.replace(fresh, modes)
+
+    async def _upgrade(self) -> str:
+        """A new master in our place, or all stays as it was. Raises BootError then."""
+        if os.getpid() == 1:
+            raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
+        log.info("upgrading: a new master starts")
+        estate = Estate(self.generation.sockets, self._passed.names, self._marks)
+        successor = Successor(self._children, self._home.name, self._manager, estate)
+        try:
+            version = await successor.ready()
+            if self._answering is not None:
+                self._answering.cancel()  # the next who asks is the new one's to answer
+                self._answering = None
+            await successor.take_over()
+        except BaseException as error:
+            successor.end()
+            self._claim()
+            if isinstance(error, Exception):  # else we are to stop, and wait then
+                await successor.child.exited.wait()
+            raise
+        self._state = State.SUCCEEDED
+        self._lent = self.generation.sockets
+        self._marks.lend(True)
+        outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
+        self._manager.succeeded(successor.child.pid, outcome)
+        entitle("master, leaving")
+        log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
+        self._leave(f"{outcome} meanwhile; ask once more")
+        self._loop.spawn(self._stop_gracefully(), "leaving")
+        return outcome
+
+    def _reopen(self) -> str:
+        problems = [problem for generation in self._succession.living for problem in generation.logs.reopen()]
+        for child in self._children.living:
+            child.signal(signal.SIGUSR1)
+        return "; ".join(dict.fromkeys(problems))
+
+    def _drain(self) -> None:
+        """Have no workers, until the next reload or upgrade; who comes meanwhile waits. Not in a terminal, which sends
+        WINCH when its size changes.
+        """
+        if self._state is State.RUNNING and self.generation.phase is Phase.SERVING and not in_terminal():
+            log.info("draining the workers; a reload brings new ones")
+            self._loop.spawn(self.generation.drain(), "draining the workers")
+
+    def _stop(self, fast: bool = False) -> None:
+        """Finish, or with `fast`, and at the second time, wait for no request; once more, kill whoever is left."""
+        fast = fast or self._state is State.STOPPING
+        leaving = self._state is State.SUCCEEDED
+        self._state = State.STOPPING
+        if self._predecessor is None or self._granting is not None:  # else it is another that serves, and goes on
+            self._manager.stopping(STOPPING)
+        self._leave(STOPPING)
+        if self._granting is not None:
+            self._granting.cancel()
+        if fast:
+            self._loop.spawn(self._stop_now(), "stopping at once")
+        elif not leaving:
+            log.info("stopping: the workers finish what is under way")
+            self._loop.spawn(self._stop_after_notice(), "stopping")
+
+    async def _stop_after_notice(self) -> None:
+        """Say by the status route that we are not ready, and serve on until load balancers have heard of it; stop."""
+        self._scoreboard.stop()
+        await self._loop.sleep(self.generation.settings.workers.drain_delay)
+        await self._stop_gracefully()
+
+    def _leave(self, reason: str) -> None:
+        """Begin nothing any more, for a reason that whoever wishes for something is told."""
+        self._wishes.refuse(BootError(reason))
+        if self._watch is not None:
+            self._watch.stop()
+        self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
+
+    async def _stop_gracefully(self) -> None:
+        try:
+            # the workers have them still: they empty the queues
+            listen.release(self.generation.sockets, keep=self._lent)
+            await self.generation.drain()
+            for child in self._children.living:  # of earlier generations: each has its own end set
+                await child.exited.wait()
+        finally:
+            self._loop.stop()
+
+    async def _stop_now(self) -> None:
+        try:
+            await self._succession.end()
+        finally:
+            self._loop.stop()

@@ -1,0 +1,89 @@
+"""What the master knows of the server: its workers by the scoreboard, the system and their own word, and how it got
+there. For programs, and for `prefork status` (status_table.py).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+
+from prefork import __version__
+from prefork.observe.metrics import snapshot
+from prefork.process.messages import Account, encodable
+from prefork.process.pool.children import Children
+from prefork.process.pool.generation import Generation
+from prefork.settings.wording import counted
+from prefork.shared.scoreboard import Board, State
+
+Figures = dict[str, Any]
+
+NOTHING = Account()
+
+
+async def describe(
+    generation: Generation, children: Children, scoreboard: Board, started: float, last_reload: Figures | None
+) -> Figures:
+    """JSON-able: times are Unix seconds, memory is bytes resident, cpu the seconds used so far.
+
+    `deaths` are those of this generation: of workers that nobody has asked to leave, and of those that could not boot
+    in their place; `next_attempt` is when there will be another, where that is waited for.
+
+    `longest` is the request of a worker that has been under way for the longest time, None where there is none, and
+    where the worker does not answer: it is asked, by a thread which is there whatever its loop is in.
+    """
+    serving = {row.pid for row in scoreboard.workers() if row.state is not State.BOOTING}
+    asked = [child for child in children.living if child.pid in serving and child.is_heard]
+    accounts = await children.accounts(asked)
+    silent = {child.pid for child in asked} - accounts.keys()
+    figures: Figures = snapshot(scoreboard)
+    for worker in figures["workers"]:
+        worker.update(_process(worker["pid"]))
+        account = accounts.get(worker["pid"], NOTHING)
+        worker["answers"] = worker["pid"] not in silent
+        worker["longest"] = {"request": account.request, "age": round(account.age, 3)} if account.request else None
+    return {
+        "version": __version__,
+        "master": {
+            "pid": os.getpid(),
+            "started": started,
+            "config": encodable(generation.settings.source),
+            "loaded": generation.loaded,
+            "listen": [encodable(str(listener.address)) for listener in generation.settings.listen],
+            "generation": generation.number,
+            "workers": generation.size,
+            "phase": generation.phase.name.lower(),
+        },
+        "last_reload": last_reload,
+        "deaths": {"count": generation.deaths.count, "last": _death(generation)},
+        "next_attempt": generation.next_attempt,
+        **figures,
+    }
+
+
+def standing(generation: Generation) -> str:
+    """How the server stands, in a few words."""
+    serving, size = generation.serving, counted(generation.size, "worker")
+    if serving >= generation.size:
+        return f"generation {generation.number} serves with {size}"
+    why = f"; {generation.deaths.last[1]}" if generation.deaths.last else ""
+    return f"generation {generation.number}: {serving} of {size} serve{why}"
+
+
+def _death(generation: Generation) -> Figures | None:
+    """When the last worker died (Unix time), and of what."""
+    if generation.deaths.last is None:
+        return None
+    at, reason = generation.deaths.last
+    return {"at": at, "reason": reason}
+
+
+def _process(pid: int) -> Figures:
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return {"cpu": round(times.user + times.system, 2), "memory": process.memory_info().rss}
+    except psutil.Error:
+        return {"cpu": 0.0, "memory": 0}  # it has just gone

@@ -1,0 +1,314 @@
+"""The template: a process of a generation that imports the application once, and of which the workers are copies.
+
+A copy shares the template's memory until one of them writes to it, and is ready in milliseconds. Each generation has a
+template of its own, so that a reload is simply the next one; the master itself never holds the application. It serves
+nobody and has one thread; a thread that the application starts when it is imported is in no worker. A process that it
+starts then (multiprocessing.Manager, say) is there for all workers: so the template outlives them, and ends in order,
+by its exit functions, which end such processes.
+
+A worker is to be the master's child, which waits for it, and not the template's. So it is forked twice: its parent ends
+at once, and the kernel gives it to the nearest ancestor that has asked for such orphans, the master (prctl(2),
+PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would do in one step, but past the C library, which keeps the
+process's ids and locks in order for fork alone. Linux only.
+
+A worker of which the master does not know would be there unseen, and for ever. So it begins only when the master has
+said, by the line between the two, that it knows it; whatever goes wrong closes that line, which ends the worker.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from prefork.errors import BootError, MalformedMessage, TimedOut
+from prefork.handlers.build import load_applications
+from prefork.logger import log
+from prefork.net import listen
+from prefork.process.machine import entitle
+from prefork.process.messages import Report, whereabouts
+from prefork.process.pool.child import Child
+from prefork.process.pool.children import GENTLE, Children, Tell, live
+from prefork.process.signals import ORDERED, Dismissed, dismiss, give_back
+from prefork.process.worker import app_environment, worker
+from prefork.process.worker.diagnostics import Witness
+from prefork.runtime import forks
+from prefork.runtime.finish import finish
+from prefork.runtime.stack import stacks
+from prefork.runtime.sync import Bell
+from prefork.runtime.task import PAUSE
+
+QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by ORDERED
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
+    *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU),
+)
+LAST = 5  # seconds for its exit functions, whoever waits for them
+KNOWN = b"k"  # what the master says to a worker that it knows
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Template:
+    """The template of one generation as the master sees it: made when the first worker is asked for, and again where it
+    has died. `main(socket, tell)` is what it runs, with its end of the line by which it is asked for workers.
+    """
+
+    def __init__(self, children: Children, main: Callable[[socket.socket, Tell], int], boot_timeout: float) -> None:
+        self._children = children
+        self._main = main
+        self._boot_timeout = boot_timeout
+        self._child: Child | None = None
+        self._line: socket.socket  # to the child
+        self._busy = False
+        self._turn = Bell(children.loop)
+        self._dismissed = False
+
+    async def fork(self, slot: int, pages: int, position: int, workers: int) -> Child:
+        """A worker for `slot` of the scoreboard, of which the descriptor `pages` gives it its page, the one at
+        `position` of so many. Raises BootError where there is none, or no template.
+        """
+        await self._turn.until(lambda: not self._busy)
+        self._busy = True
+        try:
+            if self._dismissed:
+                raise BootError("its generation leaves")
+            if self._child is None or self._child.exited.is_set():
+                await self._boot()
+            return await self._ask(b"%d %d %d" % (slot, position, workers), pages)
+        finally:
+            self._busy = False
+            self._turn.ring()
+
+    def dismiss(self) -> None:
+        """Its generation needs no more workers: who waits for one hears that there is none. If it boots, end it."""
+        self._dismissed = True
+        if self._child is not None and self._child.reports:
+            self._children.loop.spawn(self._child.see_end(), "ending a template that boots")
+
+    async def end(self, workers: Collection[Child]) -> None:
+        """Once it is dismissed: end it, when there is none of `workers` any more that might need what its import has
+        started, such as a process.
+        """
+        while workers:
+            await next(iter(workers)).exited.wait()
+            await PAUSE
+        if self._child is not None:
+            await self._child.see_end()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, where there is one."""
+        if self._child is not None:
+            await self._child.exited.wait()
+
+    async def _boot(self) -> None:
+        """Fork the template, and wait until it has imported the application. Raises BootError."""
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line.setblocking(False)
+        with ExitStack() as undo, theirs:
+            undo.callback(line.close)
+            self._children.private.append(line.close)
+            undo.callback(self._children.private.remove, line.close)
+            child = self._children.fork(partial(self._main, theirs), "template")
+            closing = undo.pop_all()
+        self._child, self._line = child, line
+        self._children.loop.spawn(self._bury(child, closing), f"waiting for the end of template {child.pid}")
+        try:
+            await child.ready(self._boot_timeout)
+        except BootError:
+            await child.see_end()
+            raise
+        child.hang_up()
+        log.debug("template %d is ready", child.pid)
+
+    async def _bury(self, child: Child, line: ExitStack) -> None:
+        """When it is gone: say so, where nobody has asked it to leave, and close the line once nobody waits there."""
+        await child.exited.wait()
+        if not (self._dismissed or child.reports):
+            log.error("template %d died: %s; the next worker gets another", child.pid, child.ending)
+        await self._turn.until(lambda: not self._busy or self._child is not child)
+        line.close()
+
+    async def _ask(self, which: bytes, pages: int) -> Child:
+        """Have it fork a worker. Raises BootError."""
+        assert self._child is not None
+        loop, line = self._children.loop, self._line
+        ours, theirs = socket.socketpair()
+        with ours, theirs, self._children.adopting():
+            try:
+                socket.send_fds(line, [which], [theirs.fileno(), pages])
+                with loop.within(self._boot_timeout):
+                    await loop.readable(line.fileno())
+                answer = line.recv(64)
+            except (OSError, TimedOut) as error:
+                self._child.signal(signal.SIGKILL)  # or it would answer this when it is asked the next time
+                await self._child.exited.wait()
+                raise BootError(f"the template does not answer: {str(error) or 'in time'}") from None
+            finally:
+                loop.forget(line.fileno())
+            if not answer.isdigit():
+                raise BootError(f"cannot fork a worker: {answer.decode(errors='replace') or 'the template is gone'}")
+            try:
+                child = self._children.adopt(int(answer), ours.detach())
+            except MalformedMessage as error:
+                self._child.signal(signal.SIGKILL)  # the application there has taken over: another begins anew
+                await self._child.exited.wait()
+                raise BootError(f"the template says what makes no sense: {error}") from None
+        child.ask(KNOWN)
+        return child
+
+
+def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
+    """The template's life; its exit status. Raises what importing the application raises."""
+    try:
+        with suppress(Dismissed):
+            _serve(assignment, line, tell)
+    finally:
+        signal.signal(ORDERED, _unheard)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LAST)
+    finish(GENTLE)
+    return os.EX_OK
+
+
+def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> None:
+    """Import the application, and fork workers until the master is gone. Raises Dismissed, and what the import does."""
+    forks.host()
+    handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not ignored: what is executed would inherit that
+    handlers |= {signal.SIGUSR1: lambda *_: assignment.logs.reopen(), ORDERED: _dismissed}
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    forks.on_fork(partial(_close_in_child, assignment, line, tell, handlers))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    assignment.logs.apply()
+    assignment.logs.catch_crashes()
+    entitle("template")
+    os.close(assignment.pages)  # it comes with each worker that we are asked for
+    home = app_environment.enter(assignment.settings)
+    _die_with_parent()
+    witness = Witness(None, tell.fd)
+    witness.explain = lambda: tell(whereabouts(stacks()))
+    home = replace(home, load=load_applications(assignment.settings.routes))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked what ends us
+    witness.end()
+    if threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+        log.warning("importing the application has started threads, which no worker has with preload: %s", names)
+    if started := _started():
+        log.warning("importing the application has started processes, which all workers share: %s", started)
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of that, and there is an end in order
+    gc.collect()
+    gc.freeze()  # or the collector of each copy would write to what they share
+    tell(Report())
+    while True:
+        asked, descriptors, _, _ = socket.recv_fds(line, 64, 2, socket.MSG_CMSG_CLOEXEC)
+        if not asked:
+            return
+        slot, position, workers = map(int, asked.split())
+        sockets = listen.own(assignment.sockets, position, workers)
+        others = set(assignment.sockets.values()) - set(sockets.values())
+        said, pages = descriptors
+        born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, home=home)
+        answer = _bear(born, [line, *others], Tell(said))
+        with suppress(OSError):
+            line.send(answer)
+
+
+def _close_in_child(assignment: worker.Assignment, line: socket.socket, tell: Tell, handlers: dict[int, Any]) -> None:
+    """In a process that the application forks as it is imported: it holds nothing of the template (forks.py)."""
+    give_back(handlers)
+    line.close()
+    tell.close()
+    for listener in assignment.sockets.values():
+        listener.close()
+    os.close(assignment.lifeline)
+    entitle("forked by template")
+
+
+def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell) -> bytes:
+    """Fork a worker that is the master's child by the time this returns: its pid as text, or why there is none. Of what
+    is open it is to have all but `ours`.
+    """
+    reading, writing = os.pipe()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the worker has its own handlers
+    try:
+        with forks.own():
+            parent = os.fork()
+            if not parent:
+                _bear_and_die(assignment, ours, tell, writing)
+    except OSError as error:
+        return (error.strerror or "no process").encode()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(writing)
+        os.close(tell.fd)
+        os.close(assignment.pages)
+    with open(reading, "rb") as told:
+        answer = told.read()
+    with suppress(ChildProcessError):  # the application ignores SIGCHLD (waitpid(2)), or reaps whoever ends
+        os.waitpid(parent, 0)
+    return answer or b"no process"
+
+
+def _bear_and_die(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell, writing: int) -> None:
+    """In the worker's parent: never returns, nor does it in the worker."""
+    try:
+        pid = os.fork()
+        if not pid:
+            for each in ours:
+                each.close()
+            os.close(writing)
+            live(lambda tell: worker.run(assignment, tell) if os.read(tell.fd, len(KNOWN)) else os.EX_OK, tell)
+        os.write(writing, b"%d" % pid)
+    except OSError as error:
+        os.write(writing, (error.strerror or "no process").encode())
+    finally:
+        os._exit(os.EX_OK)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill us when the master dies, whatever we are at. Changing the user would undo it."""
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died before
+        os._exit(os.EX_SOFTWARE)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Raises BootError."""
+    import ctypes  # a MiB that nobody else needs
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0):
+        raise BootError(f"preload: prctl({option}): {os.strerror(ctypes.get_errno())}")
+
+
+def _started() -> str:
+    """The processes that the application has started, by their names and pids."""
+    found = []
+    multiprocessing = sys.modules.get("multiprocessing")
+    names = {child.pid: child.name for child in multiprocessing.active_children()} if multiprocessing else {}
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{names.get(child.pid) or child.name()} ({child.pid})")
+    return ", ".join(found)
+
+
+def _unheard(number: int, frame: object) -> None:
+    pass
+
+
+def _dismissed(number: int, frame: FrameType | None) -> None:
+    dismiss(frame)

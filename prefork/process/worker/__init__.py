@@ -1,0 +1,1 @@
+"""The worker: a forked process that serves, and what it says of itself."""

@@ -1,0 +1,72 @@
+"""Recycling: when a worker has answered enough requests, or holds so much memory, that another is to take its place.
+
+A guard against applications that leak. Looked at in turns of the loop alone, so that an idle worker is not woken.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import psutil
+
+from prefork.logger import log
+from prefork.runtime.loop import Loop
+from prefork.settings.schema import Workers
+from prefork.settings.wording import counted
+from prefork.shared.counters import REQUESTS
+
+SPREAD = 0.1  # of max_requests, more or less: workers that began together are not to leave together
+WEIGHING = 1.0  # seconds between two looks at the memory, which take 20 us each
+
+Retire = Callable[[str], None]
+
+
+def recycle(loop: Loop, workers: Workers, board: memoryview, retire: Retire) -> None:
+    """Have `retire` called with the reason, again and again, once a limit of `workers` is reached. `board` is the
+    worker's slot of the scoreboard. To be called when the application has been imported.
+    """
+    if workers.max_requests:
+        loop.after_turn.append(_counting(board, _spread(workers.max_requests), retire))
+    if workers.max_memory:
+        held = resident()
+        if held < workers.max_memory:
+            loop.after_turn.append(_weighing(loop, workers.max_memory, retire))
+        else:  # its successors would be no better, and none would stay
+            words = "a worker begins with %s, more than workers.max_memory (%s), which therefore has no effect"
+            log.warning(words, mebibytes(held), mebibytes(workers.max_memory))
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in use, what it shares with others included."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _spread(count: int) -> int:
+    return max(1, round(count * random.uniform(1 - SPREAD, 1 + SPREAD)))
+
+
+def _counting(board: memoryview, limit: int, retire: Retire) -> Callable[[], None]:
+    def count() -> None:
+        if board[REQUESTS] >= limit:
+            retire(f"it has answered {counted(board[REQUESTS], 'request')} (workers.max_requests)")
+
+    return count
+
+
+def _weighing(loop: Loop, limit: int, retire: Retire) -> Callable[[], None]:
+    due = loop.now
+
+    def weigh() -> None:
+        nonlocal due
+        if loop.now >= due:
+            due = loop.now + WEIGHING
+            held = resident()
+            if held >= limit:
+                retire(f"it holds {mebibytes(held)} of memory (workers.max_memory)")
+
+    return weigh

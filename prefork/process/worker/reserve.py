@@ -1,0 +1,92 @@
+"""A reserve of places for new clients where all others are taken for long: by WebSockets, say, or event streams.
+
+Clients beyond `workers.connections` wait in the backlog, which is right while requests end. Where every place of every
+worker is taken by what does not end by itself, they would wait for ever, a load balancer's question for the status
+among them. So those few are let in one by one, and have one answer: that of a status route, or else a 503, which tells
+them to come again. Owns who may be let in like that, and the warning.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import suppress
+from math import inf
+
+from prefork.errors import TimedOut
+from prefork.http.registry import Server
+from prefork.logger import log
+from prefork.runtime.task import PAUSE
+from prefork.shared.counters import CONNECTIONS
+from prefork.shared.scoreboard import STATE, Board, State
+
+PLACES = 8  # above the limit
+LOOK = 0.5  # seconds between two looks whether places are taken for long
+QUIET = 60.0  # seconds between two warnings
+
+
+class Reserve:
+    """That of the worker in `slot`, whose server has a `limit`."""
+
+    def __init__(self, server: Server, scoreboard: Board, slot: int) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._scoreboard = scoreboard
+        self._slot = slot
+        self._warned = -inf  # the loop's time
+        self._open: set[socket.socket] = set()  # listeners
+
+    async def admit(self, listener: socket.socket, *, shared: bool) -> bool:
+        """Wait until the server has room for a client of `listener`, or an idle connection that can give way; False: a
+        client waits that is to have a place all the same. Where it is `shared` with others who have room, they take it.
+        """
+        server = self._server
+        self._open.discard(listener)
+        while len(server.connections) >= server.limit:
+            if server.has_room():  # but for how long: a new connection idles until it says something
+                await self._loop.readable(listener.fileno())  # without taking a wake-up from those who have room
+                await PAUSE
+                if server.has_room():
+                    return True
+            elif server.is_taken and (not shared or self._others_are_full()):
+                if _has_client(listener) and self._warn():
+                    self._open.add(listener)
+                    return False
+                with suppress(TimedOut), self._loop.within(LOOK):
+                    await self._loop.readable(listener.fileno())
+            else:
+                with suppress(TimedOut), self._loop.within(LOOK):
+                    await server.room(wanted=False)
+        return True
+
+    async def make_room(self, listener: socket.socket, *, shared: bool) -> None:
+        """A client is here: have an idle connection give way, unless it is to have a place all the same."""
+        while listener not in self._open:
+            with suppress(TimedOut), self._loop.within(LOOK):
+                await self._server.room(wanted=True)
+                return
+            await self.admit(listener, shared=shared)
+
+    def _others_are_full(self) -> bool:
+        """Whether nobody who accepts beside this worker has fewer connections than it may have."""
+        board, serving = self._scoreboard, State.SERVING.value
+        generation = board.generation(self._slot)
+        columns = zip(board.column(CONNECTIONS), board.column(STATE), board.generations(), strict=False)
+        return all(
+            count >= self._server.limit for count, state, number in columns if state == serving and number == generation
+        )
+
+    def _warn(self) -> bool:
+        """Say that it is full; whether there is a place in the reserve."""
+        if self._loop.now >= self._warned + QUIET:
+            self._warned = self._loop.now
+            upgraded = sum(one.upgrade is not None for one in self._server.connections)
+            what = "all %d connections are taken for long, %d of them by WebSockets: new clients get a 503, but for the"
+            log.warning(f"{what} status; more are allowed by workers.connections", self._server.limit, upgraded)
+        return len(self._server.connections) < self._server.limit + PLACES
+
+
+def _has_client(listener: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(0))

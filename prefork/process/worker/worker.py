@@ -1,0 +1,407 @@
+"""A worker: assembles the server, serves when it is told to and until it is told to leave, drains. Lives in a forked
+child of the master.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, NoReturn
+
+from prefork.handlers.build import AsgiHost, Host, build
+from prefork.handlers.files.cache import FileCache
+from prefork.http.forwarded import canonical
+from prefork.http.h1.connection import Connection
+from prefork.http.message import Client, Request
+from prefork.http.registry import Server
+from prefork.http.spool import trouble
+from prefork.logger import INFO, WARNING, log
+from prefork.net import accept
+from prefork.net.listen import Sockets
+from prefork.net.stream import Stream
+from prefork.observe.logs import Logs
+from prefork.observe.metrics import snapshot
+from prefork.process.machine import entitle, pin
+from prefork.process.messages import Report, whereabouts
+from prefork.process.pool.children import Tell
+from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
+from prefork.process.worker.accept_balance import Turns
+from prefork.process.worker.app_environment import Home, enter
+from prefork.process.worker.diagnostics import Witness, account, place
+from prefork.process.worker.drain import Drain, time_for_requests, time_for_shutdown
+from prefork.process.worker.recycling import recycle
+from prefork.process.worker.reserve import Reserve
+from prefork.runtime import forks
+from prefork.runtime.calls import Call
+from prefork.runtime.checked import CheckedCrew, CheckedLoop
+from prefork.runtime.finish import finish
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
+from prefork.runtime.stack import stack, stacks
+from prefork.runtime.task import Task
+from prefork.runtime.threads import Crew
+from prefork.settings.address import Address
+from prefork.settings.schema import Settings, Workers
+from prefork.settings.wording import MORE_DESCRIPTORS, counted
+from prefork.shared.counters import CALLS
+from prefork.shared.scoreboard import PULSE, STATE, Board, Order, State
+
+LAST = 0.5  # seconds that threads have where requests were not waited for, and their applications have shut down
+RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is given: its configuration, the listening sockets, the logs, the scoreboard to read, its `slot` of
+    that, with the descriptor `pages`, by which it has its page to write, its `position` in its generation, from 0 on,
+    and the descriptor `lifeline`, which ends when the master does. A copy of a template has its `home` from that.
+    """
+
+    settings: Settings
+    sockets: Sockets
+    logs: Logs
+    scoreboard: Board
+    pages: int
+    slot: int
+    position: int
+    lifeline: int
+    home: Home | None = None
+
+
+def run(assignment: Assignment, tell: Tell) -> int:
+    """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
+    forks.host()
+    entitle(f"worker {assignment.slot}")
+    if assignment.settings.workers.affinity:
+        pin(assignment.position)
+    try:
+        worker = Worker(assignment, tell)
+    except Dismissed:
+        return os.EX_OK
+    tell(Report(asgi=worker.hosts_asgi))
+    if not tell.heard:  # nobody would ever ask it to leave
+        return os.EX_UNAVAILABLE
+    worker.serve()
+    if worker.leaves_threads:
+        finish(threads=LAST)
+        os._exit(os.EX_OK)
+    return os.EX_OK
+
+
+class Worker:
+    """Serves the sockets of its assignment."""
+
+    def __init__(self, assignment: Assignment, tell: Tell) -> None:
+        settings = assignment.settings
+        self._assignment = assignment
+        self._tell = tell
+        self._board = assignment.scoreboard.own(assignment.slot, assignment.pages)
+        self._loop, self._crew = _loop_and_crew(settings.workers)
+        self._asgi: AsgiHost | None = None
+        self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
+        # before the application is imported: HUP must not kill us meanwhile
+        self._signals = Signals(self._loop, WORKER, insist=True)
+        forks.on_fork(self._close_in_child)
+        assignment.logs.apply()
+        assignment.logs.count_in(self._board)
+        assignment.logs.catch_crashes()
+        note = self._signals.note
+        self._witness = Witness(assignment.lifeline, tell.fd, partial(note, ORDERED), partial(note, signal.SIGINT))
+        self._witness.explain = self._tell_place
+        self._crew.counts = self._board[CALLS : CALLS + len(self._crew.counts)]
+        self._crew.calls.overdue = self._give_up
+        with self._signals.interruptible():
+            self._server = self._assemble(assignment.home or enter(settings))
+            if self._asgi is not None:
+                self._asgi.start_up()
+        reserve = RESERVE + settings.file_cache.open_files
+        self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
+        self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
+        self._accepting: list[Task] = []
+        self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
+        self._told = 0  # orders of the master that have been obeyed
+        self._standing_by = False
+        self._draining = False
+        self._drain = Drain(self._server, self._crew, self._asgi, settings.workers)
+        self._retiring = False  # it has asked to be replaced
+        self._signals.catch()
+        recycle(self._loop, settings.workers, self._board, partial(self._retire, INFO))
+
+    def _assemble(self, home: Home) -> Server:
+        """The server with all its routes. Raises what importing an application raises."""
+        settings, logs = self._assignment.settings, self._assignment.logs
+        if (told := trouble()) and not self._assignment.position:  # once a generation
+            log.warning("%s", told)
+        cache = FileCache(settings.file_cache, self._board)
+        forks.on_fork(cache.shed)
+        self._loop.spawn(cache.sweep(self._loop), "closing idle files")
+        host = Host(
+            self._crew,
+            settings.workers,
+            lambda: snapshot(self._assignment.scoreboard),
+            home.roots,
+            cache,
+            pages=home.pages,
+            compression=settings.compression,
+            asgi=self._host_asgi,
+            load=home.load,
+        )
+        router = build(settings.routes, host)
+        if self._asgi is not None:
+            self._crew.pinned = True  # asyncio stays with its thread
+        if self._crew.wanted:
+            self._crew.start()
+        if logs.access is not None:
+            logs.access.start()
+        record = None if logs.access is None else logs.access.record
+        server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
+        forks.on_fork(server.close_in_child)
+        server.vital = router.vital
+        server.limit_of_route = router.body_limit
+        return server
+
+    def _close_in_child(self) -> None:
+        """In a process that an application has forked: it holds nothing of this worker (forks.py)."""
+        assignment = self._assignment
+        self._signals.close_in_child()
+        self._loop.close_in_child()
+        self._crew.close_in_child()
+        for listener in assignment.sockets.values():
+            listener.close()
+        os.close(assignment.lifeline)
+        self._tell.close()
+        entitle(f"forked by worker {assignment.slot}")
+
+    @property
+    def leaves_threads(self) -> bool:
+        """Threads may hold a request that was not waited for, as those do in which Starlette calls plain functions."""
+        return self.hosts_asgi and self._drain.cut_short
+
+    @property
+    def hosts_asgi(self) -> bool:
+        return self._asgi is not None
+
+    def _host_asgi(self) -> AsgiHost:
+        """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""
+        if self._asgi is None:
+            from prefork.handlers.apps.asgi.application import Asgi
+
+            settings = self._assignment.settings
+            self._asgi = Asgi(self._loop, settings.websocket, settings.http.send_timeout)
+            forks.on_fork(self._asgi.close_in_child)
+        return self._asgi
+
+    def serve(self) -> None:
+        """Serve until told to leave, and what was under way is done."""
+        self._loop.spawn(self._obey(), "obeying signals")
+        self._loop.spawn(self._outlive_master(), "watching the master")
+        self._loop.spawn(self._leave_clients_to_others(), "watching the threads")
+        self._witness.explain = self._explain
+        self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
+        workers = self._assignment.settings.workers
+        self._witness.patience = time_for_requests(workers) + (time_for_shutdown(workers) if self.hosts_asgi else 0.0)
+        try:
+            if self._asgi is not None:
+                self._asgi.run()
+                self._asgi.close()
+            elif self._crew.wanted:
+                self._crew.run(self._finish)
+            else:
+                self._loop.run()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._server.cut()
+        if (access := self._assignment.logs.access) is not None:
+            access.stop()
+
+    def _finish(self, failure: BaseException | None) -> NoReturn:
+        """The end, in another thread than the main one, which does not come back from an application call."""
+        self._end()
+        if failure is not None:
+            log.critical("worker %d ends: %r", os.getpid(), failure, exc_info=failure)
+        finish()
+        os._exit(os.EX_OK if failure is None else os.EX_SOFTWARE)
+
+    async def _room(self, listener: socket.socket, is_own: bool, wanted: bool) -> None:
+        if wanted:
+            await self._reserve.make_room(listener, shared=not is_own)
+        elif await self._reserve.admit(listener, shared=not is_own) and not is_own:
+            await self._turns.mine(listener)
+
+    def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
+        """What to do with clients of `listener` at `address`: a connection each, as a task of its own."""
+        loop, server = self._loop, self._server
+        min_rate = self._assignment.settings.http.min_send_rate
+        where = listener.getsockname()
+        is_unix = address.kind == "unix"
+        name, port = (address.path, "") if is_unix else (where[0], str(where[1]))
+
+        def greet(socket: socket.socket, peer: Any) -> None:
+            socket.setblocking(False)
+            host, from_port = ("", 0) if is_unix else peer[:2]
+            if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
+                host = canonical(host)
+            client = Client(host, from_port, "http", name, port, not is_unix)
+            loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection", eager=True)
+
+        return greet
+
+    def _give_up(self, call: Call) -> None:
+        """An application call takes too long: say where it is, answer in its place, and have this worker replaced."""
+        request: Request = call.what
+        where = f"{request.method} {request.target} has taken more than {call.timeout:g} s, and is at"
+        log.error("%s", where, extra={"report": stack(call.thread)})
+        if self._crew.calls.away.get(call.task) is call:  # else its answer is going out, or has been given
+            for connection in self._server.connections:
+                if connection.task is call.task:
+                    connection.give_up()
+                    break
+        self._retire(WARNING, "one of its threads is stuck (timeout of its route, or workers.timeout)")
+
+    def _retire(self, level: int, reason: str) -> None:
+        """Ask, once, to be replaced: another will be ready before this worker is told to leave."""
+        if not (self._retiring or self._draining):
+            self._retiring = True
+            log.log(level, "this worker is to be replaced, since %s", reason)
+            self._tell(Report())
+
+    def _explain(self) -> None:
+        """The master asks, as this loop does not turn: say where it is. In the witness's thread."""
+        where = place(self._server.connections, self._asgi.running() if self._asgi else None, monotonic())
+        log.error("the loop is stuck %s; its threads are at", where, extra={"report": stacks()})
+        self._retire(WARNING, "its loop is stuck")
+
+    def _tell_place(self) -> None:
+        """The master asks, as our boot takes too long. In the witness's thread."""
+        self._tell(whereabouts(f"{self._asgi.stacks() if self._asgi else ''}{stacks()}"))
+
+    async def _obey(self) -> None:
+        while True:
+            command = await self._signals.next()
+            if command is Command.OBEY:
+                self._obey_order()
+            elif command is Command.STOP:  # told by somebody else
+                self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
+            elif command is Command.STOP_NOW:
+                self._drain.hurry()
+                self._leave()
+            elif command is Command.REOPEN:
+                self._assignment.logs.reopen()
+
+    def _obey_order(self) -> None:
+        """The last one: it takes the place of those before it."""
+        count, order = self._assignment.scoreboard.orders(self._assignment.slot)
+        told, self._told = self._told, count
+        if told == count:  # a signal for each, but the last order was there at the first of them
+            return
+        if order is Order.LEAVE:
+            self._leave()
+        elif order is Order.STAND_BY:
+            self._stand_by()
+        else:
+            self._take_clients()
+
+    async def _outlive_master(self) -> None:
+        await self._loop.readable(self._assignment.lifeline)
+        log.error("the master is gone; draining")
+        self._loop.forget(self._assignment.lifeline)
+        self._leave()
+
+    async def _leave_after_notice(self) -> None:
+        """Accept clients as long as a master does that is told to stop: service managers tell all of us at once."""
+        await self._loop.sleep(self._assignment.settings.workers.drain_delay)
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._begin_drain()
+            self._loop.spawn(self._drain.run(), "draining")
+
+    def _stop_accepting(self) -> None:
+        for task in self._accepting:
+            task.cancel()
+        self._accepting.clear()
+        for listener in self._assignment.sockets.values():
+            self._loop.forget(listener.fileno())
+
+    def _stand_by(self) -> None:
+        """Drain, as far as that can be taken back: others have our listeners, and take the clients."""
+        if not (self._standing_by or self._draining):
+            self._standing_by = True
+            self._board[STATE] = State.DRAINING
+            self._stop_accepting()
+            self._drain.begin()
+
+    def _take_clients(self) -> None:
+        """For the first time, or again."""
+        if self._accepting or self._draining:
+            return
+        self._standing_by = False
+        self._server.resume()
+        self._accept()
+        self._board[STATE] = State.SERVING
+
+    def _accept(self) -> None:
+        for address, listener in self._assignment.sockets.items():
+            room = partial(self._room, listener, bool(address.number))
+            greet = self._greeter(address, listener)
+            accepting = accept.accept(self._loop, listener, room, greet, self._server.relieve)
+            self._accepting.append(self._loop.spawn(accepting, "accepting"))
+
+    async def _leave_clients_to_others(self) -> None:
+        """Where all threads are in calls that take long, and others' are not, who are told of each client then."""
+        while True:
+            await self._turns.lost(self._crew.filled)
+            if self._accepting:
+                self._stop_accepting()
+                self._accept()
+
+    def _begin_drain(self) -> None:
+        """Accept whoever is in the queue, unless there is no time for them, and nobody else any more."""
+        self._board[STATE] = State.DRAINING
+        has_accepted = bool(self._accepting) and not self._drain.hurried
+        self._stop_accepting()
+        self._drain.begin()  # from now on, any number of them is served
+        for address, listener in self._assignment.sockets.items():
+            if has_accepted:
+                accept.accept_rest(self._loop, listener, self._greeter(address, listener))
+            listener.close()
+
+
+def _loop_and_crew(workers: Workers) -> tuple[Loop, Crew]:
+    poller = make_poller(workers.event_loop)
+    if sys.flags.dev_mode:  # python -X dev
+        checked = CheckedLoop(poller)
+        return checked, CheckedCrew(checked, workers.threads)
+    loop = Loop(poller)
+    return loop, Crew(loop, workers.threads)
+
+
+def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
+    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps, and
+    as far as to have a second one for each: for its request's body, or its response, where that is on disk.
+
+    `watchable` is how many descriptors the poller can watch, if that is bounded: no other is to push connections out.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if watchable is not None:
+        connections = min(connections, watchable - reserve)
+    wanted = connections + reserve
+    generous = wanted + connections if watchable is None else wanted
+    if soft != resource.RLIM_INFINITY and soft < generous:
+        raised = generous if hard == resource.RLIM_INFINITY else min(generous, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        if raised < wanted:
+            connections = max(1, raised - reserve)
+            words = "at most %s at once, as no more than %d descriptors are allowed; %s"
+            log.warning(words, counted(connections, "connection"), hard, MORE_DESCRIPTORS)
+    return connections

@@ -1,0 +1,157 @@
+"""A loop and a crew that see to it that only the leader touches the loop: what a worker uses under `python -X dev`.
+
+Owns the knowledge whose the loop is: the leader's, nobody's while the baton lies there, and then that of who takes it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from prefork.logger import log
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import Poller
+from prefork.runtime.task import Readiness, Sleep, Task, Wait
+from prefork.runtime.threads import Crew
+from prefork.runtime.watcher import Baton
+from prefork.runtime.work import Seat
+
+
+class CheckedLoop(Loop):
+    """`owner` is the ident of the thread that may touch it, or 0. Raises AssertionError in any other.
+
+    What a task keeps for itself, such as its deadline, is not looked at.
+    """
+
+    def __init__(self, poller: Poller) -> None:
+        super().__init__(poller)
+        self.owner = threading.get_ident()
+        self.ready, self.eager = _Ready(self), _Ready(self)
+
+    def check(self) -> None:
+        here = threading.get_ident()
+        if self.owner != here:  # logged too: who gets the exception may be an application
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            wrong = f"the loop is touched in {names.get(here)}, while it is {names.get(self.owner, 'nobody')}'s"
+            log.critical("%s", wrong, stack_info=True)
+            raise AssertionError(wrong)
+
+    @property
+    def current(self) -> Task:
+        self.check()
+        return self._current
+
+    @current.setter
+    def current(self, task: Task) -> None:
+        self.check()
+        self._current = task
+
+    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str, *, eager: bool = False) -> Task:
+        self.check()
+        return super().spawn(coroutine, name, eager=eager)
+
+    def forget(self, fd: int) -> None:
+        self.check()
+        super().forget(fd)
+
+    def stop(self) -> None:
+        self.check()
+        super().stop()
+
+    def enlist(self, wait: Readiness) -> None:
+        self.check()
+        super().enlist(wait)
+
+    def delist(self, wait: Readiness) -> None:
+        self.check()
+        super().delist(wait)
+
+    def schedule(self, sleep: Sleep) -> None:
+        self.check()
+        super().schedule(sleep)
+
+    def turn(self, limit: float | None = None) -> None:
+        self.check()
+        super().turn(limit)
+
+    def finish_turn(self) -> None:
+        self.check()
+        super().finish_turn()
+        self.check()
+
+    def _notify(self, table: dict[int, Readiness], fd: int) -> None:
+        self.check()
+        super()._notify(table, fd)
+        self.check()  # who has lost the loop does not come here
+
+    def _step(self, task: Task, error: BaseException | None = None) -> None:
+        self.check()
+        super()._step(task, error)
+        self.check()
+
+    def _suspend(self, task: Task, wanted: Wait) -> None:
+        self.check()
+        super()._suspend(task, wanted)
+
+    def _ended(self, task: Task, error: BaseException) -> None:
+        self.check()
+        super()._ended(task, error)
+
+
+class _Ready(deque[Any]):
+    """Who is ready: where a `wake` or a `resume` touches the loop."""
+
+    def __init__(self, loop: CheckedLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def append(self, entry: Any) -> None:
+        self._loop.check()
+        super().append(entry)
+
+    def popleft(self) -> Any:
+        self._loop.check()
+        return super().popleft()
+
+
+class _Baton(Baton):
+    """The loop is nobody's while something is in here, and then that of who took it out."""
+
+    def __init__(self, loop: CheckedLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def append(self, call: Any) -> None:
+        self._loop.check()
+        assert not self, "a call within a call"
+        self._loop.owner = 0
+        super().append(call)
+
+    def pop(self) -> Any:  # type: ignore[override]
+        call = super().pop()
+        self._loop.owner = threading.get_ident()
+        return call
+
+
+class CheckedCrew(Crew):
+    """A crew for a CheckedLoop."""
+
+    loop: CheckedLoop
+
+    def __init__(self, loop: CheckedLoop, threads: int) -> None:
+        super().__init__(loop, threads)  # for the types' sake
+
+    def _seat(self) -> Seat:
+        return Seat(_Baton(self.loop))
+
+    def run(self, abandon: Callable[[BaseException | None], None]) -> None:
+        try:
+            super().run(abandon)
+        finally:
+            self.loop.owner = threading.get_ident()
+
+    def _lead(self, seat: Seat) -> None:
+        self.loop.owner = threading.get_ident()
+        super()._lead(seat)

@@ -1,0 +1,315 @@
+"""The loop: runs coroutines, and wakes each by its descriptor, its instant, a `wake()`, or its deadline.
+
+Owns the tasks (task.py), the poller and the clock. While a task comes back for the same descriptor, nothing is armed
+anew, so that a keep-alive connection costs no `epoll_ctl` per request.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from math import inf
+from time import monotonic
+from typing import NoReturn
+
+from prefork.errors import TimedOut
+from prefork.logger import log
+from prefork.runtime import forks
+from prefork.runtime.callbacks import Posts
+from prefork.runtime.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
+from prefork.runtime.task import Deposed, Handover, Pause, Readiness, Sleep, Task, Wait
+
+SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
+LONGEST = 86400.0  # seconds in one system call, which counts them as milliseconds in 31 bits
+
+
+class Loop:
+    """One select event loop. `now` is its clock (monotonic seconds), set once a turn; `current` the task that runs.
+
+    `after_turn` holds what is called at the end of each turn, before the loop may sleep (recycling.py).
+    `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
+    (monotonic seconds, which all processes count alike), 0 while the loop waits. `turns` counts them; the last one took
+    `lasted` seconds, whoever ran the loop in it. `posts` is what other threads have for it.
+    """
+
+    def __init__(self, poller: Poller) -> None:
+        self.current: Task
+        self.poller, self.now = poller, monotonic()
+        self.tasks: set[Task] = set()
+        self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
+        self.posts = Posts()
+        self.eager: deque[tuple[Task, Wait]] = deque()  # who takes a step before anybody else does
+        self.turns, self.lasted, self._began = 0, 0.0, self.now
+        self.after_turn: list[Callable[[], None]] = []
+        self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
+        self._readers, self._writers = dict[int, Readiness](), dict[int, Readiness]()
+        self._shared = set[int]()  # those of the readers that are EXCLUSIVE
+        self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that whoever runs the loop can go on with it
+        self._sleeping: list[tuple[float, int, Sleep]] = []
+        self._order = count()
+        self._next_sweep = inf
+        self.stopped = False
+
+    # ---- for tasks and their makers
+
+    def spawn(self, coroutine: Coroutine[Wait, None, None], name: str, *, eager: bool = False) -> Task:
+        """Begin a task; its first step is taken in the next turn, or if it is `eager`, behind the step that runs now,
+        and before those of others.
+        """
+        task = Task(self, coroutine, name)
+        self.tasks.add(task)
+        if eager:
+            self.eager.append((task, task.wait))
+        else:
+            task.resume()
+        return task
+
+    def readable(self, fd: int, *, exclusive: bool = False) -> Readiness:
+        return Readiness(self, fd, READ | EXCLUSIVE if exclusive else READ)
+
+    def writable(self, fd: int) -> Readiness:
+        return Readiness(self, fd, WRITE)
+
+    def sleep(self, seconds: float) -> Sleep:
+        return Sleep(self, monotonic() + max(seconds, 0.0))  # never in the past: others are to have their turn
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """A deadline for the current task over a block: TimedOut in it. The earlier of nested ones counts."""
+        task, outer = self.current, self.current.deadline
+        task.deadline = min(outer, monotonic() + seconds)  # this turn may have begun long ago
+        try:
+            yield
+        finally:
+            task.deadline = outer
+
+    def forget(self, fd: int) -> None:
+        """Say no more about `fd`. To be called before it is closed, registered or not."""
+        self._readers.pop(fd, None)
+        self._writers.pop(fd, None)
+        self._shared.discard(fd)
+        self.poller.forget(fd)
+
+    def stop(self) -> None:
+        """Make `run` return at the end of this turn."""
+        self.stopped = True
+
+    def rest(self) -> None:
+        """Say by `pulse`, from now on, that the loop waits, however long its turns take."""
+        self.pulse[0] = 0.0
+        self.pulse = memoryview(bytearray(8)).cast("d")
+
+    def close(self) -> None:
+        """End every task where it waits, by GeneratorExit, save those that other threads have; release the poller."""
+        while self.tasks:
+            task = next(iter(self.tasks))
+            if not task.cancel_unless_away():
+                self.tasks.remove(task)
+        self.poller.close()
+
+    def close_in_child(self) -> None:
+        """In a process that an application has forked: release the poller, and have whoever comes back into this loop,
+        wherever in it, end there (forks.py). What the parent's poller watches stays watched.
+        """
+        with suppress(OSError):  # a kqueue is not inherited
+            self.poller.close()
+        self.after_turn[:] = [_not_here]  # in place: this very turn may be about to go through them
+        names = ("turn", "finish_turn", "_timeout", "_notify", "_start", "_step", "_suspend", "_sweep")
+        vars(self).update(dict.fromkeys(names, _not_here), _ended=_end)
+
+    # ---- for Waits
+
+    def enlist(self, wait: Readiness) -> None:
+        """Hear of `wait` from now on. Raises what the poller raises."""
+        table = self._writers if wait.event == WRITE else self._readers
+        known = table.get(wait.fd)
+        assert known is None or known.task is None, f"two tasks wait for descriptor {wait.fd}"
+        if known is not wait:
+            table[wait.fd] = wait
+            try:
+                self._register(wait.fd)
+            except BaseException:
+                del table[wait.fd]
+                raise
+            if wait.event & EXCLUSIVE:
+                self._shared.add(wait.fd)
+
+    def delist(self, wait: Readiness) -> None:
+        """Hear of a reader's `wait` no more. Its descriptor may be another's by now."""
+        if self._readers.get(wait.fd) is wait:
+            del self._readers[wait.fd]
+            self._shared.discard(wait.fd)
+            self._register(wait.fd)
+
+    def schedule(self, sleep: Sleep) -> None:
+        heapq.heappush(self._sleeping, (sleep.when, next(self._order), sleep))
+
+    # ---- the loop itself
+
+    def run(self) -> None:
+        """Run until `stop()` is called or no task is left."""
+        self.stopped = False
+        while self.tasks and not self.stopped:
+            self.turn()
+
+    def turn(self, limit: float | None = None) -> None:
+        """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
+        posts, now = self.posts, monotonic()
+        self.lasted = now - self._began
+        posts.asleep = True
+        timeout = 0.0 if posts.waiting else self._timeout(limit, now)
+        self.pulse[0] = 0.0
+        events = self.poller.poll(timeout)
+        if len(events) > 1 and self._shared:
+            events = self._listeners_first(events)
+        self._pending = iter(events)
+        self.turns += 1
+        self._began = monotonic()
+        self.finish_turn()
+
+    def finish_turn(self) -> None:
+        """The steps of the turn that have not been taken yet."""
+        self.now = self.pulse[0] = now = monotonic()
+        posts = self.posts
+        posts.asleep = False
+        readers, writers = self._readers, self._writers
+        if self.eager:  # the thread that ran this turn has lost the loop before that
+            self._start()
+        for fd, event in self._pending:
+            if event != WRITE:
+                self._notify(readers, fd)
+            if event != READ:
+                self._notify(writers, fd)
+        while self._sleeping and self._sleeping[0][0] <= now:
+            sleep = heapq.heappop(self._sleeping)[2]
+            if sleep.task is not None:
+                self._step(sleep.task)
+        if posts.waiting:
+            posts.take()
+        for _ in range(len(self.ready)):  # not those who become ready meanwhile: descriptors come first again
+            task, wait, error = self.ready.popleft()
+            if task.wait is wait and task in self.tasks:
+                self._step(task, error)
+        if self.eager:
+            self._start()
+        if now >= self._next_sweep:
+            self._sweep()
+        elif self._next_sweep > now + SWEEP:
+            self._next_sweep = now + SWEEP  # somebody took a step, and may have set a deadline
+        for call in self.after_turn:
+            call()
+
+    def _notify(self, table: dict[int, Readiness], fd: int) -> None:
+        """Step the task that waits for `fd` in this table; where none does, stop hearing of it. The hot path."""
+        wait = table.get(fd)
+        if wait is None:
+            return
+        task = wait.task
+        if task is None:
+            del table[fd]
+            self._register(fd)
+            return
+        self.current = task
+        try:
+            wanted = task.send(None)
+        except BaseException as error:
+            wait.disarm(task)
+            self._ended(task, error)
+            if self.eager:
+                self._start()
+        else:
+            if wanted is not wait:  # mostly it is, and nothing is left to do
+                if type(wanted) is Handover:
+                    raise Deposed(task, wanted.work)
+                wait.disarm(task)
+                self._suspend(task, wanted)
+                if self.eager:
+                    self._start()
+
+    def _listeners_first(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The same events. epoll tells of new ones behind those that it has told of before: a new client would have
+        waited for a turn, and would be the last one in the next.
+        """
+        found = dict(events)
+        first = [(fd, found.pop(fd)) for fd in self._shared if fd in found]
+        return [*first, *found.items()] if first else events
+
+    def _start(self) -> None:
+        """Let those go on who take their steps before anybody else."""
+        while self.eager:
+            task, wait = self.eager.popleft()
+            if task.wait is wait and task in self.tasks:
+                self._step(task)
+
+    def _step(self, task: Task, error: BaseException | None = None) -> None:
+        """Let `task` go on, with `error` raised in it if there is one."""
+        self.current = task
+        task.wait.disarm(task)
+        try:
+            wanted = task.send(None) if error is None else task.coroutine.throw(error)
+        except BaseException as failure:
+            self._ended(task, failure)
+        else:
+            if type(wanted) is Handover:
+                raise Deposed(task, wanted.work)
+            self._suspend(task, wanted)
+
+    def _suspend(self, task: Task, wanted: Wait) -> None:
+        task.wait = wanted
+        try:
+            wanted.arm(task)
+        except Exception as error:  # refused by the poller, another's already, or no Wait: the task's own trouble
+            task.wait = Pause()
+            task.throw(error)
+
+    def _ended(self, task: Task, error: BaseException) -> None:
+        self.tasks.discard(task)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        if not isinstance(error, StopIteration):
+            log.error("%s crashed", task.name, exc_info=error)
+
+    def _register(self, fd: int) -> None:
+        """Tell the poller what the tables say about `fd`."""
+        reader, writer = self._readers.get(fd), self._writers.get(fd)
+        events = (reader.event if reader else 0) | (WRITE if writer else 0)
+        if events:
+            self.poller.watch(fd, events)
+        else:
+            self.poller.forget(fd)
+
+    def _timeout(self, limit: float | None, now: float) -> float | None:
+        """Seconds from `now` until something is due, `limit` at most; None when only a descriptor can wake us."""
+        if self.ready or self.eager:
+            return 0.0
+        due = self._next_sweep
+        if self._sleeping and self._sleeping[0][0] < due:
+            due = self._sleeping[0][0]
+        if due == inf:
+            return limit
+        return min(max(0.0, due - now), LONGEST if limit is None else limit)
+
+    def _sweep(self) -> None:
+        """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""
+        now = self.now
+        for task in tuple(self.tasks):
+            if task.deadline <= now and task in self.tasks:  # one of these may have cancelled another
+                if isinstance(task.wait, Readiness) and is_ready(task.wait.fd, task.wait.event):
+                    continue  # the next turn sees it: this one may have been a long one
+                task.deadline = inf
+                self._step(task, TimedOut())
+        due = min((task.deadline for task in self.tasks), default=inf)
+        self._next_sweep = max(due, now + SWEEP)
+
+
+def _not_here(*_: object) -> NoReturn:
+    """In the place of a function of a loop that is the parent's."""
+    forks.leave()
+
+
+def _end(task: Task, error: BaseException) -> NoReturn:
+    """As the end of a task, in a loop that is the parent's."""
+    forks.leave(None if isinstance(error, StopIteration) else error)

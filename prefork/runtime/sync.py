@@ -1,0 +1,88 @@
+"""Bells, events and turns: waiting in a task for what other tasks bring about. Owns the list of those who wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from prefork.runtime.loop import Loop
+from prefork.runtime.task import PARKED, Task
+
+
+class Bell:
+    """To be rung whenever what tasks wait for may have come. Any number of tasks wait: `waiting`."""
+
+    __slots__ = ("_loop", "waiting")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.waiting: list[Task] = []
+
+    def ring(self) -> None:
+        """Have all who wait look again."""
+        for task in self.waiting:
+            task.wake()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds, which is looked at now and after each ring."""
+        task = self._loop.current
+        self.waiting.append(task)
+        try:
+            while not condition():
+                await PARKED
+        finally:
+            self.waiting.remove(task)
+
+
+class Event:
+    """A flag to wait for. Any number of tasks wait; once set it stays set."""
+
+    __slots__ = ("_bell", "_set")
+
+    def __init__(self, loop: Loop) -> None:
+        self._bell = Bell(loop)
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        self._bell.ring()
+
+    async def wait(self) -> None:
+        await self._bell.until(self.is_set)
+
+
+class Turns:
+    """One task after the other, in the order in which they came. The turn is `taken` until it is given back."""
+
+    __slots__ = ("_loop", "_waiting", "taken")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._waiting: deque[Task] = deque()
+        self.taken = False
+
+    async def take(self) -> None:
+        """Wait for the turn."""
+        if self.taken:
+            task = self._loop.current
+            self._waiting.append(task)
+            try:
+                while task in self._waiting:
+                    await PARKED
+            except BaseException:
+                if task in self._waiting:
+                    self._waiting.remove(task)
+                else:
+                    self.give_back()
+                raise
+        self.taken = True
+
+    def give_back(self) -> None:
+        """Let the one have the turn that has waited for it the longest."""
+        if self._waiting:
+            self._waiting.popleft().wake()
+        else:
+            self.taken = False

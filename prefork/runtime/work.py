@@ -1,0 +1,87 @@
+"""Work: what the threads of a crew do for tasks (threads.py), and the place of a thread that waits for some."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from prefork.logger import log
+from prefork.runtime import forks
+from prefork.runtime.calls import Call
+from prefork.runtime.task import Deposed, Task, Wait
+from prefork.runtime.watcher import Baton
+
+if TYPE_CHECKING:
+    from prefork.runtime.threads import Crew
+
+Work = Callable[[], None]
+
+
+class Seat:
+    """The place of a thread among the followers. To release `lock` sends the thread to work, on jobs; `promote` lets it
+    lead.
+    """
+
+    __slots__ = ("baton", "lock", "promoted", "thread")
+
+    def __init__(self, baton: Baton) -> None:
+        self.baton = baton
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.thread = threading.get_ident()  # its own, once it runs
+        self.promoted = False
+
+    def promote(self) -> None:
+        """Give its thread the loop."""
+        self.promoted = True
+        self.lock.release()
+
+
+class _ForTask(Wait):
+    """What a task awaits while a thread of `crew` does `work` for it, which `call` is about."""
+
+    __slots__ = ("call", "crew", "work")
+
+    def __init__(self, crew: Crew, call: Call, work: Work) -> None:
+        self.crew = crew
+        self.call = call
+        self.work = work
+
+
+class Job(_ForTask):
+    """The work waits for a thread, or is under way in one that does not lead."""
+
+    __slots__ = ()
+
+    def arm(self, task: Task) -> None:
+        pass
+
+    def reclaim(self) -> bool:
+        return self.crew.withdraw(self)
+
+
+class Production(_ForTask):
+    """The leader does the work. The task is suspended meanwhile, so that another leader can resume it."""
+
+    __slots__ = ()
+
+    def arm(self, task: Task) -> None:
+        baton = self.crew.enter(self, 0, monotonic())
+        do(self.work)
+        if not self.crew.leave(baton):
+            raise Deposed(None)  # the task goes on already
+        task.resume()
+
+
+def do(work: Work) -> None:
+    """Whatever the work raises, its thread goes on: it may have lost the loop, and must not run into it."""
+    try:
+        work()
+    except BaseException as error:
+        if forks.forked:
+            forks.leave(error)
+        log.error("an application's thread went wrong: %r", error, exc_info=error)
+    if forks.forked:
+        forks.leave()

@@ -1,0 +1,213 @@
+"""The outbox: what one thread puts, the loop sends in that order, and neither waits longer than it must."""
+
+from __future__ import annotations
+
+import os
+import threading
+from math import inf
+from time import monotonic
+
+import pytest
+
+from prefork.errors import ApplicationError
+from prefork.handlers.apps import response_buffer as module
+from prefork.handlers.apps.response_buffer import Outbox
+from prefork.http.message import Headers, Request, RequestLine
+from prefork.runtime.calls import Call
+from tests.conftest import eventually
+from tests.handlers.exchange import CLIENT
+from tests.handlers.files.file_trees import NoBody
+from tests.runtime.crews import Ship
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMORY", 10)
+    monkeypatch.setattr(module, "DISK", 100)
+
+
+async def close(*outboxes: Outbox) -> None:
+    for outbox in outboxes:
+        await outbox.aclose()
+
+
+def a_call(timeout: float = 0) -> Call:
+    line = RequestLine("GET", "/late", "/late", "", "", 1)
+    return Call(Request(line, Headers([]), NoBody(), CLIENT), timeout)
+
+
+def producing(outbox: Outbox, pieces: list[bytes], error: BaseException | None = None) -> threading.Thread:
+    def produce() -> None:
+        for piece in pieces:
+            if not outbox.put(piece):
+                break
+        outbox.end(error)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    return thread
+
+
+def collect(pieces: list[bytes], error: BaseException | None = None) -> bytes:
+    """All that comes out of an outbox."""
+    ship = Ship()
+    received: list[bytes] = []
+
+    async def main() -> None:
+        outbox = Outbox(ship.crew, a_call())
+        thread = producing(outbox, pieces, error)
+        try:
+            async for piece in outbox:
+                received.append(piece)
+        finally:
+            thread.join()
+            assert outbox.size == 0
+            assert outbox._file is None
+            await outbox.aclose()
+
+    ship.run(main())
+    return b"".join(received)
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 11, 99, 1000])
+def test_pieces_come_in_order_through_memory_file_and_bound(length: int) -> None:
+    pieces = [b"%d," % number * length for number in range(30)]
+    assert collect(pieces) == b"".join(pieces)
+
+
+def test_an_error_comes_after_what_was_put_before_it() -> None:
+    with pytest.raises(ValueError, match="the cause"):
+        collect([b"some"], ValueError("the cause"))
+
+
+def test_it_is_whole_where_all_is_in_memory() -> None:
+    ship = Ship()
+    small, big = Outbox(ship.crew, a_call()), Outbox(ship.crew, a_call())
+    producing(small, [b"12345", b"67890"]).join()
+    producing(big, [b"12345", b"678901"]).join()
+    assert (small.whole, small.size) == (True, 10)
+    assert (big.whole, big.size) == (False, 11)
+    ship.run(close(small, big))
+
+
+def test_memory_comes_first_then_the_file_then_memory_again() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    outbox.put(b"12345678")
+    outbox.put(b"in the file")
+    assert [outbox.take(), outbox.take(), outbox.take()] == [b"12345678", b"in the fil", b"e"]
+    outbox.put(b"again")
+    assert outbox._file is None
+    assert outbox.take() == b"again"
+    ship.run(close(outbox))
+
+
+def blocked(outbox: Outbox) -> threading.Thread:
+    thread = producing(outbox, [b"x" * 101, b"never"])
+    eventually(lambda: outbox.size == 101 and outbox._lock._waiters)  # type: ignore[attr-defined]
+    assert thread.is_alive()
+    return thread
+
+
+def test_beyond_the_bound_the_thread_waits_until_all_is_taken() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    thread = blocked(outbox)
+    for _ in range(10):
+        assert outbox.take() == b"x" * 10
+        assert thread.is_alive()
+    assert outbox.take() == b"x"
+    thread.join(5)
+    assert not thread.is_alive()
+    ship.run(close(outbox))
+
+
+def test_a_client_that_is_a_little_slower_does_not_make_the_file_grow() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    pieces = [b"%06d" % number for number in range(200)]
+    thread = producing(outbox, pieces)
+    received, lengths = b"", [0]
+
+    def slower() -> bool:
+        return outbox._ended or outbox.size > 20 or bool(outbox._lock._waiters)  # type: ignore[attr-defined]
+
+    while not outbox._ended or outbox.size:
+        eventually(slower)
+        if outbox._file is not None:
+            lengths.append(os.fstat(outbox._file.fileno()).st_size)
+        received += outbox.take()
+    thread.join(5)
+    assert received == b"".join(pieces)
+    assert 50 < max(lengths) <= module.DISK + 6
+    ship.run(close(outbox))
+
+
+def test_whoever_waits_is_let_go_when_nobody_wants_it_any_more() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    thread = blocked(outbox)
+    ship.run(close(outbox))
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not outbox.put(b"more")
+    assert (outbox.size, outbox._file, outbox.whole) == (0, None, False)
+
+
+def test_a_piece_that_comes_while_it_is_closed_is_dropped() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    ship.run(close(outbox))
+    outbox._add(b"x" * 50)
+    assert (outbox.size, outbox._file) == (0, None)
+
+
+def test_a_full_disk_does_not_keep_a_closed_outbox_from_letting_go() -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    outbox._file = open("/dev/full", "wb")  # noqa: SIM115
+    thread = blocked(outbox)
+    ship.run(close(outbox))
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_an_abandoned_call_ends_the_response_after_what_was_put() -> None:
+    ship = Ship()
+    call = a_call(0.05)
+
+    async def main() -> None:
+        outbox = Outbox(ship.crew, call)
+        outbox.put(b"first")
+        call.abandoned = True
+        chunks = outbox.__aiter__()
+        assert await chunks.__anext__() == b"first"
+        with pytest.raises(ApplicationError, match=r"no more of the response for 0\.05 s"):
+            await chunks.__anext__()
+
+    ship.run(main())
+
+
+def test_a_thread_that_waits_for_the_client_does_not_take_too_long() -> None:
+    ship = Ship()
+    call = a_call(0.05)
+    outbox = Outbox(ship.crew, call)
+    thread = blocked(outbox)
+    assert call.since == inf
+    ship.run(close(outbox))
+    thread.join(5)
+    assert call.since <= monotonic()
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+def test_an_error_that_nobody_hears_of_is_logged(closed_first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    ship = Ship()
+    outbox = Outbox(ship.crew, a_call())
+    if closed_first:
+        ship.run(close(outbox))
+        outbox.end(ValueError("the cause"))
+    else:
+        outbox.end(ValueError("the cause"))
+        ship.run(close(outbox))
+    assert caplog.text.count("ValueError: the cause") == 1
+    assert "GET /late failed" in caplog.text

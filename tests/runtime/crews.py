@@ -1,0 +1,139 @@
+"""A crew with its loop, checked at every touch, that runs a test's coroutines to their end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any, TypeVar
+
+from prefork.runtime.calls import Call
+from prefork.runtime.checked import CheckedCrew, CheckedLoop
+from prefork.runtime.poller import make_poller
+from prefork.runtime.task import PARKED
+from prefork.runtime.threads import Crew
+
+T = TypeVar("T")
+PATIENCE = 10.0  # seconds that anything in here may take
+
+
+class Ship:
+    """A crew of `threads`; `run` it once. `abandoned` is set where the main thread did not come back, and `lost` is
+    what had ended the loop then.
+    """
+
+    def __init__(self, threads: int = 2, pinned: bool = False) -> None:
+        self.loop = CheckedLoop(make_poller())
+        self.crew = CheckedCrew(self.loop, threads)
+        self.crew.pinned = pinned
+        self.abandoned = threading.Event()
+        self.lost: BaseException | None = None
+        self._failures: list[BaseException] = []
+        self._left = 0
+
+    async def call(self, function: Callable[[], T], what: Any = "a call", timeout: float = 0) -> T:
+        """What the handlers do around an application call."""
+        crew = self.crew
+        if crew.pinned or crew.is_full:
+            return await self.delegate(function, what, timeout)
+        baton = crew.enter(what, timeout, monotonic())
+        try:
+            result = function()
+        except BaseException:
+            if not crew.leave(baton):
+                await crew.rejoin()
+            raise
+        if not crew.leave(baton):
+            await crew.rejoin()
+        return result
+
+    async def hold(self, event: threading.Event) -> None:
+        """A call that waits for the event."""
+        await self.call(lambda: wait(event))
+
+    async def delegate(self, function: Callable[[], T], what: Any = "a call", timeout: float = 0) -> T:
+        """A call that is handed to another thread."""
+        outcome = []
+
+        def work() -> None:
+            try:
+                outcome.append((function(), None))
+            except BaseException as error:
+                outcome.append((None, error))  # type: ignore[arg-type]
+
+        await self.crew.delegate(Call(what, timeout), work)
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def run(self, *coroutines: Coroutine[Any, Any, None], stop: bool = True) -> None:
+        """Run these, and stop when all are through; raises what the first to fail has raised."""
+        self._left = len(coroutines)
+        for coroutine in coroutines:
+            self.loop.spawn(self._watched(coroutine, stop), "a test's")
+        self.loop.spawn(self._give_up(), "patience")
+        with started(self.crew):
+            try:
+                self.crew.run(self._abandon)
+            finally:
+                self.loop.close()
+        if self._failures:
+            raise self._failures[0]
+
+    def _abandon(self, failure: BaseException | None) -> None:
+        self.lost = failure
+        self.abandoned.set()
+
+    async def _watched(self, coroutine: Coroutine[Any, Any, None], stop: bool) -> None:
+        try:
+            await coroutine
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._failures.append(error)
+        self._left -= 1
+        if stop and not self._left:
+            self.loop.stop()
+
+    async def _give_up(self) -> None:
+        await self.loop.sleep(PATIENCE)
+        self._failures.append(AssertionError(f"not done within {PATIENCE:g} s"))
+        self.loop.stop()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await self.loop.sleep(0.002)
+
+
+@contextmanager
+def started(crew: Crew) -> Iterator[None]:
+    """The crew's threads are there within the block, in which the loop stops, and not after it."""
+    before, switch = set(threading.enumerate()), sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)  # as in a worker (surroundings.py)
+    crew.start()
+    threads, seats = set(threading.enumerate()) - before, list(crew.followers)
+    try:
+        yield
+    finally:
+        crew._over = True
+        for seat in seats:
+            with suppress(RuntimeError):
+                seat.lock.release()
+        crew._watcher.wake()
+        for thread in threads:
+            thread.join()
+        crew.loop.posts.close()
+        sys.setswitchinterval(switch)
+
+
+async def for_ever() -> None:
+    while True:
+        await PARKED
+
+
+def wait(event: threading.Event) -> None:
+    """As an application waits for what another request brings."""
+    assert event.wait(PATIENCE)
