@@ -1,4 +1,6 @@
-"""Reports: what a child says of itself, and how an error becomes one. Owns which frames of a traceback are told."""
+"""Messages: what a child and its parent say to each other, and how an error becomes a report. Owns which frames of a
+traceback are told.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import msgspec
 
 import prefork
 from prefork.errors import PreforkError, StartError, TargetError
+from prefork.observe.sink import identity
 
 LEADING = (  # where the frames are that lead to the application's
     os.path.join(os.path.dirname(prefork.__file__), ""),
@@ -17,6 +20,11 @@ LEADING = (  # where the frames are that lead to the application's
     "<frozen importlib",
 )
 
+# What a parent asks of a child, a byte each.
+WHERE = b"?"
+WHAT = b"!"
+ORDER = b"o"  # there is one for it in the scoreboard
+NOW = b"n"  # end at once, as SIGINT says
 
 MOST_OF_PROBLEM = 8 << 10  # characters of an error's message that are told, and of its traceback: both fit a line
 MOST_OF_TRACEBACK = 32 << 10
@@ -45,6 +53,33 @@ class Report(msgspec.Struct):
     asgi: bool = False
     place: str = ""
     account: Account | None = None
+
+
+class Tell:
+    """A child's end of the line to its parent. Called with a Report it says that, once or again; `fd` is readable when
+    the parent asks something, and at its end when the parent wants to hear no more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.ready = False  # by its own word
+        self.heard = True  # by the parent, so far
+        self._identity = identity(fd)
+
+    def __call__(self, report: Report) -> None:
+        self.ready = self.ready or not (report.place or report.problem)
+        if identity(self.fd) != self._identity:  # an application has closed it, and may have its number
+            self.heard = False
+            return
+        try:
+            os.write(self.fd, msgspec.json.encode(report) + b"\n")
+        except OSError:
+            self.heard = False
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        os.close(self.fd)
+        self.heard = False
 
 
 def describe(error: BaseException) -> Report:

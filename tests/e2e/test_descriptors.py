@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.process import file_lock
+from prefork.process.master import file_lock
 from tests.conftest import eventually
 from tests.e2e.apps import APP, PAIR, links, pids, wait_generation
 from tests.e2e.conftest import Serve

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux show
 SPOILING = f'''
 import gc
 import re
-from prefork.process.pool.children import Tell
+from prefork.process.messages import Tell
 
 
 def spoil():

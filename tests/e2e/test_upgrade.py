@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.process import file_lock
-from prefork.process.master import control
+from prefork.process.master import control, file_lock
 from tests.conftest import eventually
 from tests.e2e.apps import APP, CONFIG, NEW, PAIR, Clients, answer, begin, links, listeners, open_gate, pids, status
 from tests.e2e.conftest import Serve

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefork.process.machine import PidFile
 from prefork.process.master.control import ControlSocket
+from prefork.process.master.pid_file import PidFile
 
 
 class Marks:

@@ -31,9 +31,9 @@ from prefork.net.inherited import Passed
 from prefork.net.listen import Sockets
 from prefork.net.socket_file import SocketFile
 from prefork.process.lines import READ, Lines, decode
-from prefork.process.machine import PidFile
 from prefork.process.master.control import ControlSocket
 from prefork.process.master.endpoints import Marks
+from prefork.process.master.pid_file import PidFile
 from prefork.process.master.runtime_directory import Place
 from prefork.process.master.service_manager import ServiceManager
 from prefork.process.messages import Report, describe

@@ -25,8 +25,9 @@ from prefork.logger import log
 from prefork.net import file_paths
 from prefork.process.lines import READ, Lines, decode
 from prefork.process.machine import entitle
+from prefork.process.messages import Tell
 from prefork.process.pool.child import Child
-from prefork.process.pool.children import Children, Tell
+from prefork.process.pool.children import Children
 from prefork.settings.schema import Settings
 from prefork.settings.wording import to_install
 

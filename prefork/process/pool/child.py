@@ -19,17 +19,13 @@ from time import monotonic
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.logger import log
 from prefork.process.lines import READ, Lines, decode
-from prefork.process.messages import Account, Report
+from prefork.process.messages import NOW, WHAT, WHERE, Account, Report
 from prefork.process.pool.exit_status import ending
 from prefork.process.signals import ORDERED
 from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Bell, Event
 from prefork.runtime.task import Task
 
-WHERE = b"?"
-WHAT = b"!"
-ORDER = b"o"  # there is one for it in the scoreboard
-NOW = b"n"  # end at once, as SIGINT says
 ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
 ENDING = 2.0  # seconds that one has for its exit functions, where nobody waits for anything else of it
 TIMES = 8  # that it is told within these: it may be where one word is lost (Dismissed)

@@ -11,13 +11,10 @@ from math import inf
 from time import monotonic
 from typing import NoReturn
 
-import msgspec
-
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.logger import log
-from prefork.observe.sink import identity
-from prefork.process.messages import Account, Report, describe
-from prefork.process.pool.child import ORDER, WHAT, Child
+from prefork.process.messages import ORDER, WHAT, Account, Tell, describe
+from prefork.process.pool.child import Child
 from prefork.process.pool.exit_status import OomKills
 from prefork.runtime import forks
 from prefork.runtime.finish import finish, flush
@@ -26,33 +23,6 @@ from prefork.runtime.loop import Loop
 GENTLE = 0.5  # seconds for exit functions, where nobody waits for a child, until what it has started is sent SIGTERM
 STUCK = 0.5  # seconds in one turn, after which a loop is not said to turn
 ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
-
-
-class Tell:
-    """A child's end of the line to its parent. Called with a Report it says that, once or again; `fd` is readable when
-    the parent asks something, and at its end when the parent wants to hear no more.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.ready = False  # by its own word
-        self.heard = True  # by the parent, so far
-        self._identity = identity(fd)
-
-    def __call__(self, report: Report) -> None:
-        self.ready = self.ready or not (report.place or report.problem)
-        if identity(self.fd) != self._identity:  # an application has closed it, and may have its number
-            self.heard = False
-            return
-        try:
-            os.write(self.fd, msgspec.json.encode(report) + b"\n")
-        except OSError:
-            self.heard = False
-
-    def close(self) -> None:
-        """Say nothing any more."""
-        os.close(self.fd)
-        self.heard = False
 
 
 Main = Callable[[Tell], int]

@@ -17,9 +17,10 @@ from prefork.net import file_paths, listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.process.machine import cores
+from prefork.process.messages import ORDER, Tell
 from prefork.process.pool import template, watchdog
-from prefork.process.pool.child import ORDER, Child
-from prefork.process.pool.children import Children, Tell
+from prefork.process.pool.child import Child
+from prefork.process.pool.children import Children
 from prefork.process.pool.deaths import Deaths
 from prefork.process.pool.position import Post
 from prefork.process.pool.template import Template

@@ -37,9 +37,9 @@ from prefork.handlers.build import load_applications
 from prefork.logger import log
 from prefork.net import listen
 from prefork.process.machine import entitle
-from prefork.process.messages import Report, whereabouts
+from prefork.process.messages import Report, Tell, whereabouts
 from prefork.process.pool.child import Child
-from prefork.process.pool.children import GENTLE, Children, Tell, live
+from prefork.process.pool.children import GENTLE, Children, live
 from prefork.process.signals import ORDERED, Dismissed, dismiss, give_back
 from prefork.process.worker import app_environment, worker
 from prefork.process.worker.diagnostics import Witness

@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from prefork.errors import TimedOut
 from prefork.logger import log
-from prefork.process.pool.child import WHERE, Child
+from prefork.process.messages import WHERE
+from prefork.process.pool.child import Child
 from prefork.runtime.loop import Loop
 
 LOOK = 1.0  # seconds between two looks, at the least; and a tenth of the time-out

@@ -21,8 +21,7 @@ from prefork.http.message import Request
 from prefork.http.registry import Served
 from prefork.logger import log
 from prefork.observe.sink import identity
-from prefork.process.messages import MOST_OF_REQUEST, Account
-from prefork.process.pool.child import NOW, WHAT, WHERE
+from prefork.process.messages import MOST_OF_REQUEST, NOW, WHAT, WHERE, Account
 from prefork.runtime import forks
 
 SHOWN = 3  # requests, of those that are under way

@@ -18,6 +18,7 @@ from prefork.handlers.build import AsgiHost, Host, build
 from prefork.handlers.files.cache import FileCache
 from prefork.http.forwarded import canonical
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client, Request
 from prefork.http.registry import Server
 from prefork.http.spool import trouble
@@ -28,8 +29,7 @@ from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.process.machine import entitle, pin
-from prefork.process.messages import Report, whereabouts
-from prefork.process.pool.children import Tell
+from prefork.process.messages import Report, Tell, whereabouts
 from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
 from prefork.process.worker.accept_balance import Turns
 from prefork.process.worker.app_environment import Home, enter
@@ -120,6 +120,7 @@ class Worker:
             self._server = self._assemble(assignment.home or enter(settings))
             if self._asgi is not None:
                 self._asgi.start_up()
+        self._protocol = Http1(self._server)
         reserve = RESERVE + settings.file_cache.open_files
         self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
         self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
@@ -238,7 +239,7 @@ class Worker:
 
     def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener` at `address`: a connection each, as a task of its own."""
-        loop, server = self._loop, self._server
+        loop, protocol = self._loop, self._protocol
         min_rate = self._assignment.settings.http.min_send_rate
         where = listener.getsockname()
         is_unix = address.kind == "unix"
@@ -250,7 +251,7 @@ class Worker:
             if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
                 host = canonical(host)
             client = Client(host, from_port, "http", name, port, not is_unix)
-            loop.spawn(Connection(server, Stream(loop, socket, min_rate), client).serve(), "a connection", eager=True)
+            loop.spawn(Connection(protocol, Stream(loop, socket, min_rate), client).serve(), "a connection", eager=True)
 
         return greet
 

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from prefork.errors import BootError, MalformedMessage, TargetError
-from prefork.process.messages import Account, Report, describe, whereabouts
+from prefork.process.messages import Account, Report, Tell, describe, whereabouts
 from prefork.process.pool.child import Child
-from prefork.process.pool.children import Children, Tell
+from prefork.process.pool.children import Children
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 from tests.conftest import eventually
