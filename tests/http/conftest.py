@@ -19,6 +19,7 @@ from msgspec import structs
 
 from prefork.http.h1.connection import Connection
 from prefork.http.h1.parse import Heads
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
@@ -61,6 +62,7 @@ class World:
         http = structs.replace(Http(), **limits)
         record = lambda *entry: self.log.append(Entry(*entry))  # noqa: E731
         self.server = Server(self.loop, http, lambda request: self.handler, self.board, record)
+        self.protocol = Http1(self.server)
         self.clients: list[Peer] = []
         self.loop.spawn(self._tick(), "clock")
         self._listener = logging.Handler(logging.WARNING)
@@ -80,7 +82,7 @@ class World:
         ours.setblocking(False)
         theirs.setblocking(False)
         stream = Stream(self.loop, theirs, self.server.http.min_send_rate)
-        connection = Connection(self.server, stream, WHO)
+        connection = Connection(self.protocol, stream, WHO)
         peer = Peer(self, ours, connection, self.loop.spawn(connection.serve(), "a connection"))
         self.clients.append(peer)
         return peer

@@ -16,6 +16,7 @@ from prefork.handlers.apps import response_buffer
 from prefork.handlers.apps.wsgi.application import Wsgi
 from prefork.handlers.apps.wsgi.wait_estimate import Estimate, Estimates
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
@@ -189,6 +190,7 @@ def test_whatever_happens_everybody_gets_the_right_answers(
     world = World(threads, seed=threads)
     handle = Wsgi(world.application, "", ship.crew, multiprocess=False, estimates=WAYS[way]()).handle
     server = Server(ship.loop, Http(), lambda request: handle, memoryview(bytearray(8 * WIDTH)).cast("Q"), None)
+    protocol = Http1(server)
     wrong: list[str] = []
     pauses: list[float] = []
     done: list[int] = []
@@ -201,7 +203,7 @@ def test_whatever_happens_everybody_gets_the_right_answers(
             f"{world.random.choice(['fast', 'fast', 'stream', 'stream', 'error'])}/{number}-{count}"
             for count in range(REQUESTS)
         ]
-        ship.loop.spawn(Connection(server, Stream(ship.loop, left), CLIENT).serve(), "the server's side")
+        ship.loop.spawn(Connection(protocol, Stream(ship.loop, left), CLIENT).serve(), "the server's side")
         try:
             await client(ship, Stream(ship.loop, right), plan, wrong, leaves=number % 4 == 3)
         finally:

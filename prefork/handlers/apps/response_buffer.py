@@ -15,7 +15,7 @@ from time import monotonic
 from typing import IO
 
 from prefork.errors import ApplicationError, ClientGone, Disconnected
-from prefork.http.h1.connection import failed
+from prefork.http.exchange import failed
 from prefork.runtime.calls import Call
 from prefork.runtime.task import PARKED, Task
 from prefork.runtime.threads import Crew

@@ -16,12 +16,12 @@ from functools import lru_cache, partial
 
 from prefork.handlers.encode.encoded_body import SLICE, flowing, whole
 from prefork.handlers.encode.encodings import PACKAGES, Coding, choose, gzip
-from prefork.handlers.files.cache import LONGEST
 from prefork.http.conditional import coded_tag, names, uncoded_tags
+from prefork.http.exchange import release
 from prefork.http.grammar import DIGITS
-from prefork.http.h1.send import release
 from prefork.http.message import Body, Fields, FileSegment, Handler, Headers, Lasting, Request, Response, Upgrade
 from prefork.http.negotiation import IDENTITY, best
+from prefork.http.paths import LONGEST_REMEMBERED
 from prefork.settings import schema
 
 STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
@@ -182,7 +182,7 @@ _NOTHING = _Offer({})
 
 class Kept:
     """Coded responses. `size` is how many bytes they take, about, their keys included, and at most `limit`: what has
-    not been given for the longest time makes room. Nothing is kept for a path longer than LONGEST.
+    not been given for the longest time makes room. Nothing is kept for a path longer than LONGEST_REMEMBERED.
     """
 
     def __init__(self, limit: int) -> None:
@@ -201,7 +201,7 @@ class Kept:
 
     def put(self, key: Key, fields: Fields, content: bytes) -> None:
         size = _cost(key, content)
-        if size > self._limit or len(key[1]) > LONGEST or key in self._responses:
+        if size > self._limit or len(key[1]) > LONGEST_REMEMBERED or key in self._responses:
             return
         while self.size + size > self._limit:
             oldest = next(iter(self._responses))

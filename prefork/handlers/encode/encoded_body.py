@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from prefork.errors import ApplicationError, CutShort
 from prefork.handlers.encode.encodings import Coding
-from prefork.http.h1.send import release
+from prefork.http.exchange import release
 from prefork.http.message import Chunks, FileSegment
 
 SLICE = 128 * 1024  # bytes coded at a stretch: 1.2 ms by gzip at level 4, 6 ms at level 9

@@ -27,6 +27,7 @@ from math import inf
 from prefork.handlers.files.representation import Representation
 from prefork.http.message import Request
 from prefork.http.negotiation import IDENTITY, best
+from prefork.http.paths import LONGEST_REMEMBERED
 from prefork.runtime.loop import Loop
 from prefork.runtime.task import PARKED, Task
 from prefork.settings.schema_files import FileCache as Bounds
@@ -35,7 +36,6 @@ from prefork.shared.counters import FILE_EVICTIONS, FILE_HITS, FILE_MISSES
 SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
 OVERHEAD = 2560  # bytes, about, of a representation besides its content, and its entry's paths: its heads, above all
 MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
-LONGEST = 1024  # characters of a path that is remembered, whatever it leads to
 IDLE = 10.0  # seconds without a request, and `valid` more: then an entry may be put out, and is not held open
 LOOKS = 4  # at entries, for one that may be put out
 
@@ -104,7 +104,7 @@ class FileCache:
     """One for all routes of a worker; counts on `board`, the worker's scoreboard slot.
 
     The entries are within `bounds`, by what they are taken to cost; names that lead to nothing within MOST_ABSENT and
-    LONGEST.
+    LONGEST_REMEMBERED.
     """
 
     def __init__(self, bounds: Bounds, board: memoryview) -> None:
@@ -142,7 +142,7 @@ class FileCache:
         bounds, length = self._bounds, len(key[1])
         self._board[FILE_MISSES] += 1
         entry.cost += length
-        if entry.torn or length > LONGEST or not bounds.entries:
+        if entry.torn or length > LONGEST_REMEMBERED or not bounds.entries:
             return
         if entry.cost > bounds.memory or entry.descriptors > bounds.open_files:
             return
@@ -195,7 +195,7 @@ class FileCache:
 
     def miss(self, key: Key, now: float) -> None:
         """Remember for `valid` seconds that `key` leads to nothing."""
-        if self._bounds.valid and len(key[1]) <= LONGEST:
+        if self._bounds.valid and len(key[1]) <= LONGEST_REMEMBERED:
             if len(self._absent) >= MOST_ABSENT:
                 self._absent.clear()
             self._absent[key] = self._until(now)

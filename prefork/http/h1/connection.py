@@ -12,10 +12,12 @@ from math import inf
 from time import monotonic
 
 from prefork.errors import CutShort, Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
+from prefork.http.exchange import failed, release
 from prefork.http.h1.body import Incoming, Nothing
 from prefork.http.h1.parse import HEAD_END, guess_line
+from prefork.http.h1.protocol import Http1
 from prefork.http.h1.render import Head
-from prefork.http.h1.send import release, send_at_once, send_chunks, send_file, send_upgrade
+from prefork.http.h1.send import send_at_once, send_chunks, send_file, send_upgrade
 from prefork.http.message import (
     Chunks,
     Client,
@@ -28,7 +30,7 @@ from prefork.http.message import (
     Upgrade,
     plain,
 )
-from prefork.http.registry import LAME_DUCK, Server
+from prefork.http.registry import LAME_DUCK
 from prefork.logger import log
 from prefork.net.stream import Stream
 from prefork.runtime.owner import Superseded
@@ -56,6 +58,7 @@ class Connection:
         "busy_until",
         "client",
         "idle",
+        "protocol",
         "request",
         "server",
         "since",
@@ -66,8 +69,9 @@ class Connection:
         "welcome",
     )
 
-    def __init__(self, server: Server, stream: Stream, client: Client) -> None:
-        self.server = server
+    def __init__(self, protocol: Http1, stream: Stream, client: Client) -> None:
+        self.protocol = protocol
+        self.server = server = protocol.server
         self.stream = stream
         self.client = client
         self.request: Request | None = None
@@ -144,7 +148,7 @@ class Connection:
     async def _ask(self, request: Request, persistent: bool) -> tuple[Response, Head]:
         """What the handler answers, with the head of that, as `_converse` has it."""
         server, line = self.server, request.line
-        render = server.renderer(self.client)
+        render = self.protocol.renderer(self.client)
         try:
             response = await server.find(request)(request)
             try:
@@ -171,7 +175,7 @@ class Connection:
         judge = server.forwarding.judge
         spare = self.spare
         find = server.find_vital if spare else server.find
-        whole, render = server.whole, server.renderer(peer)
+        whole, render = self.protocol.whole, self.protocol.renderer(peer)
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
@@ -309,7 +313,7 @@ class Connection:
 
         Raises Disconnected and ProtocolError, with what there is of the head in the stream's `unread`.
         """
-        heads, stream, timeout = self.server.heads, self.stream, self.server.http.header_timeout
+        heads, stream, timeout = self.protocol.heads, self.stream, self.server.http.header_timeout
         if data == b"\r\n":  # no head has begun: old clients send that behind a body (RFC 9112 §2.2)
             assert self.task is not None
             self.idle = True
@@ -386,8 +390,11 @@ class Connection:
         raise Disconnected("the response was cut short")
 
     @property
+    def answers(self) -> bool:
+        return self.answer is not None
+
+    @property
     def has_asked(self) -> bool:
-        """Something has arrived that nobody has read."""
         return is_ready(self.stream.fd, READ)
 
     def cut(self) -> None:
@@ -421,15 +428,10 @@ class Connection:
         """Say what is wrong with the request, and let the client read that before the connection closes."""
         server = self.server
         response = server.dress(plain(status, *RETRY) if status == 503 else plain(status))
-        self.answer = head = server.render(response, request.line if request else UNKNOWN, False, server.loop.now)
+        line = request.line if request else UNKNOWN
+        self.answer = head = self.protocol.render(response, line, False, server.loop.now)
         assert isinstance(response.body, bytes)
         with suppress(Disconnected):
             await self.stream.write(head.wire if head.silent else head.wire + response.body, server.http.send_timeout)
         self._account(status, request)
         await self.stream.linger()
-
-
-def failed(request: Request, error: BaseException) -> Response:
-    """Log what an application or a handler raised, with its stack; the client's 500."""
-    log.error("%s %s failed: %r", request.method, request.target, error, exc_info=error)
-    return plain(500)

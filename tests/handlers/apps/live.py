@@ -18,6 +18,7 @@ from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.apps.wsgi.wait_estimate import Estimates
 from prefork.handlers.encode.compression import Compression
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client, Handler, Request
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
@@ -49,6 +50,7 @@ class Live:
         self.log: list[Entry] = []
         self.board = memoryview(bytearray(8 * WIDTH)).cast("Q")
         self.server = Server(crew.loop, Http(), lambda request: handler, self.board, self._record)
+        self.protocol = Http1(self.server)
         self._listener = socket.create_server(("127.0.0.1", 0))
 
     def _record(
@@ -64,7 +66,7 @@ class Live:
         loop = self.crew.loop
 
         def serve() -> None:
-            loop.spawn(Connection(self.server, Stream(loop, ours), CLIENT).serve(), "a connection")
+            loop.spawn(Connection(self.protocol, Stream(loop, ours), CLIENT).serve(), "a connection")
 
         self.crew.post(serve)
         client.sendall(sent)

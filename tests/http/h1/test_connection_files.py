@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import h11
 import pytest
 
-from prefork.http.h1.send import MSG_MORE
 from prefork.http.message import FileSegment, Request, Response
 from tests.http.conftest import GET, World, answering
 
@@ -106,7 +106,7 @@ def test_a_client_that_leaves_leaves_no_file_open(world: Make, path: Path) -> No
     assert shelf.closed == 1
 
 
-@pytest.mark.skipif(not MSG_MORE, reason="this platform has no MSG_MORE")
+@pytest.mark.skipif(not hasattr(socket, "MSG_MORE"), reason="this platform has no MSG_MORE")
 @pytest.mark.parametrize(("method", "count", "waits"), [("GET", 5, True), ("GET", 0, False), ("HEAD", 5, False)])
 def test_a_head_waits_for_the_body_only_where_one_follows(
     world: Make, path: Path, method: str, count: int, waits: bool
@@ -124,7 +124,7 @@ def test_a_head_waits_for_the_body_only_where_one_follows(
     stream.send = spy
     peer.send(GET.replace(b"GET", method.encode()))
     peer.answer(method)
-    assert (MSG_MORE in flags) == waits
+    assert (socket.MSG_MORE in flags) == waits
 
 
 # ---- slow readers

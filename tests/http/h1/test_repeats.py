@@ -41,7 +41,7 @@ def here(world: Make) -> World:
     and tests count that.
     """
     here = dated(world)
-    renderer = here.server.render.__self__  # type: ignore[attr-defined]
+    renderer = here.protocol.render.__self__  # type: ignore[attr-defined]
     renderer.head(plain(200), UNKNOWN, True, here.loop.now)
     renderer._expires = inf
     return here
@@ -243,7 +243,7 @@ def test_a_file_is_held_anew_for_each_repeat(here: World, tmp_path: Path) -> Non
 def test_heads_that_are_all_different_fill_no_memory(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "WHOLE_BYTES", 20_000)
     peer = here.connect()
-    known = here.server.heads._wholes
+    known = here.protocol.heads._wholes
     for number in range(60):
         for _ in range(2):
             peer.send(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)

@@ -14,6 +14,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client, Request, Response
 from prefork.http.registry import Server
 from prefork.http.websocket.handshake import Handshake, refusal
@@ -63,7 +64,7 @@ class World:
         theirs.setblocking(False)
         ours.setblocking(False)
         self.clients.append(ours)
-        connection = Connection(self.server, Stream(self.loop, theirs, 240), Client("", 0, "http", "a", "80"))
+        connection = Connection(Http1(self.server), Stream(self.loop, theirs, 240), Client("", 0, "http", "a", "80"))
         self.loop.spawn(connection.serve(), "a connection")
         return ours
 

@@ -23,8 +23,7 @@ from prefork.handlers.apps.wsgi.delegated import Delegated
 from prefork.handlers.apps.wsgi.file_wrapper import ErrorStream, FileWrapper
 from prefork.handlers.apps.wsgi.wait_estimate import LONG, Estimate, Estimates, Meter
 from prefork.handlers.apps.wsgi.write import Inline, Whole
-from prefork.http.h1.connection import failed
-from prefork.http.h1.send import release
+from prefork.http.exchange import failed, release
 from prefork.http.message import Headers, Request, RequestLine, Response, plain, server
 from prefork.runtime import forks
 from prefork.runtime.calls import Call as AtWork

@@ -15,8 +15,8 @@ from typing import IO, Any, Protocol
 from prefork.errors import ApplicationError, ClientGone, Disconnected, ForkedError
 from prefork.handlers.apps.response_buffer import Outbox
 from prefork.handlers.apps.wsgi.file_wrapper import FileWrapper
+from prefork.http.exchange import failed
 from prefork.http.grammar import DIGITS, REASONS
-from prefork.http.h1.connection import failed
 from prefork.http.message import Body, Fields, Request, Response
 from prefork.logger import log
 from prefork.runtime import forks

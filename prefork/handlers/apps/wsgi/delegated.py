@@ -11,8 +11,7 @@ from prefork.errors import Disconnected, TimedOut
 from prefork.handlers.apps.response_buffer import Outbox
 from prefork.handlers.apps.wsgi.call import Call, contained
 from prefork.handlers.apps.wsgi.wait_estimate import Estimate, Meter
-from prefork.http.h1.connection import failed
-from prefork.http.h1.send import release
+from prefork.http.exchange import failed, release
 from prefork.http.message import Response
 from prefork.runtime import forks
 from prefork.runtime.calls import Call as AtWork

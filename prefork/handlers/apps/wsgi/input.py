@@ -14,7 +14,7 @@ from time import monotonic
 from typing import IO, cast
 
 from prefork.errors import Abandoned, BodyLost, Disconnected, ProtocolError
-from prefork.http.h1.send import release
+from prefork.http.exchange import release
 from prefork.http.message import Chunks, FileSegment, Handler, Request, RequestBody, Response, Upgrade
 from prefork.runtime import forks
 from prefork.runtime.calls import Call

@@ -10,6 +10,7 @@ import pytest
 
 from prefork.handlers.apps.asgi.application import Asgi
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
 from prefork.runtime.loop import Loop
@@ -57,7 +58,7 @@ def reads(application: Application, asked: bytes, *wanted: bytes) -> list[bytes]
     ours.setblocking(False)
     theirs.setblocking(False)
     try:
-        loop.spawn(Connection(server, Stream(loop, ours), CLIENT).serve(), "the server's side")
+        loop.spawn(Connection(Http1(server), Stream(loop, ours), CLIENT).serve(), "the server's side")
         loop.spawn(ask(), "the client's side")
         asgi.run()
         assert not asgi.under_way

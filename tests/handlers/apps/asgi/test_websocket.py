@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 
 from prefork.handlers.apps.asgi.application import WEBSOCKET, Asgi
 from prefork.http.h1.connection import Connection
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
@@ -43,6 +44,7 @@ def talk(
     validator = Validator(application)
     handler = asgi.handler(validator, "")
     server = Server(loop, Http(), lambda _: handler, board, None)
+    protocol = Http1(server)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         listener.setblocking(False)
         port = listener.getsockname()[1]
@@ -53,7 +55,7 @@ def talk(
                 connected, (host, number) = listener.accept()
                 connected.setblocking(False)
                 who = Client(host, number, "http", "127.0.0.1", str(port))
-                loop.spawn(Connection(server, Stream(loop, connected, 240), who).serve(), "a connection")
+                loop.spawn(Connection(protocol, Stream(loop, connected, 240), who).serve(), "a connection")
 
         result = pool.submit(client, f"ws://127.0.0.1:{port}/chat?a=b")
 

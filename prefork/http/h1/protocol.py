@@ -1,0 +1,33 @@
+"""The protocol: what the HTTP/1 connections of one worker share, their parser and their renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prefork.http.h1.parse import Heads
+from prefork.http.h1.render import TO_PROXIES, Head, Renderer
+from prefork.http.message import Client, RequestLine, Response
+from prefork.http.proxy_fields import ProxyFields
+from prefork.http.registry import Server
+
+KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as what they send takes a while
+
+Render = Callable[[Response, RequestLine, bool, float], Head]
+
+
+class Http1:
+    """HTTP/1 as the connections of `server` speak it."""
+
+    def __init__(self, server: Server) -> None:
+        http = server.http
+        self.server = server
+        self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
+        self.whole = self.heads.whole  # bound once: 64 bytes less a connection
+        name = "prefork" if http.server_header else ""
+        idle = int(http.keepalive_timeout - KEEPALIVE_RESERVE)
+        self.render = Renderer(name, TO_PROXIES, idle).head
+        self._render_to_proxies = Renderer(name, idle=idle).head
+
+    def renderer(self, peer: Client) -> Render:
+        """What renders the responses to `peer`: a proxy of ours gets what applications say to it, and nobody else."""
+        return self._render_to_proxies if self.server.forwarding.trusts(peer.address) else self.render
