@@ -21,7 +21,7 @@ from prefork.observe.terminal import printable_json, say
 from prefork.process.master import control, reach, watch
 from prefork.process.master.configuration import read
 from prefork.process.master.control import Message
-from prefork.process.master.daemon import Background
+from prefork.process.master.daemon import Daemon
 from prefork.process.master.master import Master
 from prefork.process.master.reach import CONFIG
 from prefork.process.master.runtime_directory import Place, find_place
@@ -104,7 +104,7 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
         place = predecessor.place() if predecessor else _place(settings)
         settings = load()
     if predecessor is None and (options.daemon or settings.master.daemon):
-        background = Background()
+        background = Daemon()
         if background.is_mute and "-" in (settings.log.error, settings.log.access):
             lost = 'prefork: what is logged to "-" is lost, as a daemon has no stderr'
             _complain(f"{lost}: name files in [log] (--error-logfile, --access-logfile)")

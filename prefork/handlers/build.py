@@ -16,7 +16,7 @@ from prefork.handlers.apps.wsgi.application import Wsgi
 from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.apps.wsgi.wait_estimate import AllWait, Estimates
 from prefork.handlers.encode.compression import Compression
-from prefork.handlers.error_pages import Pages
+from prefork.handlers.error_pages import ErrorPages
 from prefork.handlers.files.cache import FileCache
 from prefork.handlers.files.listing import Queue
 from prefork.handlers.files.static import Files
@@ -25,7 +25,7 @@ from prefork.handlers.router import Router, not_found
 from prefork.handlers.status import status
 from prefork.http.body_limit import BodyLimit
 from prefork.http.message import Handler, Request
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.settings.routes import is_closed, mount, nested
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Route, Workers
@@ -33,7 +33,7 @@ from prefork.settings.schema import Route, Workers
 Snapshot = Callable[[], Mapping[str, object]]
 Load = Callable[[str, str], tuple[Interface, Any]]  # as load_application
 
-NO_PAGES = Pages({})
+NO_PAGES = ErrorPages({})
 NO_COMPRESSION = CompressionSettings()
 
 
@@ -74,13 +74,13 @@ class Host:
     what keeps files. `asgi` makes what runs ASGI applications, once there is one; `load` imports them all.
     """
 
-    crew: Crew
+    pool: ThreadPool
     workers: Workers
     snapshot: Snapshot
     roots: str
     cache: FileCache
     multiprocess: bool = True
-    pages: Pages = NO_PAGES
+    pages: ErrorPages = NO_PAGES
     compression: CompressionSettings = NO_COMPRESSION
     asgi: Callable[[], AsgiHost] = _no_asgi
     load: Load = load_application
@@ -89,14 +89,14 @@ class Host:
 def build(routes: Sequence[Route], host: Host) -> Router:
     """The router for `routes`. Raises TargetError, and whatever importing an application raises.
 
-    What a wrapper gives by its outcome alone may be Lasting, and so be given again without that wrapper being asked.
-    One that has to see each request (who may come, how often) hands out a plain Response in the place of a Lasting.
+    What a wrapper gives by its outcome alone may be Repeatable, and so be given again without that wrapper being asked.
+    One that has to see each request (who may come, how often) hands out a plain Response in the place of a Repeatable.
     It is asked twice about the very same Request where a WSGI application writes (wsgi/write.py): what counts requests
     has to know them again.
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
-    built, vital, limits, queue = [], [], {}, Queue(host.crew.loop)
-    saturation = Saturation(host.crew)
+    built, vital, limits, queue = [], [], {}, Queue(host.pool.loop)
+    saturation = Saturation(host.pool)
     for route in routes:
         path = _spelled(route.path)
         if route.files is not None:
@@ -168,15 +168,15 @@ def _application(route: Route, mounted: str, host: Host, saturation: Saturation)
     if found is Interface.ASGI:
         return host.asgi().handler(application, mounted, route.lifespan == "auto")
     workers = host.workers
-    host.crew.wanted = True
+    host.pool.wanted = True
     wsgi = Wsgi(
         application,
         mounted,
-        host.crew,
+        host.pool,
         multiprocess=host.multiprocess,
         timeout=workers.timeout if route.timeout is None else route.timeout,
         queue_timeout=workers.queue_timeout,
         saturation=saturation,
         estimates=Estimates() if route.inline else AllWait(),
     ).handle
-    return wsgi if route.request_buffering else Unbuffered(wsgi, host.crew).handle
+    return wsgi if route.request_buffering else Unbuffered(wsgi, host.pool).handle

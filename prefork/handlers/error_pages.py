@@ -10,13 +10,13 @@ from prefork.http.media import content_type
 from prefork.http.message import Handler, Plain, Request, Response
 
 
-class Pages:
+class ErrorPages:
     """`files` maps statuses, as text, to the files of their pages, which are read once. Raises OSError."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._pages = {int(status): (content_type(os.fsencode(name)), _read(name)) for status, name in files.items()}
 
-    def dress(self, response: Response) -> Response:
+    def with_error_page(self, response: Response) -> Response:
         """`response` with the page of its status, if it has one and is the server's own word, not an application's."""
         if not isinstance(response, Plain) or response.status not in self._pages:
             return response
@@ -25,12 +25,14 @@ class Pages:
         return Response(response.status, (("Content-Type", kind), *others), page)
 
     def around(self, handler: Handler) -> Handler:
-        """`handler`, its answers dressed; itself where there are no pages, so that nothing is paid for them."""
+        """`handler`, its answers with their error pages; itself where there are no pages, so that nothing is paid for
+        them.
+        """
         if not self._pages:
             return handler
 
         async def handle(request: Request) -> Response:
-            return self.dress(await handler(request))
+            return self.with_error_page(await handler(request))
 
         return handle
 

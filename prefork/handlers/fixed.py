@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from prefork.http.message import Handler, Lasting, Request, Response
+from prefork.http.message import Handler, Repeatable, Request, Response
 from prefork.settings.requests import REQUEST_URI
 from prefork.settings.schema import Redirect, Respond
 
@@ -12,7 +12,7 @@ from prefork.settings.schema import Redirect, Respond
 def respond(settings: Respond) -> Handler:
     """The same response to every request."""
     headers = (("Content-Type", settings.type), *settings.headers.items())
-    response = Lasting(settings.status, headers, settings.body.encode(), inf)
+    response = Repeatable(settings.status, headers, settings.body.encode(), inf)
 
     async def handle(request: Request) -> Response:
         return response

@@ -48,7 +48,7 @@ class Router:
 
     def find(self, request: Request) -> Handler:
         """Who answers `request`; where nobody does, a handler that answers 404."""
-        views = request.line.views
+        views = request.line.prepared
         host = "" if self._anywhere else request.host.lower()
         key = (self, host) if host else self
         handler: Handler | None = views.get(key)

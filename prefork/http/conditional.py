@@ -1,6 +1,6 @@
 """Conditional requests: whether what the client knows still holds (RFC 9110 §13).
 
-Owns the comparison of validators, and the tags of what is coded.
+Owns the comparison of validators, and the tags of what is encoded.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def _tags(known: str) -> Iterator[tuple[str | None, str]]:
     return ((match[1], match[2]) for match in islice(_TAG.finditer(known), MOST))
 
 
-def coded_tag(etag: str, coding: str) -> str:
-    """The tag of what has `etag`, once it is coded: a weak one, as who codes it anew may get other bytes (RFC 9110
-    §8.8.1), and another for each coding, or a cache would give what is coded to who cannot read it (§8.8.3.3).
+def encoded_tag(etag: str, encoding: str) -> str:
+    """The tag of what has `etag`, once it is encoded: a weak one, as who codes it anew may get other bytes (RFC 9110
+    §8.8.1), and another for each encoding, or a cache would give what is encoded to who cannot read it (§8.8.3.3).
     """
     match = _TAG.fullmatch(etag)
-    return f'W/{match[2][:-1]}-{coding}"' if match else etag
+    return f'W/{match[2][:-1]}-{encoding}"' if match else etag
 
 
-def uncoded_tags(known: str, coding: str) -> str:
-    """The tags of which those in the list `known` are the coded ones, "" where none is."""
-    end = f'-{coding}"'
+def unencoded_tags(known: str, encoding: str) -> str:
+    """The tags of which those in the list `known` are the encoded ones, "" where none is."""
+    end = f'-{encoding}"'
     return ", ".join(f'W/{tag.removesuffix(end)}"' for _, tag in _tags(known) if tag.endswith(end))
 
 

@@ -139,9 +139,9 @@ def _agrees(real_ip: str, client: Client) -> bool:
 
 def _strip(headers: Headers, fields: frozenset[str]) -> Headers:
     """`headers` without these fields, which nobody has written who may; remembered with them."""
-    stripped: Headers | None = headers.views.get(fields)
+    stripped: Headers | None = headers.prepared.get(fields)
     if stripped is None:
-        stripped = headers.views[fields] = headers.without(fields)
+        stripped = headers.prepared[fields] = headers.without(fields)
     return stripped
 
 

@@ -38,9 +38,9 @@ class Headers:
         "keep_alive",
         "length",
         "pairs",
+        "prepared",
         "proxy_fields",
         "shared",
-        "views",
     )
 
     def __init__(self, pairs: Fields) -> None:
@@ -56,7 +56,7 @@ class Headers:
         self.expects_continue = False
         self.proxy_fields: frozenset[str] = _NONE
         self.shared = False
-        self.views: dict[Any, Any] = {}
+        self.prepared: dict[Any, Any] = {}
 
     def get(self, name: str, default: str = "") -> str:
         """The value of field `name` (lower case), as in `fields`."""
@@ -100,7 +100,7 @@ class RequestLine:
     applications alone. `query` is raw, without the "?"; `version` is "HTTP/1.0" or "HTTP/1.1".
     """
 
-    __slots__ = ("authority", "decoded", "method", "minor", "path", "query", "target", "version", "views")
+    __slots__ = ("authority", "decoded", "method", "minor", "path", "prepared", "query", "target", "version")
 
     def __init__(self, method: str, target: str, decoded: str, query: str, authority: str, minor: int) -> None:
         """`decoded` is as `paths.decode` gives it."""
@@ -112,7 +112,7 @@ class RequestLine:
         self.authority = authority
         self.minor = minor
         self.version = "HTTP/1.1" if minor else "HTTP/1.0"
-        self.views: dict[Any, Any] = {}
+        self.prepared: dict[Any, Any] = {}
 
     def below(self, mount: str) -> str:
         """What an application at `mount` ("" or "/prefix"), with which `path` begins, gets: slashes as they came."""
@@ -137,7 +137,7 @@ class Client:
     `views` holds what others derive from it, as those of Headers and RequestLine do, once anybody has.
     """
 
-    __slots__ = ("address", "direct", "port", "scheme", "server_name", "server_port", "views")
+    __slots__ = ("address", "direct", "port", "prepared", "scheme", "server_name", "server_port")
 
     def __init__(
         self, address: str, port: int, scheme: str, server_name: str, server_port: str, direct: bool = True
@@ -148,7 +148,7 @@ class Client:
         self.server_name = server_name
         self.server_port = server_port
         self.direct = direct
-        self.views: dict[Any, Any] | None = None
+        self.prepared: dict[Any, Any] | None = None
 
 
 @lru_cache(1024)
@@ -306,7 +306,7 @@ class Response:
 GIVEN_UP = Response(503)  # stands where a response stood, and is never sent
 
 
-class Again:
+class Memo:
     """What the repeated request is answered with, until `until` (monotonic seconds); `head` is `response`'s.
 
     `hold`, if there is one, is called before the body is sent once more, as the body is closed afterwards. Kept apart
@@ -315,14 +315,14 @@ class Again:
 
     __slots__ = ("head", "hold", "response", "until")
 
-    def __init__(self, response: Lasting, hold: Callable[[], object] | None) -> None:
+    def __init__(self, response: Repeatable, hold: Callable[[], object] | None) -> None:
         self.response: Response = response
         self.hold = hold
         self.head: Any = None
         self.until = 0.0
 
 
-class Lasting(Response):
+class Repeatable(Response):
     """A response, of bytes or a file, that is given again, this very object, until `valid` (monotonic seconds).
 
     Whoever sends the same request, byte for byte, may get it without its handler being asked, or whatever is wrapped
@@ -330,7 +330,7 @@ class Lasting(Response):
     in its place. `valid` may be moved on; `retire` ends it. `again` is the renderer's and the connection's.
     """
 
-    __slots__ = ("again", "valid")
+    __slots__ = ("memo", "valid")
 
     def __init__(
         self,
@@ -342,11 +342,11 @@ class Lasting(Response):
     ) -> None:
         super().__init__(status, headers, body)
         self.valid = valid
-        self.again = Again(self, hold)
+        self.memo = Memo(self, hold)
 
     def retire(self) -> None:
-        self.valid = self.again.until = 0.0
-        self.again.response, self.again.hold = GIVEN_UP, None
+        self.valid = self.memo.until = 0.0
+        self.memo.response, self.memo.hold = GIVEN_UP, None
 
 
 Handler = Callable[[Request], Awaitable[Response]]

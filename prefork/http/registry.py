@@ -16,7 +16,7 @@ from prefork.http.body_limit import BodyLimit
 from prefork.http.forwarded import Forwarding
 from prefork.http.message import Client, Handler, Request, Response, Upgrade
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.runtime.task import PAUSE, Task
 from prefork.settings.schema import MOST_CONNECTIONS, Http
 from prefork.shared.activity import Activity
@@ -27,7 +27,7 @@ LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its clie
 
 Limit = Callable[[Request], BodyLimit | None]
 Find = Callable[[Request], Handler]
-Dress = Callable[[Response], Response]
+WithErrorPage = Callable[[Response], Response]
 Record = Callable[[Client, Request | None, int, int, int, float], None]
 
 
@@ -59,9 +59,9 @@ class Served(Protocol):
 
 class Server:
     """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
-    `board` is the worker's scoreboard slot (see shared/counters.py); `dress` is given what the server says by itself.
-    `limit` is how many connections there should be, `vital` the handlers that answer beyond that, too; `limit_of_route`
-    tells how large the body of a request may be where its route has a say in that.
+    `board` is the worker's scoreboard slot (see shared/counters.py); `with_error_page` is given what the server says by
+    itself. `limit` is how many connections there should be, `vital` the handlers that answer beyond that, too;
+    `limit_of_route` tells how large the body of a request may be where its route has a say in that.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Server:
         find: Find,
         board: memoryview,
         record: Record | None,
-        dress: Dress = lambda _: _,
+        with_error_page: WithErrorPage = lambda _: _,
     ) -> None:
         self.loop = loop
         self.http = http
         self.find = find
         self.board = board
         self.record = record
-        self.dress = dress
+        self.with_error_page = with_error_page
         self.limit_of_route: Limit = lambda _: None
         self._usual_limit = BodyLimit(http.max_body, "http.max_body")
         self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
@@ -88,9 +88,9 @@ class Server:
         self._per_client: Counter[str] = Counter()
         self._activity = Activity(board)
         self.draining = False
-        self._fewer = Bell(loop)  # rung when a connection ends, or is idle
+        self._fewer = Condition(loop)  # rung when a connection ends, or is idle
         self.waiting = self._fewer.waiting
-        self.notify = self._fewer.ring
+        self.notify = self._fewer.notify_all
 
     def enter(self, connection: Served) -> bool:
         """Count a connection in; False where its client's address has `connections_per_client` already.
@@ -130,7 +130,7 @@ class Server:
 
     async def fewer(self, count: int) -> None:
         """Wait until fewer than `count` connections are open."""
-        await self._fewer.until(lambda: len(self.connections) < count)
+        await self._fewer.wait_for(lambda: len(self.connections) < count)
 
     def has_room(self) -> bool:
         """Whether there is room for one more, or an idle connection that can give way."""
@@ -151,10 +151,10 @@ class Server:
         With `wanted`, those that have been idle the longest do give way.
         """
         if not wanted:
-            await self._fewer.until(self.has_room)
+            await self._fewer.wait_for(self.has_room)
         elif len(self.connections) >= self.limit:
             await PAUSE  # after that, whoever has sent something is not idle any more
-            await self._fewer.until(lambda: len(self.connections) < self.limit or self._evict())
+            await self._fewer.wait_for(lambda: len(self.connections) < self.limit or self._evict())
 
     @property
     def is_over(self) -> bool:

@@ -231,7 +231,7 @@ class Stream:
         """In a forked process, whose copy keeps the peer from seeing our end."""
         self._socket.close()
 
-    def spoil(self) -> None:
+    def reset_on_close(self) -> None:
         """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take what it got for the whole."""
         with suppress(OSError):  # macOS: EINVAL where the peer has been faster
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -65,8 +65,8 @@ _KNOWN = (*_DIRECT, *_OF_LINE, *_OF_HEADERS, "http_referer", "http_user_agent", 
 
 _SOURCE = """\
 def render(client, line, headers, status, head, sent, seconds):
-    of_line = line.views.get(key) or line.views.setdefault(key, ({of_line}))
-    of_headers = headers.views.get(key) or headers.views.setdefault(key, ({of_headers}))
+    of_line = line.prepared.get(key) or line.prepared.setdefault(key, ({of_line}))
+    of_headers = headers.prepared.get(key) or headers.prepared.setdefault(key, ({of_headers}))
     return {template!r} % ({values})
 """
 

@@ -11,7 +11,7 @@ import psutil
 from prefork.logger import log
 
 
-def entitle(role: str) -> None:
+def set_process_title(role: str) -> None:
     """Be listed as "prefork: ROLE" by ps and top, where setproctitle is installed."""
     try:
         setproctitle = importlib.import_module("setproctitle").setproctitle

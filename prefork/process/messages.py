@@ -55,7 +55,7 @@ class Report(msgspec.Struct):
     account: Account | None = None
 
 
-class Tell:
+class Reporter:
     """A child's end of the line to its parent. Called with a Report it says that, once or again; `fd` is readable when
     the parent asks something, and at its end when the parent wants to hear no more.
     """
@@ -66,7 +66,7 @@ class Tell:
         self.heard = True  # by the parent, so far
         self._identity = identity(fd)
 
-    def __call__(self, report: Report) -> None:
+    def send(self, report: Report) -> None:
         self.ready = self.ready or not (report.place or report.problem)
         if identity(self.fd) != self._identity:  # an application has closed it, and may have its number
             self.heard = False

@@ -1,7 +1,7 @@
 """asyncio as a guest in our loop: a real asyncio event loop, whose waiting is one turn of ours.
 
 Owns the way between the two, on one thread and without locks. asyncio waits by its selector alone, and here that is
-GuestSelector: our tasks take their steps inside asyncio's `select`, so that what is not asyncio's costs what it costs
+BridgeSelector: our tasks take their steps inside asyncio's `select`, so that what is not asyncio's costs what it costs
 without it. asyncio's own descriptors stand in a selector of their own, whose one descriptor our loop watches.
 
 Imported only where there is an ASGI application, or is to be one in a copy of the process. uvloop cannot ride: it waits
@@ -30,7 +30,7 @@ LEAST = 0.05  # seconds for asynchronous generators to end, and once more when t
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 
-class GuestSelector(selectors.BaseSelector):
+class BridgeSelector(selectors.BaseSelector):
     """What asyncio waits with: `select` is one turn of `loop`; `after_turn` is called after each.
 
     Where an application makes asyncio run in a step of one of its tasks (nest_asyncio), `select` may be called within a
@@ -94,7 +94,7 @@ class GuestSelector(selectors.BaseSelector):
         self._turn = _no_turn  # asyncio's next handle ends the process
 
 
-class GuestLoop(asyncio.SelectorEventLoop):
+class BridgeLoop(asyncio.SelectorEventLoop):
     """asyncio's event loop as applications see it: all of it works, save that signals are the server's."""
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
@@ -108,15 +108,15 @@ class GuestLoop(asyncio.SelectorEventLoop):
         return False
 
 
-class Guest:
+class AsyncioBridge:
     """An asyncio event loop, `asyncio`, that rides in `loop`; made the thread's current one, as applications expect."""
 
     def __init__(self, loop: Loop) -> None:
         if POLICIES:  # an application that was imported before may have set another than asyncio's own
             asyncio.set_event_loop_policy(None)
         self.loop = loop
-        self._selector = GuestSelector(loop)
-        self.asyncio = GuestLoop(self._selector)
+        self._selector = BridgeSelector(loop)
+        self.asyncio = BridgeLoop(self._selector)
         self.asyncio.set_exception_handler(_report)
         asyncio.set_event_loop(self.asyncio)
         self._policy = asyncio.get_event_loop_policy() if POLICIES else None

@@ -1,8 +1,10 @@
-"""Posts: what other threads have for the thread that runs the loop. Owns the pipe by which a loop that sleeps is woken.
+"""Callbacks: what other threads have for the thread that runs the loop. Owns the pipe by which a loop that sleeps is
+woken.
 
 A thread appends its post first, and looks afterwards whether the loop sleeps. The loop says first that it sleeps, and
-looks afterwards whether there are posts. So none is missed. A thread that finds the loop asleep says that it is awake,
-and writes the byte that makes this true. So of all that post meanwhile one writes, and none does while the loop turns.
+looks afterwards whether there are callbacks. So none is missed. A thread that finds the loop asleep says that it is
+awake, and writes the byte that makes this true. So of all that post meanwhile one writes, and none does while the loop
+turns.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ from prefork.runtime import forks
 if TYPE_CHECKING:
     from prefork.runtime.loop import Loop
 
-Post = Callable[[], object]
+Callback = Callable[[], object]
 
 
-class Posts:
+class Callbacks:
     """Those of one loop, which sets `asleep` before it looks at `waiting` and polls, and takes it back thereafter."""
 
     __slots__ = ("_reading", "_writing", "asleep", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[Post] = deque()
+        self.waiting: deque[Callback] = deque()
         self.asleep = False
         self._reading = self._writing = -1
 
@@ -43,11 +45,11 @@ class Posts:
             if end >= 0:
                 os.close(end)
 
-    def add(self, post: Post) -> None:
+    def add(self, callback: Callback) -> None:
         """Have the loop call this, soon. From any thread. Raises ForkedError."""
         if forks.forked:
             raise ForkedError
-        self.waiting.append(post)
+        self.waiting.append(callback)
         if self.asleep:
             self.asleep = False
             os.write(self._writing, b"!")
@@ -56,9 +58,9 @@ class Posts:
         """Call what is posted. In the thread that runs the loop."""
         waiting = self.waiting
         while waiting:
-            post = waiting.popleft()
+            callback = waiting.popleft()
             try:
-                post()
+                callback()
             except Exception as error:
                 log.error("what another thread has posted went wrong: %r", error, exc_info=error)
 

@@ -15,7 +15,7 @@ from prefork.errors import Abandoned
 from prefork.logger import log
 from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.owner import Superseded
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.runtime.task import Task, Wait
 
 
@@ -77,7 +77,7 @@ class Calls:
     def __init__(self, loop: Loop) -> None:
         self.away: dict[Task, Call] = {}
         self.overdue: Callable[[Call], None] = _nothing
-        self.changed = Bell(loop)
+        self.changed = Condition(loop)
         self._by_thread: dict[int, Call | None] = {}  # has all threads from the beginning, so can be read in any
         self._loop = loop
 
@@ -97,7 +97,7 @@ class Calls:
         call.thread = thread
         call.task = task
         self._by_thread[thread] = call
-        self.changed.ring()
+        self.changed.notify_all()
 
     def end(self, thread: int) -> None:
         """The thread has done its work."""
@@ -114,7 +114,7 @@ class Calls:
             _end(call.left)
         if call.over is not None:
             call.over()
-        self.changed.ring()
+        self.changed.notify_all()
 
     # ---- in the thread of a call that has waited for it
 
@@ -156,13 +156,13 @@ class Calls:
     async def guard(self) -> None:
         """Tell of those that take too long, and have their tasks look."""
         while True:
-            await self.changed.until(lambda: bool(self.away or self.under_way))
+            await self.changed.wait_for(lambda: bool(self.away or self.under_way))
             await self._loop.sleep(SWEEP)
             for call in self.under_way.values():
                 if call.timeout and not call.abandoned and self._loop.now - call.since >= call.timeout:
                     call.abandoned = True
                     call.task.wake()
-                    self.changed.ring()
+                    self.changed.notify_all()
                     self._tell(call)
 
     def _tell(self, call: Call) -> None:

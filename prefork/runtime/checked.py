@@ -1,6 +1,6 @@
-"""A loop and a crew that see to it that only the leader touches the loop: what a worker uses under `python -X dev`.
+"""A loop and a pool that see to it that only the leader touches the loop: what a worker uses under `python -X dev`.
 
-Owns the knowledge whose the loop is: the leader's, nobody's while the baton lies there, and then that of who takes it.
+Owns the knowledge whose the loop is: the leader's, nobody's while the token lies there, and then that of who takes it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from prefork.logger import log
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import Poller
 from prefork.runtime.task import Readiness, Sleep, Task, Wait
-from prefork.runtime.threads import Crew
-from prefork.runtime.watcher import Baton
-from prefork.runtime.work import Seat
+from prefork.runtime.threads import ThreadPool
+from prefork.runtime.watcher import Token
+from prefork.runtime.work import Follower
 
 
 class CheckedLoop(Loop):
@@ -116,7 +116,7 @@ class _Ready(deque[Any]):
         return super().popleft()
 
 
-class _Baton(Baton):
+class _Token(Token):
     """The loop is nobody's while something is in here, and then that of who took it out."""
 
     def __init__(self, loop: CheckedLoop) -> None:
@@ -135,16 +135,16 @@ class _Baton(Baton):
         return call
 
 
-class CheckedCrew(Crew):
-    """A crew for a CheckedLoop."""
+class CheckedThreadPool(ThreadPool):
+    """A pool for a CheckedLoop."""
 
     loop: CheckedLoop
 
     def __init__(self, loop: CheckedLoop, threads: int) -> None:
         super().__init__(loop, threads)  # for the types' sake
 
-    def _seat(self) -> Seat:
-        return Seat(_Baton(self.loop))
+    def _follower(self) -> Follower:
+        return Follower(_Token(self.loop))
 
     def run(self, abandon: Callable[[BaseException | None], None]) -> None:
         try:
@@ -152,6 +152,6 @@ class CheckedCrew(Crew):
         finally:
             self.loop.owner = threading.get_ident()
 
-    def _lead(self, seat: Seat) -> None:
+    def _lead(self, follower: Follower) -> None:
         self.loop.owner = threading.get_ident()
-        super()._lead(seat)
+        super()._lead(follower)

@@ -18,7 +18,7 @@ from typing import NoReturn
 from prefork.errors import TimedOut
 from prefork.logger import log
 from prefork.runtime import forks
-from prefork.runtime.callbacks import Posts
+from prefork.runtime.callbacks import Callbacks
 from prefork.runtime.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 from prefork.runtime.task import Deposed, Handover, Pause, Readiness, Sleep, Task, Wait
 
@@ -32,7 +32,7 @@ class Loop:
     `after_turn` holds what is called at the end of each turn, before the loop may sleep (recycling.py).
     `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
     (monotonic seconds, which all processes count alike), 0 while the loop waits. `turns` counts them; the last one took
-    `lasted` seconds, whoever ran the loop in it. `posts` is what other threads have for it.
+    `lasted` seconds, whoever ran the loop in it. `callbacks` is what other threads have for it.
     """
 
     def __init__(self, poller: Poller) -> None:
@@ -40,7 +40,7 @@ class Loop:
         self.poller, self.now = poller, monotonic()
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
-        self.posts = Posts()
+        self.callbacks = Callbacks()
         self.eager: deque[tuple[Task, Wait]] = deque()  # who takes a step before anybody else does
         self.turns, self.lasted, self._began = 0, 0.0, self.now
         self.after_turn: list[Callable[[], None]] = []
@@ -157,10 +157,10 @@ class Loop:
 
     def turn(self, limit: float | None = None) -> None:
         """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
-        posts, now = self.posts, monotonic()
+        callbacks, now = self.callbacks, monotonic()
         self.lasted = now - self._began
-        posts.asleep = True
-        timeout = 0.0 if posts.waiting else self._timeout(limit, now)
+        callbacks.asleep = True
+        timeout = 0.0 if callbacks.waiting else self._timeout(limit, now)
         self.pulse[0] = 0.0
         events = self.poller.poll(timeout)
         if len(events) > 1 and self._shared:
@@ -173,8 +173,8 @@ class Loop:
     def finish_turn(self) -> None:
         """The steps of the turn that have not been taken yet."""
         self.now = self.pulse[0] = now = monotonic()
-        posts = self.posts
-        posts.asleep = False
+        callbacks = self.callbacks
+        callbacks.asleep = False
         readers, writers = self._readers, self._writers
         if self.eager:  # the thread that ran this turn has lost the loop before that
             self._start()
@@ -187,8 +187,8 @@ class Loop:
             sleep = heapq.heappop(self._sleeping)[2]
             if sleep.task is not None:
                 self._step(sleep.task)
-        if posts.waiting:
-            posts.take()
+        if callbacks.waiting:
+            callbacks.take()
         for _ in range(len(self.ready)):  # not those who become ready meanwhile: descriptors come first again
             task, wait, error = self.ready.popleft()
             if task.wait is wait and task in self.tasks:

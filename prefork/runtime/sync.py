@@ -9,7 +9,7 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.task import PARKED, Task
 
 
-class Bell:
+class Condition:
     """To be rung whenever what tasks wait for may have come. Any number of tasks wait: `waiting`."""
 
     __slots__ = ("_loop", "waiting")
@@ -18,12 +18,12 @@ class Bell:
         self._loop = loop
         self.waiting: list[Task] = []
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         """Have all who wait look again."""
         for task in self.waiting:
             task.wake()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds, which is looked at now and after each ring."""
         task = self._loop.current
         self.waiting.append(task)
@@ -37,10 +37,10 @@ class Bell:
 class Event:
     """A flag to wait for. Any number of tasks wait; once set it stays set."""
 
-    __slots__ = ("_bell", "_set")
+    __slots__ = ("_condition", "_set")
 
     def __init__(self, loop: Loop) -> None:
-        self._bell = Bell(loop)
+        self._condition = Condition(loop)
         self._set = False
 
     def is_set(self) -> bool:
@@ -48,25 +48,25 @@ class Event:
 
     def set(self) -> None:
         self._set = True
-        self._bell.ring()
+        self._condition.notify_all()
 
     async def wait(self) -> None:
-        await self._bell.until(self.is_set)
+        await self._condition.wait_for(self.is_set)
 
 
-class Turns:
-    """One task after the other, in the order in which they came. The turn is `taken` until it is given back."""
+class Lock:
+    """One task after the other, in the order in which they came. The turn is `locked` until it is given back."""
 
-    __slots__ = ("_loop", "_waiting", "taken")
+    __slots__ = ("_loop", "_waiting", "locked")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._waiting: deque[Task] = deque()
-        self.taken = False
+        self.locked = False
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Wait for the turn."""
-        if self.taken:
+        if self.locked:
             task = self._loop.current
             self._waiting.append(task)
             try:
@@ -76,13 +76,13 @@ class Turns:
                 if task in self._waiting:
                     self._waiting.remove(task)
                 else:
-                    self.give_back()
+                    self.release()
                 raise
-        self.taken = True
+        self.locked = True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the one have the turn that has waited for it the longest."""
         if self._waiting:
             self._waiting.popleft().wake()
         else:
-            self.taken = False
+            self.locked = False

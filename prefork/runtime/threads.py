@@ -1,7 +1,7 @@
-"""Leader/Followers: which thread runs the loop while an application call blocks. Owns the threads and the baton.
+"""Leader/Followers: which thread runs the loop while an application call blocks. Owns the threads and the token.
 
 One thread, the leader, runs the loop and calls the application inline, between `enter` and `leave`. Meanwhile its
-baton lies in a deque, for whoever takes it: the leader itself when the call is over, or the watcher (watcher.py) when
+token lies in a deque, for whoever takes it: the leader itself when the call is over, or the watcher (watcher.py) when
 the call holds up the loop. The watcher promotes a follower, which goes on with the loop where it stood; the former
 leader finishes its call, hands its task back, and follows. (Schmidt et al., "Leader/Followers", PLoP 2000.) Calls that
 are known to wait are handed to followers beforehand, by `delegate`.
@@ -9,9 +9,9 @@ are known to wait are handed to followers beforehand, by `delegate`.
 Why the loop's state needs no lock: it is touched by the leader only, and there is one leader at any time.
 
 - A deque's `append` and `pop` are atomic, and of two who pop its one element, one gets it. So for each bracket exactly
-  one of `leave` and `depose` finds the baton: leadership stays, or it goes, never both.
-  Each thread has a deque of its own, or a former leader's `leave` would find the baton of the one that leads by then.
-- While the baton lies there the leader is inside the bracket, in code that knows nothing of the loop. Whoever takes it
+  one of `leave` and `depose` finds the token: leadership stays, or it goes, never both.
+  Each thread has a deque of its own, or a former leader's `leave` would find the token of the one that leads by then.
+- While the token lies there the leader is inside the bracket, in code that knows nothing of the loop. Whoever takes it
   then may touch the loop in the leader's place, and hands it to one follower by releasing that one's lock, once.
 - A thread whose `leave` fails has no way back into the loop's frames but `rejoin` and `produce`, which suspend the task
   by a Handover. The loop answers that by Deposed, before it touches anything; that unwinds the thread to `_lead`. Only
@@ -29,8 +29,8 @@ Why the loop's state needs no lock: it is touched by the leader only, and there 
 - A thread can do without its task before its call is over, and so before its frames have let go of the coroutine: the
   leader has the task go on by another one (`detach`). The former is kept with the call, so that it is ended by the
   leader, when the thread has posted that it is done, and not in that thread, as its last reference goes. Where the
-  outcome was there before the thread lost the loop (Ending), whoever takes the baton sees to that.
-- The same goes for the calls (calls.py): a thread without the loop is noted by who takes the baton from it, or by
+  outcome was there before the thread lost the loop (Ending), whoever takes the token sees to that.
+- The same goes for the calls (calls.py): a thread without the loop is noted by who takes the token from it, or by
   itself as it begins a job, and struck out when it is done. While the leader runs the loop, it is in no call: so the
   calls noted are all there are, and the bracket itself notes nothing.
 """
@@ -47,13 +47,13 @@ from typing import Any
 
 from prefork.errors import TimedOut
 from prefork.runtime import forks
-from prefork.runtime.callbacks import Post
+from prefork.runtime.callbacks import Callback
 from prefork.runtime.calls import Call, Calls, Detached, Ending
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.runtime.task import AWAY, Deposed, Handover, Task
-from prefork.runtime.watcher import Baton, Watcher
-from prefork.runtime.work import Job, Production, Seat, Work, do
+from prefork.runtime.watcher import Token, Watcher
+from prefork.runtime.work import Follower, Job, Production, Work, do
 
 INLINE = 0  # a word of `counts`: calls that the leader has made, as of the watcher's last look
 DELEGATED = 1  # calls that were handed to another thread beforehand, or made in the main one, without the loop
@@ -64,9 +64,9 @@ PATIENCE = 0.5  # seconds that the main thread has to come out of its call once 
 HURRIED = 0.02  # the same where it is not waited for: it may be out of its call already, and about to end the process
 
 
-class Crew:
+class ThreadPool:
     """The leader and its followers: `threads` calls at once, for which there is one thread more. Where that is one, it
-    is always made by the main thread, unless the crew is pinned.
+    is always made by the main thread, unless the pool is pinned.
 
     `wanted`: there are applications to call, so it is to be started. `pinned`: the main thread leads for ever, and
     calls are made by `delegate`; to be set before `start`. `counts` are five words, which may lie in shared memory;
@@ -85,13 +85,13 @@ class Crew:
         self.counts = memoryview(bytearray(5 * 8)).cast("Q")
         self.inline = 0
         self.calls = Calls(loop)
-        self.filled = Bell(loop)
-        self.followers: deque[Seat] = deque()
+        self.filled = Condition(loop)
+        self.followers: deque[Follower] = deque()
         self.jobs: deque[Job] = deque()
         self.leader = threading.get_ident()
         self._started = False
-        self._main = self._seat()
-        self._baton = self._main.baton  # the leader's
+        self._main = self._follower()
+        self._token = self._main.token  # the leader's
         self._watcher = Watcher(self)
         self._over = self._returning = False  # the loop has stopped; the main thread is to lead again
         self._left = threading.Event()  # the main thread has
@@ -101,23 +101,23 @@ class Crew:
 
     def start(self) -> None:
         """Make the threads, and what they are heard by. Raises RuntimeError, OSError where the system has no more."""
-        self.loop.posts.open(self.loop)
+        self.loop.callbacks.open(self.loop)
         self.loop.spawn(self.calls.guard(), "watching over application calls")
         self.calls.enroll(self._main.thread)
         self._started = True
         for number in range(self.threads):
-            seat = self._seat()
-            thread = threading.Thread(target=self._follow, args=[seat], name=f"prefork-{number + 1}", daemon=True)
+            follower = self._follower()
+            thread = threading.Thread(target=self._follow, args=[follower], name=f"prefork-{number + 1}", daemon=True)
             thread.start()
             assert thread.ident is not None
-            seat.thread = thread.ident
-            self.calls.enroll(seat.thread)
-            self.followers.append(seat)
+            follower.thread = thread.ident
+            self.calls.enroll(follower.thread)
+            self.followers.append(follower)
         if not self.pinned:
             threading.Thread(target=self._watcher.run, name="prefork-watcher", daemon=True).start()
 
-    def _seat(self) -> Seat:
-        return Seat(deque())
+    def _follower(self) -> Follower:
+        return Follower(deque())
 
     def run(self, abandon: Callable[[BaseException | None], None]) -> None:
         """Run the loop until it stops; returns in the main thread. Raises what the loop raised, in whichever thread.
@@ -134,8 +134,8 @@ class Crew:
 
     def close_in_child(self) -> None:
         """In a process that an application has forked, in whichever thread: nobody leads there."""
-        self._baton.clear()
-        self.loop.posts.close()
+        self._token.clear()
+        self.loop.callbacks.close()
 
     # ---- the leader, around an application call
 
@@ -144,20 +144,20 @@ class Crew:
         """Whether no follower stands by, or calls wait for one. Nothing is to be entered then: use `delegate`."""
         return bool(self.jobs) or not self.followers
 
-    def enter(self, what: Any, timeout: float, now: float) -> Baton:
+    def enter(self, what: Any, timeout: float, now: float) -> Token:
         """Begin to do `what`, which may block: somebody else may lead from here on. What `leave` is to be given. `now`
         is in monotonic seconds.
         """
-        baton = self._baton
-        baton.append((what, timeout, now))
+        token = self._token
+        token.append((what, timeout, now))
         if self._watcher.parked:
             self._watcher.wake()
-        return baton
+        return token
 
-    def leave(self, baton: Baton) -> bool:
+    def leave(self, token: Token) -> bool:
         """It is done. False: this thread leads no more, and the task has to `rejoin` at once."""
         try:
-            baton.pop()
+            token.pop()
         except IndexError:
             return False
         return True
@@ -178,7 +178,7 @@ class Crew:
         unless that is refused. Either way the thread has to `rejoin` after it: raises Superseded, or as that does.
         """
         self.step_down()
-        self.post(partial(self.calls.detach, threading.get_ident(), call, detached))
+        self.call_soon(partial(self.calls.detach, threading.get_ident(), call, detached))
 
     async def produce(self, call: Call, work: Work, *, leads: bool) -> None:
         """Have this very thread do `work`, which is then what it is at; go on at once where it does not lead any more,
@@ -187,7 +187,7 @@ class Crew:
         if leads:
             await Production(self, call, work)
         else:
-            self.post(partial(self._pass_on, call, threading.get_ident()))
+            self.call_soon(partial(self._pass_on, call, threading.get_ident()))
             await Handover(work)
 
     def _pass_on(self, call: Call, thread: int) -> None:
@@ -206,7 +206,7 @@ class Crew:
         self.jobs.append(job)
         if not self._send_to_work():
             self.counts[QUEUED] += 1
-        self.calls.changed.ring()
+        self.calls.changed.notify_all()
         while True:
             try:
                 return await job
@@ -247,11 +247,11 @@ class Crew:
             self.counts[FULL_SINCE] = 0
         elif not self.counts[FULL_SINCE]:
             self.counts[FULL_SINCE] = int(monotonic() * 1000)
-            self.filled.ring()
+            self.filled.notify_all()
 
     async def finished(self) -> None:
         """Wait until no call is under way, but those that have been abandoned."""
-        await self.calls.changed.until(self._is_at_rest)
+        await self.calls.changed.wait_for(self._is_at_rest)
 
     def _is_at_rest(self) -> bool:
         """A thread is between two jobs for a moment now and then, so it is those that rest which are counted."""
@@ -262,20 +262,20 @@ class Crew:
 
     # ---- any thread
 
-    def post(self, post: Post) -> None:
+    def call_soon(self, callback: Callback) -> None:
         """Have the leader call this. Raises ForkedError."""
-        self.loop.posts.add(post)
+        self.loop.callbacks.add(callback)
 
     def hand_back(self, task: Task) -> None:
         """Have a task that is away go on, though the work for it may not be done yet."""
-        self.post(partial(self.calls.hand_back, task))
+        self.call_soon(partial(self.calls.hand_back, task))
 
     # ---- the threads
 
-    def _lead(self, seat: Seat) -> None:
+    def _lead(self, follower: Follower) -> None:
         """Run the loop for as long as this thread has it, then do the work that it lost the loop with, if any."""
         self.leader = threading.get_ident()
-        self._baton = seat.baton
+        self._token = follower.token
         loop = self.loop
         try:
             loop.finish_turn()
@@ -285,68 +285,68 @@ class Crew:
             task, work = lost.task, lost.work
         except BaseException as error:
             self._failure = error
-            self._end(seat)
+            self._end(follower)
             return
         else:
             if self._returning and loop.tasks and not loop.stopped:
-                self._return(seat)
+                self._return(follower)
             else:
-                self._end(seat)
+                self._end(follower)
             return
         if task is not None and work is not None:
             self.hand_back(task)
             do(work)
-        self._rest(seat)
+        self._rest(follower)
 
-    def _rest(self, seat: Seat) -> None:
+    def _rest(self, follower: Follower) -> None:
         """This thread has done its work."""
-        self.post(partial(self._take_back, seat))
+        self.call_soon(partial(self._take_back, follower))
 
-    def _take_back(self, seat: Seat) -> None:
-        self.calls.end(seat.thread)
-        self._let_rest(seat)
+    def _take_back(self, follower: Follower) -> None:
+        self.calls.end(follower.thread)
+        self._let_rest(follower)
 
-    def _let_rest(self, seat: Seat) -> None:
-        if seat is self._main and self.threads == 1 and not self.pinned:
+    def _let_rest(self, follower: Follower) -> None:
+        if follower is self._main and self.threads == 1 and not self.pinned:
             self._returning = True
         else:
-            self.followers.append(seat)
+            self.followers.append(follower)
         if self.jobs:
             self._send_to_work()
         else:
             self._note_fullness()
-        self.calls.changed.ring()
+        self.calls.changed.notify_all()
 
-    def _return(self, seat: Seat) -> None:
+    def _return(self, follower: Follower) -> None:
         """Give the loop to the main thread, which follows, and follow it."""
         self._returning = False
-        self.followers.append(seat)
+        self.followers.append(follower)
         self._note_fullness()
         self._main.promote()
 
-    def _end(self, seat: Seat) -> None:
+    def _end(self, follower: Follower) -> None:
         """The loop has stopped: the main thread is to return."""
         self._over = True
-        if seat is not self._main:
+        if follower is not self._main:
             with suppress(RuntimeError):  # it has been sent to work, and is on its way
                 self._main.lock.release()
             is_idle = self._main in self.followers  # it comes back at once then, and ends the process
             if not self._left.wait(HURRIED if self.hurried and not is_idle else PATIENCE):
                 self._abandon(self._failure)
 
-    def _follow(self, seat: Seat) -> None:
+    def _follow(self, follower: Follower) -> None:
         while not self._over:
             forks.leave_if_forked()
-            seat.lock.acquire()
+            follower.lock.acquire()
             if self._over:
                 return
-            if seat.promoted:
-                seat.promoted = False
-                self._lead(seat)
+            if follower.promoted:
+                follower.promoted = False
+                self._lead(follower)
             else:
-                self._work(seat)
+                self._work(follower)
 
-    def _work(self, seat: Seat) -> None:
+    def _work(self, follower: Follower) -> None:
         """Work off jobs. The leader hears of the last one, and that this thread rests, at once."""
         done: Call | None = None
         while not self._over:
@@ -355,17 +355,17 @@ class Crew:
             except IndexError:
                 break
             if done is not None:
-                self.post(partial(self.calls.ended, done))
+                self.call_soon(partial(self.calls.ended, done))
             self.calls.take_up(job.call)
             do(job.work)
             self.calls.put_down(job.call)
             done = job.call
-        self.post(partial(self._put_to_rest, seat, done))
+        self.call_soon(partial(self._put_to_rest, follower, done))
 
-    def _put_to_rest(self, seat: Seat, done: Call | None) -> None:
+    def _put_to_rest(self, follower: Follower, done: Call | None) -> None:
         if done is not None:
             self.calls.ended(done)
-        self._let_rest(seat)
+        self._let_rest(follower)
 
     # ---- the watcher
 
@@ -381,14 +381,14 @@ class Crew:
     def held(self) -> tuple[Any, float, float] | None:
         """The entry of what the leader does without the loop: the very same object while that lasts. In any thread."""
         try:
-            return self._baton[0]
+            return self._token[0]
         except IndexError:
             return None
 
     def depose(self, counted: bool = True) -> None:
-        """Take the baton, if it still lies there, and give the loop to a follower."""
+        """Take the token, if it still lies there, and give the loop to a follower."""
         try:
-            what, timeout, _ = self._baton.pop()
+            what, timeout, _ = self._token.pop()
         except IndexError:
             return
         loop = self.loop  # which is ours until the release below

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from prefork.runtime import forks
 
 if TYPE_CHECKING:
-    from prefork.runtime.threads import Crew
+    from prefork.runtime.threads import ThreadPool
 
 TICK = 0.005  # seconds between two looks, and that a call may compute
 SHORT = 0.001  # seconds: a call that is younger is let alone, and one that is older is looked at twice in this time
@@ -25,26 +25,26 @@ IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idl
 
 # An entry is what the leader does, its timeout, and when it has begun (monotonic seconds). There is none where it does
 # nothing, or leads no more.
-Baton = deque[tuple[Any, float, float]]
+Token = deque[tuple[Any, float, float]]
 
 
 class Watcher:
-    """That of `crew`. `parked`: it sleeps until `wake`, to be called by who puts a baton down."""
+    """That of `pool`. `parked`: it sleeps until `wake`, to be called by who puts a token down."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, pool: ThreadPool) -> None:
         self.parked = False
-        self._crew = crew
+        self._pool = pool
         self._rouse = threading.Lock()
         self._rouse.acquire()
 
     def run(self) -> None:
-        """Until the crew's loop is over."""
-        crew, idle = self._crew, 0
-        while not crew.is_over:
+        """Until the pool's loop is over."""
+        pool, idle = self._pool, 0
+        while not pool.is_over:
             forks.leave_if_forked()
             sleep(TICK)
-            crew.publish()
-            held = crew.held()
+            pool.publish()
+            held = pool.held()
             if held is not None:
                 idle = 0
                 self._attend(held)
@@ -56,19 +56,19 @@ class Watcher:
 
     def _attend(self, held: tuple[Any, float, float]) -> None:
         """See to it that this does not hold up the loop."""
-        crew, since = self._crew, held[2]
+        pool, since = self._pool, held[2]
         while monotonic() - since >= SHORT:
-            used, thread = _used(crew.leader), crew.leader
+            used, thread = _used(pool.leader), pool.leader
             sleep(SHORT)
-            if crew.held() is not held:
+            if pool.held() is not held:
                 return
             if monotonic() - since >= TICK or _used(thread) - used < SHORT / 2:
-                crew.depose()
+                pool.depose()
                 return
 
     def _park(self) -> None:
         self.parked = True
-        if self._crew.held() is None:
+        if self._pool.held() is None:
             forks.leave_if_forked()
             self._rouse.acquire()
         self.parked = False

@@ -1,4 +1,4 @@
-"""Work: what the threads of a crew do for tasks (threads.py), and the place of a thread that waits for some."""
+"""Work: what the threads of a pool do for tasks (threads.py), and the place of a thread that waits for some."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from prefork.logger import log
 from prefork.runtime import forks
 from prefork.runtime.calls import Call
 from prefork.runtime.task import Deposed, Task, Wait
-from prefork.runtime.watcher import Baton
+from prefork.runtime.watcher import Token
 
 if TYPE_CHECKING:
-    from prefork.runtime.threads import Crew
+    from prefork.runtime.threads import ThreadPool
 
 Work = Callable[[], None]
 
 
-class Seat:
+class Follower:
     """The place of a thread among the followers. To release `lock` sends the thread to work, on jobs; `promote` lets it
     lead.
     """
 
-    __slots__ = ("baton", "lock", "promoted", "thread")
+    __slots__ = ("lock", "promoted", "thread", "token")
 
-    def __init__(self, baton: Baton) -> None:
-        self.baton = baton
+    def __init__(self, token: Token) -> None:
+        self.token = token
         self.lock = threading.Lock()
         self.lock.acquire()
         self.thread = threading.get_ident()  # its own, once it runs
@@ -40,12 +40,12 @@ class Seat:
 
 
 class _ForTask(Wait):
-    """What a task awaits while a thread of `crew` does `work` for it, which `call` is about."""
+    """What a task awaits while a thread of `pool` does `work` for it, which `call` is about."""
 
-    __slots__ = ("call", "crew", "work")
+    __slots__ = ("call", "pool", "work")
 
-    def __init__(self, crew: Crew, call: Call, work: Work) -> None:
-        self.crew = crew
+    def __init__(self, pool: ThreadPool, call: Call, work: Work) -> None:
+        self.pool = pool
         self.call = call
         self.work = work
 
@@ -59,7 +59,7 @@ class Job(_ForTask):
         pass
 
     def reclaim(self) -> bool:
-        return self.crew.withdraw(self)
+        return self.pool.withdraw(self)
 
 
 class Production(_ForTask):
@@ -68,9 +68,9 @@ class Production(_ForTask):
     __slots__ = ()
 
     def arm(self, task: Task) -> None:
-        baton = self.crew.enter(self, 0, monotonic())
+        token = self.pool.enter(self, 0, monotonic())
         do(self.work)
-        if not self.crew.leave(baton):
+        if not self.pool.leave(token):
             raise Deposed(None)  # the task goes on already
         task.resume()
 

@@ -1,10 +1,10 @@
 """gzip on the fly: CPU time per request of prefork and of nginx, side by side, for 100 KiB of HTML.
 
-    python tests/bench/coding.py [--level 4] [--rounds 5] [--seconds 2] [--connections 16]
+    python tests/bench/encoding.py [--level 4] [--rounds 5] [--seconds 2] [--connections 16]
 
 The page is pydoc's of asyncio, cut to 100 KiB, from a file and from a WSGI application; nginx has it from a file, with
 sendfile, tcp_nopush and open_file_cache. What a server sends is decoded and held against the page before it is loaded.
-"kept" is the file as prefork serves it by default: coded once. The measuring is compare.py's.
+"kept" is the file as prefork serves it by default: encoded once. The measuring is compare.py's.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def with_page(command: Callable[[Site], list[str]]) -> Callable[[Site], list[str
 
 
 def peers(level: int) -> list[Peer]:
-    compression = ("compression.enabled = true", 'compression.codings = ["gzip"]', f"compression.level = {level}")
-    files, wsgi = 'path = "/"\nfiles = "public"', 'path = "/"\nwsgi = "coding:app"'
+    compression = ("compression.enabled = true", 'compression.encodings = ["gzip"]', f"compression.level = {level}")
+    files, wsgi = 'path = "/"\nfiles = "public"', 'path = "/"\nwsgi = "encoding:app"'
     location = f"""root public; types {{ text/html html; }} sendfile on; tcp_nopush on; open_file_cache max=1000
         inactive=60s; gzip on; gzip_comp_level {level}; gzip_types text/html; gzip_proxied any;"""
     commands = {
@@ -56,7 +56,7 @@ def peers(level: int) -> list[Peer]:
         "nginx, a file": nginx(location),
         "prefork, kept": prefork(files, *compression),
     }
-    return [Peer(name, "coding", "", with_page(command)) for name, command in commands.items()]
+    return [Peer(name, "encoding", "", with_page(command)) for name, command in commands.items()]
 
 
 def app(environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
@@ -66,7 +66,7 @@ def app(environ: dict[str, object], start_response: Callable[..., object]) -> li
 
 
 def check(port: int) -> int:
-    """The bytes of the coded page. Raises Absent where the answer is not the page, coded by gzip."""
+    """The bytes of the encoded page. Raises Absent where the answer is not the page, encoded by gzip."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/page.html", headers={"Accept-Encoding": "gzip"})
     answer = connection.getresponse()

@@ -18,7 +18,7 @@ import re
 from prefork.process.messages import Tell
 
 
-def spoil():
+def reset_on_close():
     """Fill all memory that is shared with others and can be written."""
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "r+b", buffering=0) as memory:
         for begin, end in re.findall("^([0-9a-f]+)-([0-9a-f]+) rw-s", maps.read(), re.MULTILINE):

@@ -26,11 +26,11 @@ from prefork.http.registry import Server
 from prefork.net.stream import Stream
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.settings.schema import Http, Route, Workers
 from prefork.shared.counters import WIDTH
 from tests.handlers.files.file_trees import file_cache
-from tests.runtime.crews import started
+from tests.runtime.thread_pools import started
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
 PATIENCE = 10.0  # seconds that the client waits for the server
@@ -74,15 +74,15 @@ def meet(
     **manner: Any,
 ) -> list[bytes]:
     """What the server answers to each of several clients at once, who send these bytes; for `manner` see Manner."""
-    crew = handler.crew if isinstance(handler, _Hosted) else Crew(Loop(make_poller("auto")), 1)
-    loop = crew.loop
+    pool = handler.pool if isinstance(handler, _Hosted) else ThreadPool(Loop(make_poller("auto")), 1)
+    loop = pool.loop
     board = board or memoryview(bytearray(8 * WIDTH)).cast("Q")
     server = Server(loop, http or Http(), lambda request: handler, board, None)
     talks = [_Talk(loop, server, data, client, Manner(**manner)) for data in sent]
     loop.spawn(_stop_after(loop, talks), "stopping")
-    with started(crew):
+    with started(pool):
         try:
-            crew.run(lambda failure: None)
+            pool.run(lambda failure: None)
         finally:
             loop.close()
             for talk in talks:
@@ -171,10 +171,10 @@ def request(
 
 
 class _Hosted:
-    """A Handler with the crew that it calls applications by, good for one `meet`."""
+    """A Handler with the pool that it calls applications by, good for one `meet`."""
 
-    def __init__(self, crew: Crew, find: Callable[[Request], Handler]) -> None:
-        self.crew = crew
+    def __init__(self, pool: ThreadPool, find: Callable[[Request], Handler]) -> None:
+        self.pool = pool
         self.find = find
 
     async def __call__(self, request: Request) -> Response:
@@ -184,18 +184,18 @@ class _Hosted:
 def wsgi(
     application: Callable[..., Any], mount: str = "", threads: int = 2, pinned: bool = False, buffered: bool = True
 ) -> Handler:
-    crew = Crew(Loop(make_poller("auto")), threads)
-    crew.pinned = pinned
-    handle: Handler = Wsgi(application, mount, crew, multiprocess=True).handle
+    pool = ThreadPool(Loop(make_poller("auto")), threads)
+    pool.pinned = pinned
+    handle: Handler = Wsgi(application, mount, pool, multiprocess=True).handle
     if not buffered:
-        handle = Unbuffered(handle, crew).handle
-    return _Hosted(crew, lambda request: handle)
+        handle = Unbuffered(handle, pool).handle
+    return _Hosted(pool, lambda request: handle)
 
 
 def routed(routes: Sequence[Route], snapshot: Snapshot = dict, **how: Any) -> Handler:
     """What `build` makes of the routes; `how` are attributes of its Host."""
-    crew = Crew(Loop(make_poller("auto")), 2)
-    return _Hosted(crew, build(routes, Host(crew, Workers(), snapshot, os.getcwd(), file_cache(), **how)).find)
+    pool = ThreadPool(Loop(make_poller("auto")), 2)
+    return _Hosted(pool, build(routes, Host(pool, Workers(), snapshot, os.getcwd(), file_cache(), **how)).find)
 
 
 def call(application: Callable[..., Any], *fields: str, mount: str = "", **how: Any) -> Answer:

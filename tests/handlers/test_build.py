@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork.errors import TargetError
-from prefork.handlers.error_pages import Pages
+from prefork.handlers.error_pages import ErrorPages
 from prefork.settings.schema import Compression, Files, Redirect, Respond, Route
 from tests.handlers.exchange import Answer, exchange, parse, request, routed
 
@@ -140,7 +140,7 @@ def test_the_pieces_of_an_application_are_compressed_as_they_come(tmp_path: Path
 
 def test_error_pages_are_compressed_with_what_they_stand_for(tmp_path: Path) -> None:
     (tmp_path / "404.html").write_text("not here " * 1000)
-    pages = Pages({"404": str(tmp_path / "404.html")})
+    pages = ErrorPages({"404": str(tmp_path / "404.html")})
     handler = routed([Route(files=Files(root=str(tmp_path)), compression=True)], pages=pages)
     answer = parse(exchange(handler, request("/none", "Accept-Encoding: gzip")))
     assert (answer.status, zlib.decompress(answer.body, 31)) == (404, b"not here " * 1000)

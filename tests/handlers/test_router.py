@@ -183,7 +183,7 @@ def test_a_client_that_makes_up_hosts_fills_no_memory_and_is_still_routed() -> N
     for number in range(100):
         assert router.find(asked("/", f"x{number}.a.org", heads)).__name__ == "a"
         assert router.find(asked("/", f"x{number}.b.org", heads)).__name__ == "any"
-    assert len(asked("/", "x0.a.org", heads).line.views) == VIEWS
+    assert len(asked("/", "x0.a.org", heads).line.prepared) == VIEWS
 
 
 def test_two_routers_do_not_see_each_others_memory() -> None:

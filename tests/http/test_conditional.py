@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.http.conditional import precondition, range_holds, uncoded_tags
+from prefork.http.conditional import precondition, range_holds, unencoded_tags
 
 ETAG = '"a-b-c"'
 MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -79,5 +79,5 @@ def test_a_tag_behind_a_hundred_others_is_not_seen(other: str) -> None:
     assert judged(if_none_match=hundred + ETAG) == 200
     assert judged(if_match=ninety_nine + ETAG) == 200
     assert judged(if_match=hundred + ETAG) == 412
-    assert uncoded_tags(ninety_nine + '"a-gzip"', "gzip") == 'W/"a"'
-    assert uncoded_tags(hundred + '"a-gzip"', "gzip") == ""
+    assert unencoded_tags(ninety_nine + '"a-gzip"', "gzip") == 'W/"a"'
+    assert unencoded_tags(hundred + '"a-gzip"', "gzip") == ""

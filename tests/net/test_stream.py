@@ -338,7 +338,7 @@ def test_a_spoilt_connection_ends_in_a_reset(run: Run, loop: Loop) -> None:
     server.setblocking(False)
     stream = Stream(loop, server)
     run(stream.write(b"half", PATIENCE))
-    stream.spoil()
+    stream.reset_on_close()
     stream.close()
     client.settimeout(PATIENCE)
     with client, pytest.raises(ConnectionResetError):
@@ -349,7 +349,7 @@ def test_a_connection_of_a_peer_that_has_left_can_be_spoilt_as_well(
     run: Run, stream: Stream, client: socket.socket
 ) -> None:
     reset(client)
-    stream.spoil()
+    stream.reset_on_close()
 
 
 def test_a_closed_streams_descriptor_can_be_anothers(run: Run, loop: Loop) -> None:

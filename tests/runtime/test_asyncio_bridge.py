@@ -1,4 +1,4 @@
-"""asyncio as a guest: all that applications use of it works over our loop, with each of its pollers."""
+"""asyncio on our loop: all that applications use of it works over our loop, with each of its pollers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prefork.runtime.asyncio_bridge import Guest
+from prefork.runtime.asyncio_bridge import AsyncioBridge
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 
@@ -24,17 +24,17 @@ BOUND = 10.0  # seconds, for what takes a moment
 
 
 @pytest.fixture(params=["select", "poll", "auto"])
-def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+def bridge(request: pytest.FixtureRequest) -> Iterator[AsyncioBridge]:
     loop = Loop(make_poller(request.param))
-    guest = Guest(loop)
-    yield guest
-    guest.close(1.0)
+    bridge = AsyncioBridge(loop)
+    yield bridge
+    bridge.close(1.0)
     loop.close()
 
 
 @pytest.fixture
-def live(guest: Guest) -> Live:
-    return lambda coroutine: guest.run_until_complete(asyncio.wait_for(coroutine, BOUND))
+def live(bridge: AsyncioBridge) -> Live:
+    return lambda coroutine: bridge.run_until_complete(asyncio.wait_for(coroutine, BOUND))
 
 
 def test_timers_are_kept_in_order(live: Live) -> None:
@@ -51,17 +51,17 @@ def test_timers_are_kept_in_order(live: Live) -> None:
     assert done == [0.0, 0.01, 0.02, 0.03]
 
 
-def test_both_loops_have_their_turns(guest: Guest, live: Live) -> None:
+def test_both_loops_have_their_turns(bridge: AsyncioBridge, live: Live) -> None:
     steps: list[str] = []
 
     async def ours() -> None:
         for _ in range(3):
-            await guest.loop.sleep(0.005)
+            await bridge.loop.sleep(0.005)
             steps.append("ours")
 
     async def theirs() -> None:
-        task = guest.loop.spawn(ours(), "ours")
-        while task in guest.loop.tasks:
+        task = bridge.loop.spawn(ours(), "ours")
+        while task in bridge.loop.tasks:
             await asyncio.sleep(0.001)
             steps.append("theirs")
 
@@ -70,7 +70,7 @@ def test_both_loops_have_their_turns(guest: Guest, live: Live) -> None:
     assert steps.index("theirs") < len(steps) - 1 - steps[::-1].index("ours")
 
 
-def test_start_takes_the_first_step_at_once(guest: Guest) -> None:
+def test_start_takes_the_first_step_at_once(bridge: AsyncioBridge) -> None:
     variable = contextvars.ContextVar("variable", default="outside")
     seen: list[Any] = []
 
@@ -82,30 +82,30 @@ def test_start_takes_the_first_step_at_once(guest: Guest) -> None:
         return "result"
 
     async def ours() -> None:
-        task = guest.start(application())
+        task = bridge.start(application())
         assert seen == [task]
         assert variable.get() == "outside"
         assert asyncio.current_task() is None
-        await guest.join([task])
+        await bridge.join([task])
         seen.append(task.result())
 
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
     assert seen[1:] == ["result"]
 
 
-def test_what_start_starts_may_be_done_when_it_returns(guest: Guest) -> None:
+def test_what_start_starts_may_be_done_when_it_returns(bridge: AsyncioBridge) -> None:
     async def application() -> int:
         return 42
 
     async def ours() -> None:
-        task = guest.start(application())
+        task = bridge.start(application())
         assert task.done()
         results.append(task.result())
 
     results: list[int] = []
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
     assert results == [42]
 
 
@@ -195,39 +195,39 @@ def test_what_asyncio_reports_is_logged(live: Live, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_run_goes_on_after_a_task_that_would_exit(
-    guest: Guest, error: type[BaseException], caplog: pytest.LogCaptureFixture
+    bridge: AsyncioBridge, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def exits() -> None:
         await asyncio.sleep(0)
         raise error("on purpose")
 
     async def ours() -> None:
-        task = guest.asyncio.create_task(exits())
-        await guest.join([task])
+        task = bridge.asyncio.create_task(exits())
+        await bridge.join([task])
         assert isinstance(task.exception(), error)
-        await guest.loop.sleep(0.005)
+        await bridge.loop.sleep(0.005)
         lived.append(True)
 
     lived: list[bool] = []
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
     assert lived == [True]
     assert "an application's asyncio task raised" in caplog.text
 
 
-def test_run_returns_when_our_loop_is_stopped(guest: Guest) -> None:
+def test_run_returns_when_our_loop_is_stopped(bridge: AsyncioBridge) -> None:
     async def ours() -> None:
-        guest.asyncio.create_task(asyncio.sleep(3600))
-        await guest.loop.sleep(0.001)
-        guest.loop.stop()
-        await guest.loop.sleep(3600)
+        bridge.asyncio.create_task(asyncio.sleep(3600))
+        await bridge.loop.sleep(0.001)
+        bridge.loop.stop()
+        await bridge.loop.sleep(3600)
 
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
-    assert guest.loop.stopped
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
+    assert bridge.loop.stopped
 
 
-def test_close_cancels_what_is_left(guest: Guest) -> None:
+def test_close_cancels_what_is_left(bridge: AsyncioBridge) -> None:
     ends: list[str] = []
 
     async def left() -> None:
@@ -238,17 +238,17 @@ def test_close_cancels_what_is_left(guest: Guest) -> None:
             ends.append("tidied up")
 
     async def ours() -> None:
-        guest.start(left())
+        bridge.start(left())
 
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
-    guest.close(BOUND)
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
+    bridge.close(BOUND)
     assert ends == ["tidied up"]
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_close_goes_on_where_a_cancelled_task_would_exit(
-    guest: Guest, error: type[BaseException], caplog: pytest.LogCaptureFixture
+    bridge: AsyncioBridge, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     ends: list[str] = []
     tasks: list[asyncio.Task[None]] = []
@@ -267,20 +267,20 @@ def test_close_goes_on_where_a_cancelled_task_would_exit(
             ends.append("tidied up")
 
     async def ours() -> None:
-        tasks.extend(map(guest.start, (exits(), left(), exits())))
+        tasks.extend(map(bridge.start, (exits(), left(), exits())))
 
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
-    guest.close(BOUND)
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
+    bridge.close(BOUND)
     assert ends == ["tidied up"]
-    assert guest.asyncio.is_closed()
+    assert bridge.asyncio.is_closed()
     assert [type(task.exception()) for task in tasks if not task.cancelled()] == [error, error]
     assert caplog.text.count("an application's asyncio task raised") == 2
 
 
 @pytest.mark.parametrize("stubborn", ["task", "generator"])
 def test_close_waits_for_nobody_longer_than_its_patience(
-    guest: Guest, stubborn: str, caplog: pytest.LogCaptureFixture
+    bridge: AsyncioBridge, stubborn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ends: list[str] = []
     kept: list[AsyncGenerator[None, None]] = []
@@ -308,13 +308,13 @@ def test_close_waits_for_nobody_longer_than_its_patience(
                 ends.append("had its way")
 
     async def ours() -> None:
-        guest.start(left())
+        bridge.start(left())
 
-    guest.loop.spawn(ours(), "ours")
-    guest.run()
-    guest.close(0.05)
+    bridge.loop.spawn(ours(), "ours")
+    bridge.run()
+    bridge.close(0.05)
     assert sorted(ends) == ["another generator", "generator", "task"]
-    assert guest.asyncio.is_closed()
+    assert bridge.asyncio.is_closed()
     kept.clear()
     gc.collect()  # asyncio says now, and not in the midst of another test, what it has destroyed
     assert "shutdown_asyncgens" not in caplog.text  # which is nobody's but ours

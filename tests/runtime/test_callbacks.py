@@ -1,4 +1,4 @@
-"""Posts: whatever another thread posts is heard, and the loop is woken only where it sleeps."""
+"""Callbacks: whatever another thread posts is heard, and the loop is woken only where it sleeps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Write = Callable[[int, bytes], int]
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     loop = Loop(make_poller())
-    loop.posts.open(loop)
+    loop.callbacks.open(loop)
     loop.turn(0)
     yield loop
     loop.close()
-    loop.posts.close()
+    loop.callbacks.close()
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def test_a_loop_that_sleeps_is_woken_once_by_all_who_post(loop: Loop, written: l
     heard: list[int] = []
 
     def post() -> None:
-        eventually(lambda: loop.posts.asleep)
+        eventually(lambda: loop.callbacks.asleep)
         for number in range(100):
-            loop.posts.add(partial(heard.append, number))
+            loop.callbacks.add(partial(heard.append, number))
 
     thread = threading.Thread(target=post)
     thread.start()
@@ -67,7 +67,7 @@ def test_a_loop_that_turns_is_not_woken(loop: Loop, written: list[bytes]) -> Non
 
     async def main() -> None:
         for word in ("first", "second"):
-            elsewhere(lambda word=word: loop.posts.add(partial(heard.append, word)))  # type: ignore[misc]
+            elsewhere(lambda word=word: loop.callbacks.add(partial(heard.append, word)))  # type: ignore[misc]
         await PAUSE
 
     task = loop.spawn(main(), "a test's")
@@ -84,7 +84,7 @@ def test_what_is_posted_just_before_the_loop_polls_keeps_it_from_sleeping(
     poll = loop.poller.poll
     limits: list[float | None] = []
     monkeypatch.setattr(loop.poller, "poll", lambda limit: (limits.append(limit), poll(limit))[1])
-    loop.after_turn.append(lambda: None if heard or limits[1:] else loop.posts.add(partial(heard.append, "late")))
+    loop.after_turn.append(lambda: None if heard or limits[1:] else loop.callbacks.add(partial(heard.append, "late")))
     loop.turn(0)
     loop.turn()
     loop.turn(5)
@@ -98,8 +98,8 @@ def test_what_goes_wrong_is_told_and_the_others_are_heard(loop: Loop, caplog: py
     def fail() -> None:
         raise ValueError("the cause")
 
-    loop.posts.add(fail)
-    loop.posts.add(partial(heard.append, "the other"))
+    loop.callbacks.add(fail)
+    loop.callbacks.add(partial(heard.append, "the other"))
     loop.turn(0)
     assert heard == ["the other"]
     assert "the cause" in caplog.text
@@ -108,5 +108,5 @@ def test_what_goes_wrong_is_told_and_the_others_are_heard(loop: Loop, caplog: py
 def test_nothing_is_posted_from_a_forked_process(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "forked", True)
     with pytest.raises(ForkedError):
-        loop.posts.add(lambda: None)
-    assert not loop.posts.waiting
+        loop.callbacks.add(lambda: None)
+    assert not loop.callbacks.waiting

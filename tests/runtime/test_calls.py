@@ -12,7 +12,7 @@ from prefork.errors import Abandoned
 from prefork.runtime.calls import Call
 from prefork.runtime.stack import stack
 from prefork.runtime.threads import TAKEOVERS
-from tests.runtime.crews import Ship, wait
+from tests.runtime.thread_pools import Ship, wait
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
 
@@ -27,12 +27,12 @@ def test_a_call_that_takes_too_long_is_told_of_once_and_nobody_hears_its_outcome
         told.append(call)
         stacks.append(stack(call.thread))
 
-    ship.crew.calls.overdue = overdue
+    ship.pool.calls.overdue = overdue
 
     async def stuck() -> None:
         with pytest.raises(Abandoned):
             await ship.call(lambda: wait(event), "the request", timeout=0.03)
-        assert not ship.crew.calls.away
+        assert not ship.pool.calls.away
 
     async def frees() -> None:
         await ship.until(lambda: told)
@@ -47,11 +47,11 @@ def test_a_call_that_takes_too_long_is_told_of_once_and_nobody_hears_its_outcome
 def test_a_call_without_a_timeout_may_take_for_ever(pinned: bool) -> None:
     ship = Ship(1, pinned)
     told: list[Call] = []
-    ship.crew.calls.overdue = told.append
+    ship.pool.calls.overdue = told.append
     event = threading.Event()
 
     async def frees() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         await ship.loop.sleep(0.1)
         event.set()
 
@@ -63,7 +63,7 @@ def test_a_takeover_is_told_of_while_the_call_still_lasts() -> None:
     ship = Ship(1)
     event = threading.Event()
     seen: list[int] = []
-    ship.loop.after_turn.append(lambda: seen.append(ship.crew.counts[TAKEOVERS]))
+    ship.loop.after_turn.append(lambda: seen.append(ship.pool.counts[TAKEOVERS]))
 
     async def looks() -> None:
         await ship.until(lambda: 1 in seen)
@@ -83,7 +83,7 @@ def test_a_call_that_cannot_be_told_of_is_not_the_last(caplog: pytest.LogCapture
             raise BrokenPipeError("nobody listens")
         event.set()
 
-    ship.crew.calls.overdue = overdue
+    ship.pool.calls.overdue = overdue
 
     async def stuck(what: str) -> None:
         with pytest.raises(Abandoned):
@@ -100,22 +100,22 @@ def test_a_call_that_cannot_be_told_of_is_not_the_last(caplog: pytest.LogCapture
 
 def delegating(ship: Ship, call: Call, begin: threading.Event, end: threading.Event) -> Any:
     """A call of either kind, whose task goes on when it has begun; its thread, at `end`."""
-    crew = ship.crew
+    pool = ship.pool
 
     async def run() -> None:
-        await ship.until(lambda: not crew.is_full)
-        if crew.pinned:
+        await ship.until(lambda: not pool.is_full)
+        if pool.pinned:
             task = ship.loop.current
 
             def work() -> None:
-                crew.hand_back(task)
+                pool.hand_back(task)
                 begin.set()
                 wait(end)
 
-            await crew.delegate(call, work)
+            await pool.delegate(call, work)
         else:
-            baton = crew.enter("a call", 0, monotonic())
-            await crew.produce(call, lambda: (begin.set(), wait(end)), leads=crew.leave(baton))  # type: ignore[func-returns-value]
+            token = pool.enter("a call", 0, monotonic())
+            await pool.produce(call, lambda: (begin.set(), wait(end)), leads=pool.leave(token))  # type: ignore[func-returns-value]
 
     return run()
 
@@ -128,12 +128,12 @@ def test_work_is_under_way_to_its_end_though_its_task_goes_on(pinned: bool) -> N
 
     async def main() -> None:
         await delegating(ship, call, begun, end)
-        assert ship.crew.calls.under_way == {call.thread: call}
-        assert not ship.crew.calls.away
+        assert ship.pool.calls.under_way == {call.thread: call}
+        assert not ship.pool.calls.away
         ship.loop.spawn(ends(), "ends it")
-        await ship.crew.finished()
+        await ship.pool.finished()
         order.append("finished")
-        assert not ship.crew.calls.under_way
+        assert not ship.pool.calls.under_way
 
     async def ends() -> None:
         order.append("ends")
@@ -148,11 +148,11 @@ def test_work_that_takes_too_long_is_told_of_though_its_task_goes_on_and_not_wai
     call = Call("the request", 0.03)
     begun, end = threading.Event(), threading.Event()
     told: list[Call] = []
-    ship.crew.calls.overdue = told.append
+    ship.pool.calls.overdue = told.append
 
     async def main() -> None:
         await delegating(ship, call, begun, end)
-        await ship.crew.finished()
+        await ship.pool.finished()
         assert told == [call]
         end.set()
 
@@ -164,7 +164,7 @@ def test_work_of_which_something_comes_does_not_take_too_long(pinned: bool) -> N
     call = Call("the request", 0.5)
     begun, end = threading.Event(), threading.Event()
     told: list[Call] = []
-    ship.crew.calls.overdue = told.append
+    ship.pool.calls.overdue = told.append
 
     async def main() -> None:
         await delegating(ship, call, begun, end)
@@ -173,7 +173,7 @@ def test_work_of_which_something_comes_does_not_take_too_long(pinned: bool) -> N
             call.since = ship.loop.now
             await ship.loop.sleep(0.01)
         end.set()
-        await ship.crew.finished()
+        await ship.pool.finished()
 
     ship.run(main())
     assert told == []

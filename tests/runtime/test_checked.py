@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.runtime.crews import Ship, for_ever
+from tests.runtime.thread_pools import Ship, for_ever
 
 
 def test_who_has_lost_the_loop_can_neither_see_its_task_nor_stop_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -22,7 +22,7 @@ def test_who_has_lost_the_loop_can_neither_see_its_task_nor_stop_it(caplog: pyte
             refused.append("refused")
 
     async def frees() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         event.set()
 
     ship.run(ship.call(touch), frees())
@@ -35,12 +35,12 @@ def test_a_task_that_another_thread_has_is_not_cancelled() -> None:
     event = threading.Event()
 
     async def cancels() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
-        (task,) = ship.crew.calls.away
+        await ship.until(lambda: ship.pool.calls.away)
+        (task,) = ship.pool.calls.away
         with pytest.raises(AssertionError, match="while another thread has it"):
             task.cancel()
         event.set()
-        await ship.until(lambda: not ship.crew.calls.away)
+        await ship.until(lambda: not ship.pool.calls.away)
 
     ship.run(ship.hold(event), cancels())
 
@@ -57,7 +57,7 @@ def test_closing_leaves_alone_what_another_thread_has() -> None:
             ends.append("closed")
 
     async def stops() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         event.set()
         ship.loop.stop()  # at the end of this turn: nobody hears that the call is over
 

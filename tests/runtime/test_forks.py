@@ -180,16 +180,16 @@ from prefork.runtime import forks# as in a worker: no other calls at a fork come
     assert lines[1:] == ["3", "True", "[]"]
 
 
-@pytest.mark.parametrize("name", ["_work", "publish", "_answer"], ids=["crew", "watcher", "witness"])
+@pytest.mark.parametrize("name", ["_work", "publish", "_answer"], ids=["pool", "watcher", "diagnostics"])
 def test_what_is_forked_in_the_midst_of_a_thread_of_the_server_ends_there(name: str) -> None:
     """By a finalizer, or a profiler, as here: when this function of the thread's code returns."""
     forked, ended, told = run(f"""
 import socket
 from prefork.runtime.calls import Call
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
-from prefork.process.worker.diagnostics import Witness
+from prefork.process.worker.diagnostics import Diagnostics
 
 ended = []
 
@@ -200,22 +200,22 @@ def profile(frame, event, argument):
             ended.append(status(child))
 
 loop = Loop(make_poller())
-crew = Crew(loop, 2)
+pool = ThreadPool(loop, 2)
 ours, theirs = socket.socketpair()
 threading.setprofile(profile)
-crew.start()
-Witness(None, theirs.fileno())
+pool.start()
+Diagnostics(None, theirs.fileno())
 threading.setprofile(None)
 
 async def main():
-    await crew.delegate(Call("a call", 0), lambda: None)
+    await pool.delegate(Call("a call", 0), lambda: None)
     ours.send(b"a question")
     while not ended:
         await loop.sleep(0.005)
     loop.stop()
 
 loop.spawn(main(), "main")
-crew.run(lambda failure: None)
+pool.run(lambda failure: None)
 noted(ended)
 """)
     assert (forked, ended) == ("forked True, blocks True", "[0]")

@@ -13,7 +13,7 @@ import pytest
 
 from prefork.handlers.apps.wsgi.file_wrapper import ErrorStream
 from prefork.runtime.stack import awaited, stack
-from tests.runtime.crews import Ship, wait
+from tests.runtime.thread_pools import Ship, wait
 
 
 class Blocking(logging.Handler):
@@ -46,8 +46,8 @@ def test_an_application_stuck_below_a_callback_of_ours_is_shown(event: threading
         ErrorStream().write("something failed\n")
 
     async def look() -> None:
-        await ship.until(lambda: ship.crew.calls.under_way)
-        (call,) = ship.crew.calls.under_way.values()
+        await ship.until(lambda: ship.pool.calls.under_way)
+        (call,) = ship.pool.calls.under_way.values()
         while "in emit" not in (text := stack(call.thread)):
             await ship.loop.sleep(0.001)
         shown.append(text)

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell, Event, Turns
+from prefork.runtime.sync import Condition, Event, Lock
 from prefork.runtime.task import PARKED, PAUSE
 
 
@@ -16,35 +16,35 @@ class Jolt(Exception):
 
 
 def test_who_waits_until_something_holds_looks_again_at_every_ring(loop: Loop) -> None:
-    bell = Bell(loop)
+    condition = Condition(loop)
     left = {"short": 1, "long": 3}
     order: list[str] = []
 
     async def wait(name: str) -> None:
-        await bell.until(lambda: not left[name])
+        await condition.wait_for(lambda: not left[name])
         order.append(name)
 
-    async def ring() -> None:
-        while bell.waiting:
+    async def notify_all() -> None:
+        while condition.waiting:
             left.update({name: max(0, count - 1) for name, count in left.items()})
             order.append("ring")
-            bell.ring()
+            condition.notify_all()
             for _ in range(3):
                 await PAUSE  # those who have been woken take their steps, and leave
 
     for name in ("long", "short"):
         loop.spawn(wait(name), name)
-    loop.spawn(ring(), "ringing")
+    loop.spawn(notify_all(), "ringing")
     loop.run()
     assert order == ["ring", "short", "ring", "ring", "long"]
 
 
 def test_who_waits_for_what_holds_already_does_not_wait(loop: Loop) -> None:
-    bell = Bell(loop)
-    loop.spawn(bell.until(lambda: True), "waiting")
+    condition = Condition(loop)
+    loop.spawn(condition.wait_for(lambda: True), "waiting")
     loop.turn()
     assert not loop.tasks
-    assert not bell.waiting
+    assert not condition.waiting
 
 
 def test_an_event_wakes_all_who_wait_and_stays_set(loop: Loop) -> None:
@@ -113,27 +113,27 @@ def test_who_gave_up_an_event_is_not_woken_by_it(loop: Loop) -> None:
 
 
 def test_turns_are_taken_one_at_a_time_in_the_order_in_which_they_were_asked_for(loop: Loop) -> None:
-    turns, order = Turns(loop), []
+    turns, order = Lock(loop), []
 
-    async def take(number: int) -> None:
-        await turns.take()
+    async def acquire(number: int) -> None:
+        await turns.acquire()
         order.append(number)
         await loop.sleep(0)
         order.append(number)
-        turns.give_back()
+        turns.release()
 
     for number in range(5):
-        loop.spawn(take(number), "taking a turn")
+        loop.spawn(acquire(number), "taking a turn")
     loop.run()
     assert order == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert not turns.taken
+    assert not turns.locked
 
 
 def test_who_gives_up_waiting_for_a_turn_holds_nobody_up(loop: Loop) -> None:
-    turns, took = Turns(loop), []
+    turns, took = Lock(loop), []
 
-    async def take(number: int) -> None:
-        await turns.take()
+    async def acquire(number: int) -> None:
+        await turns.acquire()
         took.append(number)
         if number == 0:
             for task in tasks[1:4]:
@@ -142,15 +142,15 @@ def test_who_gives_up_waiting_for_a_turn_holds_nobody_up(loop: Loop) -> None:
             tasks[1].cancel()
             tasks[2].throw(Jolt())
             await loop.sleep(0)
-        turns.give_back()
+        turns.release()
         if number == 0:
             tasks[3].cancel()  # it has been given the turn, and has not gone on yet
 
     async def endure(number: int) -> None:
         with suppress(Jolt):
-            await take(number)
+            await acquire(number)
 
     tasks = [loop.spawn(endure(number), "taking a turn") for number in range(5)]
     loop.run()
     assert took == [0, 4]
-    assert not turns.taken
+    assert not turns.locked

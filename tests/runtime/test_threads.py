@@ -12,7 +12,7 @@ from prefork.errors import TimedOut
 from prefork.runtime import threads, watcher
 from prefork.runtime.threads import FULL_SINCE, QUEUED, TAKEOVERS
 from tests.conftest import eventually
-from tests.runtime.crews import Ship, for_ever, wait
+from tests.runtime.thread_pools import Ship, for_ever, wait
 
 MAIN = threading.main_thread().ident
 
@@ -27,7 +27,7 @@ def test_a_fast_call_is_made_in_the_thread_of_the_loop() -> None:
     async def main() -> None:
         for _ in range(3):
             await ship.call(lambda: threads.append(threading.get_ident()))
-        assert not ship.crew.calls.away
+        assert not ship.pool.calls.away
 
     ship.run(main())
     assert len(set(threads)) == 1
@@ -38,11 +38,11 @@ def test_a_call_may_wait_for_what_the_loop_brings(pinned: bool) -> None:
     event = threading.Event()
 
     async def brings() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         event.set()
 
     ship.run(ship.hold(event), brings())
-    assert ship.crew.counts[TAKEOVERS] == (0 if pinned else 1)
+    assert ship.pool.counts[TAKEOVERS] == (0 if pinned else 1)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -51,11 +51,11 @@ def test_it_is_told_since_when_no_thread_has_been_free(threads: int, pinned: boo
     event = threading.Event()
 
     async def watches() -> None:
-        counts = ship.crew.counts
+        counts = ship.pool.counts
         for number in range(threads):
             assert not counts[FULL_SINCE]
             ship.loop.spawn(ship.hold(event), f"call {number}")
-            await ship.until(lambda number=number: len(ship.crew.calls.away) > number)
+            await ship.until(lambda number=number: len(ship.pool.calls.away) > number)
         since = counts[FULL_SINCE]
         assert 0 <= monotonic() * 1000 - since < 5000
         ship.loop.spawn(ship.hold(event), "a call more")
@@ -98,15 +98,15 @@ def test_one_call_at_a_time_is_the_main_threads_and_others_have_their_turns_mean
         await ship.call(lambda: made_by.append(threading.get_ident()))
 
     async def opens() -> None:
-        await ship.until(lambda: ship.crew.counts[TAKEOVERS])
+        await ship.until(lambda: ship.pool.counts[TAKEOVERS])
         for event in events:
             event.set()
             await ship.loop.sleep(0.001)
-        await ship.until(lambda: len(made_by) == 10 and ship.crew.leader == MAIN)
+        await ship.until(lambda: len(made_by) == 10 and ship.pool.leader == MAIN)
 
     ship.run(*(calls(event) for event in events), opens())
     assert made_by == [MAIN] * 10
-    assert ship.crew.counts[TAKEOVERS] < 5  # the others wait for the main thread
+    assert ship.pool.counts[TAKEOVERS] < 5  # the others wait for the main thread
 
 
 def test_who_waits_for_a_thread_is_served_in_the_order_of_arrival(pinned: bool) -> None:
@@ -118,12 +118,12 @@ def test_who_waits_for_a_thread_is_served_in_the_order_of_arrival(pinned: bool) 
         await ship.call(lambda: (wait(event), order.append(number)))
 
     async def opens() -> None:
-        await ship.until(lambda: len(ship.crew.jobs) == 9)
+        await ship.until(lambda: len(ship.pool.jobs) == 9)
         event.set()
 
     ship.run(*(one(number) for number in range(10)), opens())
     assert order == list(range(10))
-    assert ship.crew.counts[QUEUED] == 9
+    assert ship.pool.counts[QUEUED] == 9
 
 
 def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
@@ -135,13 +135,13 @@ def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
     told: list[str] = []
 
     async def gives_up() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         with pytest.raises(TimedOut), ship.loop.within(0.01):
             await ship.call(lambda: told.append("never"))
         event.set()
 
     async def stays() -> None:
-        await ship.until(lambda: ship.crew.jobs)
+        await ship.until(lambda: ship.pool.jobs)
         await ship.call(lambda: told.append("served"))
 
     ship.run(ship.hold(event), gives_up(), stays())
@@ -154,14 +154,14 @@ def test_who_is_cancelled_in_the_queue_holds_nobody_up(pinned: bool) -> None:
     told: list[str] = []
 
     async def queues(word: str) -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         await ship.call(lambda: told.append(word))
 
     async def main() -> None:
         first = ship.loop.spawn(queues("cancelled"), "the first")
-        await ship.until(lambda: len(ship.crew.jobs) == 1)
+        await ship.until(lambda: len(ship.pool.jobs) == 1)
         second = ship.loop.spawn(queues("served"), "the second")
-        await ship.until(lambda: len(ship.crew.jobs) == 2)
+        await ship.until(lambda: len(ship.pool.jobs) == 2)
         first.cancel()
         event.set()
         await ship.until(lambda: second not in ship.loop.tasks)
@@ -175,7 +175,7 @@ def test_what_a_call_raises_in_another_thread_reaches_its_task(error: BaseExcept
     ship = Ship(2, pinned)
 
     def fails() -> None:
-        eventually(lambda: ship.crew.calls.away)
+        eventually(lambda: ship.pool.calls.away)
         raise error
 
     async def main() -> None:
@@ -195,15 +195,15 @@ def test_who_comes_back_from_a_call_late_does_not_take_the_leadership_of_who_has
 
     async def late() -> None:
         await ship.call(lambda: wait(inside))
-        resumed_by.append((threading.get_ident(), ship.crew.leader))
+        resumed_by.append((threading.get_ident(), ship.pool.leader))
         back.set()
 
     async def leads() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         await ship.call(lambda: (thirds.append(threading.get_ident()), inside.set(), wait(back)))
 
     ship.run(late(), leads())
-    assert ship.crew.counts[TAKEOVERS] == 2
+    assert ship.pool.counts[TAKEOVERS] == 2
     ((thread, led),) = resumed_by
     assert thread == led  # the third, after the main thread and the one that waits for `back`
     assert thread not in (MAIN, *thirds)
@@ -221,18 +221,18 @@ def test_an_idle_watcher_sleeps_until_there_is_a_call_again(monkeypatch: pytest.
 
     async def main() -> None:
         for _ in range(3):
-            await ship.until(lambda: ship.crew._watcher.parked)
+            await ship.until(lambda: ship.pool._watcher.parked)
             count = len(looks)
             await ship.loop.sleep(0.05)
             assert len(looks) == count
             event.clear()
             slow = ship.loop.spawn(ship.hold(event), "a slow call")
-            await ship.until(lambda: ship.crew.calls.away)
+            await ship.until(lambda: ship.pool.calls.away)
             event.set()
             await ship.until(lambda: slow not in ship.loop.tasks)  # noqa: B023
 
     ship.run(main())
-    assert ship.crew.counts[TAKEOVERS] == 3
+    assert ship.pool.counts[TAKEOVERS] == 3
 
 
 # --- the end ---
@@ -243,9 +243,9 @@ def test_run_returns_in_the_main_thread_where_another_one_leads() -> None:
     leads: list[int] = []
 
     async def main() -> None:
-        while ship.crew.leader == MAIN:
-            await ship.call(lambda: eventually(lambda: ship.crew.calls.away))
-        leads.append(ship.crew.leader)
+        while ship.pool.leader == MAIN:
+            await ship.call(lambda: eventually(lambda: ship.pool.calls.away))
+        leads.append(ship.pool.leader)
 
     ship.run(main())
     assert threading.get_ident() == MAIN
@@ -258,7 +258,7 @@ def test_a_main_thread_that_hangs_in_a_call_is_waited_for_unless_in_a_hurry_and_
 ) -> None:
     monkeypatch.setattr(threads, "PATIENCE", patience)
     ship = Ship(1)
-    ship.crew.hurried = hurried
+    ship.pool.hurried = hurried
     is_abandoned = hurried or patience < 1
     stopped = threading.Event()
 
@@ -272,7 +272,7 @@ def test_a_main_thread_that_hangs_in_a_call_is_waited_for_unless_in_a_hurry_and_
         await ship.call(hang)
 
     async def stops() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         ship.loop.stop()
         stopped.set()
 
@@ -284,14 +284,14 @@ def test_a_main_thread_that_hangs_in_a_call_is_waited_for_unless_in_a_hurry_and_
 def test_a_main_thread_that_is_idle_is_waited_for_in_a_hurry_too(_: int) -> None:
     """Or two threads would end the process at once, and one of them before the other is done."""
     ship = Ship(2)
-    ship.crew.hurried = True
+    ship.pool.hurried = True
     event = threading.Event()
 
     async def main() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         event.set()
-        await ship.until(lambda: len(ship.crew.followers) == 2 and not ship.crew.calls.under_way)
-        assert ship.crew.leader != MAIN
+        await ship.until(lambda: len(ship.pool.followers) == 2 and not ship.pool.calls.under_way)
+        assert ship.pool.leader != MAIN
 
     ship.run(ship.hold(event), main())
     assert not ship.abandoned.is_set()
@@ -302,7 +302,7 @@ def test_what_ends_the_loop_in_another_thread_is_raised_in_the_main_one() -> Non
     event = threading.Event()
 
     async def interrupts() -> None:
-        await ship.until(lambda: ship.crew.calls.away)
+        await ship.until(lambda: ship.pool.calls.away)
         event.set()
         raise KeyboardInterrupt
 
@@ -319,7 +319,7 @@ def test_what_ends_the_loop_is_told_where_the_main_thread_does_not_come_back(mon
     ship = Ship(2)
 
     def fail() -> None:
-        if ship.crew.calls.away:
+        if ship.pool.calls.away:
             raise ValueError("the cause")
 
     ship.loop.after_turn.append(fail)
@@ -331,9 +331,9 @@ def test_what_ends_the_loop_is_told_where_the_main_thread_does_not_come_back(mon
 def test_a_crew_that_is_not_started_has_no_descriptors_and_no_threads() -> None:
     loop = Ship().loop
     before = len(os.listdir("/dev/fd")), threading.active_count()
-    crew = threads.Crew(loop, 2)
+    pool = threads.ThreadPool(loop, 2)
     assert (len(os.listdir("/dev/fd")), threading.active_count()) == before
-    assert not crew.followers
+    assert not pool.followers
 
 
 # --- the check ---

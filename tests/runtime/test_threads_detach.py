@@ -13,7 +13,7 @@ from prefork.errors import Abandoned
 from prefork.runtime.calls import Call
 from prefork.runtime.owner import Superseded
 from prefork.runtime.task import Task, Wait
-from tests.runtime.crews import Ship, wait
+from tests.runtime.thread_pools import Ship, wait
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
 
@@ -23,7 +23,7 @@ class Owned:
 
     def __init__(self, ship: Ship, timeout: float = 0) -> None:
         self.ship = ship
-        self.crew = ship.crew
+        self.pool = ship.pool
         self.seen: list[Any] = []
         self.went_on = threading.Event()
         self.timeout = timeout
@@ -44,23 +44,23 @@ class Owned:
         return self._rest(answered)
 
     async def _rest(self, answered: Callable[[], None]) -> None:
-        assert self.crew.loop.current is self.task
+        assert self.pool.loop.current is self.task
         answered()
         self.seen.append("goes on")
         self.went_on.set()
 
     async def live(self, function: Callable[[], None], what: object = "a call") -> None:
-        self.task = self.crew.loop.current
+        self.task = self.pool.loop.current
         self.task.owner = self
         try:
-            baton = self.crew.enter(what, self.timeout, monotonic())
+            token = self.pool.enter(what, self.timeout, monotonic())
             function()
-            assert not self.crew.leave(baton)
+            assert not self.pool.leave(token)
             self.seen.append("returns")
-            await self.crew.rejoin()
+            await self.pool.rejoin()
         except (Superseded, Abandoned) as error:
             self.seen.append(type(error))
-            assert self.crew.leader == threading.get_ident()  # it is the leader who ends it
+            assert self.pool.leader == threading.get_ident()  # it is the leader who ends it
             if isinstance(error, Superseded):
                 raise
         finally:
@@ -77,13 +77,13 @@ def test_the_task_goes_on_before_the_call_is_over_and_is_ended_where_it_was(thre
     def function() -> None:
         if deposed:
             assert not owned.went_on.wait(0.05)  # the watcher comes
-        ship.crew.detach(Call(what, 0), owned)
+        ship.pool.detach(Call(what, 0), owned)
         wait(owned.went_on)
 
     async def watch() -> None:
         await ship.until(lambda: "ended" in owned.seen)
-        await ship.until(lambda: len(ship.crew.followers) == threads and not ship.crew.calls.under_way)
-        assert not ship.crew.calls.away
+        await ship.until(lambda: len(ship.pool.followers) == threads and not ship.pool.calls.under_way)
+        assert not ship.pool.calls.away
 
     async def main() -> None:
         await owned.live(function, what)
@@ -101,15 +101,15 @@ def test_the_call_is_what_its_thread_is_at_until_it_is_over() -> None:
     call = Call(what, 0)
 
     def function() -> None:
-        ship.crew.detach(call, owned)
+        ship.pool.detach(call, owned)
         wait(over)
 
     async def watch() -> None:
         await ship.until(owned.went_on.is_set)
-        assert list(ship.crew.calls.under_way.values()) == [call]
+        assert list(ship.pool.calls.under_way.values()) == [call]
         assert call.task is owned.task
         over.set()
-        await ship.crew.finished()
+        await ship.pool.finished()
 
     ship.loop.spawn(owned.live(function, what), "owned")
     ship.run(watch())
@@ -120,7 +120,7 @@ def test_it_is_refused_where_the_thread_is_at_something_else_by_now() -> None:
     owned = Owned(ship)
 
     def function() -> None:
-        ship.crew.detach(Call("another call", 0), owned)
+        ship.pool.detach(Call("another call", 0), owned)
         wait(owned.went_on)
 
     ship.run(owned.live(function, "a call"))
@@ -132,7 +132,7 @@ def test_it_is_refused_to_a_thread_that_has_no_call() -> None:
     owned = Owned(ship)
 
     async def main() -> None:
-        helper = threading.Thread(target=ship.crew.detach, args=[Call("a call", 0), owned])
+        helper = threading.Thread(target=ship.pool.detach, args=[Call("a call", 0), owned])
         helper.start()
         await ship.until(owned.went_on.is_set)
         helper.join()
@@ -145,12 +145,12 @@ def test_it_is_refused_where_nobody_waits_for_the_call_any_more() -> None:
     ship = Ship(2)
     owned = Owned(ship, timeout=0.05)
     overdue = threading.Event()
-    ship.crew.calls.overdue = lambda call: overdue.set()
+    ship.pool.calls.overdue = lambda call: overdue.set()
     what = object()
 
     def function() -> None:
         wait(overdue)
-        ship.crew.detach(Call(what, 0), owned)
+        ship.pool.detach(Call(what, 0), owned)
         wait(owned.went_on)
 
     ship.run(owned.live(function, what))
@@ -163,7 +163,7 @@ def test_what_crashes_as_it_is_ended_is_logged_and_ends_nobody_else(caplog: pyte
     what = object()
 
     def function() -> None:
-        ship.crew.detach(Call(what, 0), owned)
+        ship.pool.detach(Call(what, 0), owned)
 
     async def main() -> None:
         try:
@@ -172,7 +172,7 @@ def test_what_crashes_as_it_is_ended_is_logged_and_ends_nobody_else(caplog: pyte
             raise ValueError("the cause")
 
     async def watch() -> None:
-        await ship.until(lambda: "ended" in owned.seen and not ship.crew.calls.under_way)
+        await ship.until(lambda: "ended" in owned.seen and not ship.pool.calls.under_way)
 
     ship.loop.spawn(main(), "owned")
     ship.run(watch())

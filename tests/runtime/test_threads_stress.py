@@ -25,7 +25,7 @@ from prefork.runtime.threads import DELEGATED, TAKEOVERS
 from prefork.settings.schema import Http
 from prefork.shared.counters import WIDTH
 from tests.handlers.exchange import parse
-from tests.runtime.crews import PATIENCE, Ship
+from tests.runtime.thread_pools import PATIENCE, Ship
 
 CLIENT = Client("192.0.2.7", 50000, "http", "127.0.0.1", "8000")
 CLIENTS = 12
@@ -105,7 +105,7 @@ class Pieces:
 
 
 def pieces(token: str) -> Iterator[bytes]:
-    """Small ones, or some that outgrow the memory, and then the file, of an outbox."""
+    """Small ones, or some that outgrow the memory, and then the file, of an buffer."""
     choice = random.Random(token)
     for _ in range(choice.randrange(1, 8)):
         yield token.encode() * choice.choice([1, 1, 10, 3000])
@@ -188,7 +188,7 @@ def test_whatever_happens_everybody_gets_the_right_answers(
     pinned = way == "pinned"
     ship = Ship(threads, pinned)
     world = World(threads, seed=threads)
-    handle = Wsgi(world.application, "", ship.crew, multiprocess=False, estimates=WAYS[way]()).handle
+    handle = Wsgi(world.application, "", ship.pool, multiprocess=False, estimates=WAYS[way]()).handle
     server = Server(ship.loop, Http(), lambda request: handle, memoryview(bytearray(8 * WIDTH)).cast("Q"), None)
     protocol = Http1(server)
     wrong: list[str] = []
@@ -211,7 +211,7 @@ def test_whatever_happens_everybody_gets_the_right_answers(
             done.append(number)
 
     async def ticks() -> None:
-        while len(done) < CLIENTS or server.connections or len(ship.crew.followers) < threads:
+        while len(done) < CLIENTS or server.connections or len(ship.pool.followers) < threads:
             began = time.monotonic()
             await ship.loop.sleep(0.001)
             pauses.append(time.monotonic() - began)
@@ -223,12 +223,12 @@ def test_whatever_happens_everybody_gets_the_right_answers(
     assert pinned or threads > 1 or set(world.inside) == {threading.main_thread().ident}
     assert max(pauses) < LATE
     assert threading.active_count() == before
-    assert not ship.crew.calls.away
-    assert not ship.crew.jobs
+    assert not ship.pool.calls.away
+    assert not ship.pool.jobs
     few = -1 if threads < 8 else 5  # where no thread is free, calls wait for one, and need not be taken over
-    assert ship.crew.counts[TAKEOVERS] > {"inline": few, "both": few}.get(way, -1)
-    assert ship.crew.inline > {"inline": few, "both": few, "learned": min(few, 0)}.get(way, -1)
-    assert ship.crew.counts[DELEGATED] > (-1 if way == "inline" else 50)
+    assert ship.pool.counts[TAKEOVERS] > {"inline": few, "both": few}.get(way, -1)
+    assert ship.pool.inline > {"inline": few, "both": few, "learned": min(few, 0)}.get(way, -1)
+    assert ship.pool.counts[DELEGATED] > (-1 if way == "inline" else 50)
     assert "the loop is touched" not in caplog.text
     assert "crashed" not in caplog.text
     assert "executing" not in caplog.text

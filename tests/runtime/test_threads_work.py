@@ -11,7 +11,7 @@ import pytest
 from prefork.runtime.calls import Call
 from prefork.runtime.threads import TAKEOVERS
 from tests.conftest import eventually
-from tests.runtime.crews import Ship, wait
+from tests.runtime.thread_pools import Ship, wait
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
 @pytest.mark.parametrize("lasts", [False, True])
 def test_work_is_done_in_the_thread_of_the_call_before_it(lasts: bool) -> None:
     ship = Ship(2)
-    crew = ship.crew
+    pool = ship.pool
     threads: list[int] = []
     done = threading.Event()
 
@@ -29,17 +29,17 @@ def test_work_is_done_in_the_thread_of_the_call_before_it(lasts: bool) -> None:
             wait(done)
 
     async def main() -> None:
-        await ship.until(lambda: not crew.is_full)
+        await ship.until(lambda: not pool.is_full)
         for number in range(4):
-            baton = crew.enter("a call", 0, monotonic())
+            token = pool.enter("a call", 0, monotonic())
             threads.append(threading.get_ident())
             if number % 2:
-                eventually(lambda: crew.calls.away)
+                eventually(lambda: pool.calls.away)
             done.clear()
-            await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
+            await pool.produce(Call("a call", 0), work, leads=pool.leave(token))
             done.set()  # where the work lasts, the task goes on before its end
-            await ship.until(lambda: len(crew.followers) == 2)
-            await ship.until(lambda: not crew.is_full)
+            await ship.until(lambda: len(pool.followers) == 2)
+            await ship.until(lambda: not pool.is_full)
 
     ship.run(main())
     assert threads[::2] == threads[1::2]
@@ -47,27 +47,27 @@ def test_work_is_done_in_the_thread_of_the_call_before_it(lasts: bool) -> None:
 
 def test_a_thread_that_steps_down_works_on_while_another_one_leads() -> None:
     ship = Ship(1)
-    crew = ship.crew
+    pool = ship.pool
     seen: list[Any] = []
     event = threading.Event()
 
     def work() -> None:
-        crew.step_down()
-        crew.step_down()  # it does not lead any more
+        pool.step_down()
+        pool.step_down()  # it does not lead any more
         wait(event)
         seen.append("worked")
 
     async def main() -> None:
-        await ship.until(lambda: not crew.is_full)
-        baton = crew.enter("a call", 0, monotonic())
-        await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
-        assert not crew.followers
+        await ship.until(lambda: not pool.is_full)
+        token = pool.enter("a call", 0, monotonic())
+        await pool.produce(Call("a call", 0), work, leads=pool.leave(token))
+        assert not pool.followers
         event.set()
-        await ship.until(lambda: not crew.is_full)
+        await ship.until(lambda: not pool.is_full)
         assert seen == ["worked"]
 
     ship.run(main())
-    assert crew.counts[TAKEOVERS] == 1
+    assert pool.counts[TAKEOVERS] == 1
 
 
 @pytest.mark.parametrize("loses", [False, True])
@@ -75,24 +75,24 @@ def test_work_that_raises_is_logged_and_its_thread_is_back_and_alone(
     loses: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     ship = Ship(2)
-    crew = ship.crew
+    pool = ship.pool
     leaders: set[tuple[int, int]] = set()
 
     def work() -> None:
         if loses:
-            crew.step_down()
+            pool.step_down()
         raise SystemExit("the cause")
 
     async def main() -> None:
         for leads in (True, False):
-            await ship.until(lambda: not crew.is_full)
-            baton = crew.enter("a call", 0, monotonic())
+            await ship.until(lambda: not pool.is_full)
+            token = pool.enter("a call", 0, monotonic())
             if not leads:
-                eventually(lambda: crew.calls.away)
-            await crew.produce(Call("a call", 0), work, leads=crew.leave(baton))
-            await ship.until(lambda: len(crew.followers) == 2 and not crew.calls.under_way)
-            leaders.add((threading.get_ident(), crew.leader))
-            assert not crew._baton
+                eventually(lambda: pool.calls.away)
+            await pool.produce(Call("a call", 0), work, leads=pool.leave(token))
+            await ship.until(lambda: len(pool.followers) == 2 and not pool.calls.under_way)
+            leaders.add((threading.get_ident(), pool.leader))
+            assert not pool._token
 
     ship.run(main())
     assert all(thread == leader for thread, leader in leaders)
@@ -101,14 +101,14 @@ def test_work_that_raises_is_logged_and_its_thread_is_back_and_alone(
 
 def test_delegated_work_that_raises_brings_its_task_back(caplog: pytest.LogCaptureFixture) -> None:
     ship = Ship(1, pinned=True)
-    crew = ship.crew
+    pool = ship.pool
 
     def work() -> None:
         raise ValueError("the cause")
 
     async def main() -> None:
         for _ in range(2):
-            await crew.delegate(Call("a call", 0), work)
+            await pool.delegate(Call("a call", 0), work)
 
     ship.run(main())
     assert caplog.text.count("ValueError: the cause") == 2

@@ -1,4 +1,4 @@
-"""The outbox: pieces of a response body on their way from the thread that makes them to the task that sends them.
+"""The buffer: pieces of a response body on their way from the thread that makes them to the task that sends them.
 
 So that a client which reads slowly does not hold up the application, they wait in memory, then in a temporary file, and
 only beyond that the thread waits too.
@@ -18,23 +18,23 @@ from prefork.errors import ApplicationError, ClientGone, Disconnected
 from prefork.http.exchange import failed
 from prefork.runtime.calls import Call
 from prefork.runtime.task import PARKED, Task
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 
 MEMORY = 256 * 1024  # bytes that wait in memory
 DISK = 64 * 1024 * 1024  # bytes that wait in all, or lie in the file, sent or not, beyond which the thread waits
 
 
-class Outbox:
+class ResponseBuffer:
     """The Chunks of what a call produces, in answer to its request. Its thread calls `put` and `end`, the leader all
     else. Where the call is abandoned, the response ends by ApplicationError after what has been put.
     """
 
     prompt = False  # PEP 3333: no head before the first piece
 
-    def __init__(self, crew: Crew, call: Call) -> None:
+    def __init__(self, pool: ThreadPool, call: Call) -> None:
         self.abandoned = False  # nobody wants any more of it
         self.whole = False  # nothing is to come, and all of it is in memory
-        self._crew = crew
+        self._pool = pool
         self._call = call
         self._lock = threading.Condition()
         self._pieces: list[bytes] = []
@@ -54,7 +54,7 @@ class Outbox:
             self._add(piece)
             self._feed()
         if self.size > MEMORY or not self._has_room():
-            self._crew.step_down()  # let it be sent meanwhile
+            self._pool.step_down()  # let it be sent meanwhile
             self._call.since = inf  # it is the client that takes its time
             with self._lock:
                 self._lock.wait_for(self._has_room)
@@ -105,7 +105,7 @@ class Outbox:
         task = self._hungry
         if task is not None:
             self._hungry = None
-            self._crew.post(task.wake)
+            self._pool.call_soon(task.wake)
 
     # ---- the leader
 
@@ -132,11 +132,11 @@ class Outbox:
             with suppress(OSError):
                 file.close()
 
-    def __aiter__(self) -> Outbox:
+    def __aiter__(self) -> ResponseBuffer:
         return self
 
     async def __anext__(self) -> bytes:
-        task = self._crew.loop.current
+        task = self._pool.loop.current
         while True:
             ended = self._ended  # looked at before what it is the end of
             data = self.take()

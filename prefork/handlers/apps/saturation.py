@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefork.http.message import Request
 from prefork.logger import log
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.runtime.throttle import ThrottledNotice
 
 INTERVAL = 10.0  # seconds between two lines, at the least
@@ -12,11 +12,11 @@ LONGEST = 500  # characters of a request line that are told
 
 
 class Saturation:
-    """Of the threads of `crew`. The first call that is turned away is told at once, the others by their number."""
+    """Of the threads of `pool`. The first call that is turned away is told at once, the others by their number."""
 
-    def __init__(self, crew: Crew, interval: float = INTERVAL) -> None:
-        self._crew = crew
-        self._notice = ThrottledNotice(crew.loop, interval, self._tell)
+    def __init__(self, pool: ThreadPool, interval: float = INTERVAL) -> None:
+        self._pool = pool
+        self._notice = ThrottledNotice(pool.loop, interval, self._tell)
         self._busy = 0  # threads, when a call was turned away last, and what took the longest
         self._slowest: Request | None = None
         self._lasted = 0.0  # seconds, so far
@@ -24,18 +24,18 @@ class Saturation:
 
     def turned_away(self, timeout: float) -> None:
         """A call has waited for a thread for `timeout` seconds (queue_timeout), and is not made."""
-        calls = list(self._crew.calls.under_way.values())
+        calls = list(self._pool.calls.under_way.values())
         self._busy = len(calls)
         self._timeout = timeout
         slowest = min(calls, key=lambda call: call.began, default=None)
         if slowest is not None:
             self._slowest = slowest.what
-            self._lasted = self._crew.loop.now - slowest.began
+            self._lasted = self._pool.loop.now - slowest.began
         self._notice.happened()
 
     def _tell(self, count: int) -> None:
         calls = "1 call" if count == 1 else f"{count} calls"
-        told = f"{self._busy} of {self._crew.threads} threads busy, {calls} turned away with 503"
+        told = f"{self._busy} of {self._pool.threads} threads busy, {calls} turned away with 503"
         told += f" after workers.queue_timeout ({self._timeout:g} s)"
         if self._slowest is not None:
             line = f"{self._slowest.method} {self._slowest.target}"[:LONGEST]

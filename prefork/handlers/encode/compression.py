@@ -1,8 +1,9 @@
-"""Compression: responses coded on the fly, whoever made them. A function Handler -> Handler; owns what may be coded.
+"""Compression: responses encoded on the fly, whoever made them. A function Handler -> Handler; owns what may be
+encoded.
 
-A coded response is another representation: it has an ETag of its own, by which it is known again, and no ranges. Vary
-tells caches that there are several, whichever of them a client gets. Left as it is what says that it is coded already,
-what is a part (206) or has no body, what names a digest of its content, and what says `no-transform`.
+A encoded response is another representation: it has an ETag of its own, by which it is known again, and no ranges. Vary
+tells caches that there are several, whichever of them a client gets. Left as it is what says that it is encoded
+already, what is a part (206) or has no body, what names a digest of its content, and what says `no-transform`.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from prefork.handlers.encode.encoded_body import SLICE, flowing, whole
-from prefork.handlers.encode.encodings import PACKAGES, Coding, choose, gzip
-from prefork.http.conditional import coded_tag, names, uncoded_tags
+from prefork.handlers.encode.encodings import PACKAGES, Encoding, choose, gzip
+from prefork.http.conditional import encoded_tag, names, unencoded_tags
 from prefork.http.exchange import release
 from prefork.http.grammar import DIGITS
-from prefork.http.message import Body, Fields, FileSegment, Handler, Headers, Lasting, Request, Response, Upgrade
+from prefork.http.message import Body, Fields, FileSegment, Handler, Headers, Repeatable, Request, Response, Upgrade
 from prefork.http.negotiation import IDENTITY, best
 from prefork.http.paths import LONGEST_REMEMBERED
 from prefork.settings import schema
 
-STREAMS = 64  # bodies that are coded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
-LEAN = (
-    1024  # further ones, by gzip with 48 KiB each: what is beyond, for as many slow clients as there are, is not coded
-)
+STREAMS = 64  # bodies that are encoded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
+# further ones, by gzip with 48 KiB each; what is beyond, for any number of slow clients, is not encoded
+LEAN = 1024
 # glibc gives back what is free at the end of its heap, from 128 KiB on; once it has seen a larger block freed, from
 # twice its size on (mallopt(3), M_MMAP_THRESHOLD). So 100 KiB of HTML, with an encoder made and freed for it, are 62
 # page faults less, and a tenth of their time.
 HEAP = 1024 * 1024
-KEPT = 1024 * 1024  # bytes of the largest file that is kept coded
+KEPT = 1024 * 1024  # bytes of the largest file that is kept encoded
 ENTRY = 2048  # bytes, about, that a kept response has besides its body and its path: its fields, twice
 
 _EVENTS = "text/event-stream"
@@ -42,7 +42,7 @@ _TELLING = frozenset(("content-encoding", "content-range", "content-digest", "re
 _DROPPED = frozenset(("content-length", "accept-ranges"))
 _ACCEPTED = re.compile(r"(?:^|,)\s*(?:\*|accept-encoding)\s*(?:,|$)", re.IGNORECASE)
 
-Key = tuple[Handler, str, str, int, Fields]  # whose answer to which path, by which coding, and what it said uncoded
+Key = tuple[Handler, str, str, int, Fields]  # whose answer to which path, by which encoding, and what it said unencoded
 
 
 class Compression:
@@ -51,36 +51,36 @@ class Compression:
     def __init__(self, settings: schema.Compression) -> None:
         bytes(HEAP)  # made, and freed at once
         names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
-        self._codings = _Offer({coding.name: coding for coding in choose(names, settings.level)})
+        self._codings = _Offer({encoding.name: encoding for encoding in choose(names, settings.level)})
         # For a stream of events, which may last for hours, and for whoever comes once there are STREAMS.
         self._lean = _Offer({"gzip": gzip(settings.level, window=12, memory=6)} if "gzip" in names else {})
         self._min_size = settings.min_size
-        self.kept = Kept(settings.cache)
+        self.kept = EncodedCache(settings.cache)
         types = "|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in settings.types)
         self._is_wanted = lru_cache(256)(re.compile(types).fullmatch)
 
     def around(self, handler: Handler, keeps: bool) -> Handler:
         """`handler` with its responses compressed. With `keeps`, fields with a strong ETag tell the whole response, for
-        whoever asks, so that what was coded once can be given again: true of files, and not of every application.
+        whoever asks, so that what was encoded once can be given again: true of files, and not of every application.
         """
 
         async def handle(request: Request) -> Response:
-            coding, asked = self._codings.choice(request), request.headers
+            encoding, asked = self._codings.choice(request), request.headers
             if "if-none-match" in asked.fields:
-                request.headers = _of_uncoded(asked, coding)
+                request.headers = _of_uncoded(asked, encoding)
             try:
                 response = await handler(request)
             finally:
                 request.headers = asked
             if response.status == 304:
-                return _unchanged(asked.get("if-none-match"), response, coding)
+                return _unchanged(asked.get("if-none-match"), response, encoding)
             if not keeps:
                 return self._respond(request, response, None)
-            key = (handler, request.path, coding, response.status, tuple(response.headers))
+            key = (handler, request.path, encoding, response.status, tuple(response.headers))
             kept = self.kept.get(key)
             if kept is None:
                 return self._respond(request, response, key)
-            kept.valid = response.valid if isinstance(response, Lasting) else 0.0
+            kept.valid = response.valid if isinstance(response, Repeatable) else 0.0
             await release(response.body)
             return kept
 
@@ -94,11 +94,11 @@ class Compression:
         if facts is None:
             return response
         offer = self._offer(facts)
-        coding = offer.chosen(request)
+        encoding = offer.chosen(request)
         status, reason, varied = response.status, response.reason, _varied(response.headers)
-        if coding is None:
+        if encoding is None:
             return Response(status, varied, response.body, reason)
-        fields, body = _coded(varied, coding.name), _taken(response.body)
+        fields, body = _coded(varied, encoding.name), _taken(response.body)
         if request.method == "HEAD" and not (isinstance(body, bytes) and 0 < len(body) <= SLICE):  # else as to GET
             if facts.size is None and isinstance(body, bytes):  # nobody knows how much GET would get
                 return Response(status, varied, body, reason)
@@ -106,9 +106,9 @@ class Compression:
         keep = None
         if key and offer is self._codings and status == 200 and facts.strong and facts.size and facts.size <= KEPT:
             keep = partial(self.kept.put, key, fields)
-        coded = offer.code(body, coding, facts.length, keep)
-        if coded is not body:
-            return Response(status, fields, coded, reason)
+        encoded = offer.code(body, encoding, facts.length, keep)
+        if encoded is not body:
+            return Response(status, fields, encoded, reason)
         if key and keep is not None and isinstance(body, bytes):
             self.kept.put(key, varied, body)  # or it would be tried again each time
         return Response(status, varied, body, reason)
@@ -119,7 +119,7 @@ class Compression:
         return self._lean if self._lean.streams < LEAN else _NOTHING
 
     def _part(self, response: Response) -> Response:
-        """A part of what would be coded if it were the whole varies as that does (RFC 9110 §15.3.7)."""
+        """A part of what would be encoded if it were the whole varies as that does (RFC 9110 §15.3.7)."""
         kind = _kind(response.headers)
         if kind != _PARTS and not self._is_wanted(kind):
             return response
@@ -144,24 +144,24 @@ class Compression:
 
 
 class _Offer:
-    """Codings to choose from, the first of which is preferred; `streams` is how many bodies are being coded by them."""
+    """Encodings to choose from, the preferred one first; `streams` is how many bodies are being encoded by them."""
 
-    def __init__(self, codings: Mapping[str, Coding]) -> None:
+    def __init__(self, encodings: Mapping[str, Encoding]) -> None:
         self.streams = 0
-        self._codings = codings
-        self._names = tuple(codings)
+        self._codings = encodings
+        self._names = tuple(encodings)
 
     def choice(self, request: Request) -> str:
-        """The name of the coding that the client likes best; IDENTITY also where it likes not even that."""
+        """The name of the encoding that the client likes best; IDENTITY also where it likes not even that."""
         return best(request.headers.get("accept-encoding"), self._names) or IDENTITY
 
-    def chosen(self, request: Request) -> Coding | None:
+    def chosen(self, request: Request) -> Encoding | None:
         return self._codings.get(self.choice(request))
 
-    def code(self, body: Body, coding: Coding, length: int | None, keep: Callable[[bytes], None] | None) -> Body:
-        """The body, coded, or itself where it would not get smaller."""
+    def code(self, body: Body, encoding: Encoding, length: int | None, keep: Callable[[bytes], None] | None) -> Body:
+        """The body, encoded, or itself where it would not get smaller."""
         if isinstance(body, bytes) and len(body) <= SLICE:
-            content = coding.whole(body)  # a quarter faster than by slices, as each would find the caches cold
+            content = encoding.whole(body)  # a quarter faster than by slices, as each would find the caches cold
             if len(content) >= len(body):
                 return body
             if keep is not None:
@@ -170,8 +170,8 @@ class _Offer:
         assert not isinstance(body, Upgrade)
         self.streams += 1
         if isinstance(body, bytes | FileSegment):
-            return whole(body, coding, self._end, keep)
-        return flowing(body, coding, self._end, length)
+            return whole(body, encoding, self._end, keep)
+        return flowing(body, encoding, self._end, length)
 
     def _end(self) -> None:
         self.streams -= 1
@@ -180,20 +180,20 @@ class _Offer:
 _NOTHING = _Offer({})
 
 
-class Kept:
-    """Coded responses. `size` is how many bytes they take, about, their keys included, and at most `limit`: what has
+class EncodedCache:
+    """Encoded responses. `size` is how many bytes they take, about, their keys included, and at most `limit`: what has
     not been given for the longest time makes room. Nothing is kept for a path longer than LONGEST_REMEMBERED.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._responses: dict[Key, Lasting] = {}
+        self._responses: dict[Key, Repeatable] = {}
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._responses)
 
-    def get(self, key: Key) -> Lasting | None:
+    def get(self, key: Key) -> Repeatable | None:
         response = self._responses.pop(key, None)
         if response is not None:
             self._responses[key] = response
@@ -208,7 +208,7 @@ class Kept:
             response = self._responses.pop(oldest)
             self.size -= _cost(oldest, response.body)
             response.retire()
-        self._responses[key] = Lasting(key[3], fields, content)
+        self._responses[key] = Repeatable(key[3], fields, content)
         self.size += size
 
 
@@ -220,7 +220,8 @@ def _cost(key: Key, content: Body) -> int:
 @dataclass
 class _Facts:
     """What counts of a response: its media type, in lower case, its Content-Length, if it says so, the `size` that its
-    body has or should have to GET, or None, and whether it has a strong ETag. `is_large` is what is not coded at once.
+    body has or should have to GET, or None, and whether it has a strong ETag. `is_large` is what is not encoded at
+    once.
     """
 
     kind: str
@@ -266,35 +267,35 @@ def _varied(fields: Fields) -> Fields:
     return tuple(varied) if is_said else (*varied, ("Vary", "Accept-Encoding"))
 
 
-def _coded(fields: Fields, coding: str) -> Fields:
-    kept = [field for field in _tagged(fields, coding) if field[0].lower() not in _DROPPED]
-    return (*kept, ("Content-Encoding", coding))
+def _coded(fields: Fields, encoding: str) -> Fields:
+    kept = [field for field in _tagged(fields, encoding) if field[0].lower() not in _DROPPED]
+    return (*kept, ("Content-Encoding", encoding))
 
 
-def _tagged(fields: Fields, coding: str) -> Fields:
-    """With the ETag of what is coded in the place of that which is not."""
-    return tuple((name, coded_tag(value, coding) if name.lower() == "etag" else value) for name, value in fields)
+def _tagged(fields: Fields, encoding: str) -> Fields:
+    """With the ETag of what is encoded in the place of that which is not."""
+    return tuple((name, encoded_tag(value, encoding) if name.lower() == "etag" else value) for name, value in fields)
 
 
-def _of_uncoded(asked: Headers, coding: str) -> Headers:
-    """`asked`, with If-None-Match naming what was coded by `coding` as its maker knows it, too. What was coded by
+def _of_uncoded(asked: Headers, encoding: str) -> Headers:
+    """`asked`, with If-None-Match naming what was encoded by `encoding` as its maker knows it, too. What was encoded by
     another is not what this client is to get: its tags say nothing to the maker.
     """
     known = asked.get("if-none-match")
-    tags = uncoded_tags(known, coding)
+    tags = unencoded_tags(known, encoding)
     return asked.saying("if-none-match", f"{tags}, {known}") if tags else asked
 
 
-def _unchanged(known: str, response: Response, coding: str) -> Response:
-    """A 304 says what a 200 would (RFC 9110 §15.4.5): of the coded response, where that is what the client has. What
-    would be coded at all it does not tell, and so it varies always.
+def _unchanged(known: str, response: Response, encoding: str) -> Response:
+    """A 304 says what a 200 would (RFC 9110 §15.4.5): of the encoded response, where that is what the client has. What
+    would be encoded at all it does not tell, and so it varies always.
     """
     fields = _varied(response.headers)
     tags = [value for name, value in fields if name.lower() == "etag"]
-    if known != "*" and any(names(known, coded_tag(tag, coding), strongly=False) for tag in tags):
-        fields = _tagged(fields, coding)
-    if isinstance(response, Lasting):
-        return Lasting(304, fields, b"", response.valid)
+    if known != "*" and any(names(known, encoded_tag(tag, encoding), strongly=False) for tag in tags):
+        fields = _tagged(fields, encoding)
+    if isinstance(response, Repeatable):
+        return Repeatable(304, fields, b"", response.valid)
     return Response(304, fields, response.body, response.reason)
 
 
@@ -312,7 +313,7 @@ def _taken(body: Body) -> Body:
 
 
 def _silent(body: Body) -> Body:
-    """The body to HEAD: nothing that would tell a length, which is not that of the coded body."""
+    """The body to HEAD: nothing that would tell a length, which is not that of the encoded body."""
     if isinstance(body, FileSegment):
         body.close()
     return b"" if isinstance(body, bytes | FileSegment) else body

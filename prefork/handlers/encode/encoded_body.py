@@ -1,4 +1,5 @@
-"""Coded bodies on their way: Chunks that code what a body was, slice by slice, so that others have their turn between.
+"""Encoded bodies on their way: Chunks that code what a body was, slice by slice, so that others have their turn
+between.
 
 Empty pieces are handed on, too: it is after each piece that its sender makes a pause (http/h1/send.py).
 """
@@ -9,14 +10,14 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from prefork.errors import ApplicationError, CutShort
-from prefork.handlers.encode.encodings import Coding
+from prefork.handlers.encode.encodings import Encoding
 from prefork.http.exchange import release
 from prefork.http.message import Chunks, FileSegment
 
-SLICE = 128 * 1024  # bytes coded at a stretch: 1.2 ms by gzip at level 4, 6 ms at level 9
+SLICE = 128 * 1024  # bytes encoded at a stretch: 1.2 ms by gzip at level 4, 6 ms at level 9
 
 
-class Coded:
+class EncodedBody:
     """The Chunks that `pieces` makes of `body`, which it closes; `ended` is called then."""
 
     def __init__(
@@ -40,26 +41,26 @@ class Coded:
 
 
 def whole(
-    body: bytes | FileSegment, coding: Coding, ended: Callable[[], None], keep: Callable[[bytes], None] | None
-) -> Coded:
-    """A body that is there. `keep` is called with all of it, coded, once that has been made."""
-    return Coded(body, _code_whole(body, coding, keep), ended)
+    body: bytes | FileSegment, encoding: Encoding, ended: Callable[[], None], keep: Callable[[bytes], None] | None
+) -> EncodedBody:
+    """A body that is there. `keep` is called with all of it, encoded, once that has been made."""
+    return EncodedBody(body, _code_whole(body, encoding, keep), ended)
 
 
-def flowing(body: Chunks, coding: Coding, ended: Callable[[], None], length: int | None) -> Coded:
+def flowing(body: Chunks, encoding: Encoding, ended: Callable[[], None], length: int | None) -> EncodedBody:
     """A body that comes in pieces. Each leaves as it comes, flushed, since nobody knows when there will be another, and
     before the next is asked for: so the client's pace is still its maker's.
 
     `length` is what the head would have said of it, or None. Where that is not true the response ends by
-    ApplicationError, as it would have ended uncoded.
+    ApplicationError, as it would have ended unencoded.
     """
-    return Coded(body, _code_flowing(body, coding, length), ended)
+    return EncodedBody(body, _code_flowing(body, encoding, length), ended)
 
 
 async def _code_whole(
-    body: bytes | FileSegment, coding: Coding, keep: Callable[[bytes], None] | None
+    body: bytes | FileSegment, encoding: Encoding, keep: Callable[[bytes], None] | None
 ) -> AsyncGenerator[bytes, None]:
-    encoder = coding.encoder()
+    encoder = encoding.encoder()
     made: list[bytes] = []
     for data in _read(body) if isinstance(body, FileSegment) else _cut(body):
         piece = encoder.add(data)
@@ -72,8 +73,8 @@ async def _code_whole(
     yield piece
 
 
-async def _code_flowing(body: Chunks, coding: Coding, length: int | None) -> AsyncGenerator[bytes, None]:
-    encoder = coding.encoder()
+async def _code_flowing(body: Chunks, encoding: Encoding, length: int | None) -> AsyncGenerator[bytes, None]:
+    encoder = encoding.encoder()
     count = 0
     async for piece in body:
         if not piece:

@@ -1,6 +1,7 @@
-"""Content codings: gzip from the standard library, br and zstd where their packages are there. Knows no HTTP messages.
+"""Content encodings: gzip from the standard library, br and zstd where their packages are there. Knows no HTTP
+messages.
 
-A package is imported when a coding of its is made, so that who codes nothing does not have it in memory.
+A package is imported when a encoding of its is made, so that who codes nothing does not have it in memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-PACKAGES = {"zstd": "zstandard", "br": "brotli", "gzip": ""}  # by coding, the one that is preferred first; "": none
+PACKAGES = {"zstd": "zstandard", "br": "brotli", "gzip": ""}  # by encoding, the one that is preferred first; "": none
 
 _GZIP = 16  # added to the window's bits: a gzip header and trailer (zlib's manual, deflateInit2)
 
@@ -29,7 +30,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Coding:
+class Encoding:
     """`name` is what Content-Encoding says; `whole` codes a body at once, `encoder` makes what codes it by and by."""
 
     name: str
@@ -38,38 +39,38 @@ class Coding:
 
 
 def missing(name: str) -> str:
-    """The package that the coding lacks, or ""."""
+    """The package that the encoding lacks, or ""."""
     package = PACKAGES[name]
     return package if package and importlib.util.find_spec(package) is None else ""
 
 
-def choose(names: Sequence[str], level: int) -> tuple[Coding, ...]:
-    """The codings of these names, in their order, less those whose package is missing. `level` is 1 to 9."""
+def choose(names: Sequence[str], level: int) -> tuple[Encoding, ...]:
+    """The encodings of these names, in their order, less those whose package is missing. `level` is 1 to 9."""
     makers = {"gzip": gzip, "br": _brotli, "zstd": _zstd}
     return tuple(makers[name](level) for name in names if not missing(name))
 
 
-def gzip(level: int, window: int = 15, memory: int = 8) -> Coding:
+def gzip(level: int, window: int = 15, memory: int = 8) -> Encoding:
     """An encoder has 2 ** (window + 2) + 2 ** (memory + 9) bytes of memory: 256 KiB, as it is usual."""
-    return Coding(
+    return Encoding(
         "gzip",
         lambda data: zlib.compress(data, level, window + _GZIP),
         lambda: _Zlib(zlib.compressobj(level, zlib.DEFLATED, window + _GZIP, memory)),
     )
 
 
-def _brotli(level: int) -> Coding:
+def _brotli(level: int) -> Encoding:
     brotli = importlib.import_module("brotli")
-    return Coding(
+    return Encoding(
         "br",
         lambda data: bytes(brotli.compress(data, quality=level)),
         lambda: _Brotli(brotli.Compressor(quality=level)),
     )
 
 
-def _zstd(level: int) -> Coding:
+def _zstd(level: int) -> Encoding:
     zstandard = importlib.import_module("zstandard")
-    return Coding(
+    return Encoding(
         "zstd",
         zstandard.ZstdCompressor(level).compress,  # one after the other: it keeps its memory
         lambda: _Zstd(zstandard, level),

@@ -26,7 +26,7 @@ from prefork.handlers.files.tree import Tree
 from prefork.http.message import Request, RequestBody, Response
 from prefork.http.negotiation import preference
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Turns
+from prefork.runtime.sync import Lock
 from prefork.runtime.task import PAUSE, Task
 
 MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; to sort them takes 15 ms at a stretch
@@ -67,23 +67,23 @@ class Queue:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._turns = Turns(loop)
+        self._turns = Lock(loop)
         self.last: Reading | None = None
 
     async def enter(self, request: Request) -> None:
         """Wait for the turn, which is to be left. Raises Disconnected where the client hangs up before that."""
-        if not self._turns.taken or not request.body.ended:
-            await self._turns.take()
+        if not self._turns.locked or not request.body.ended:
+            await self._turns.acquire()
             return
         watcher = self._loop.spawn(_watch(request.body, self._loop.current), "watching for the end of a waiting client")
         try:
-            await self._turns.take()
+            await self._turns.acquire()
         finally:
             watcher.cancel()
 
     def leave(self) -> None:
-        self._turns.give_back()
-        if not self._turns.taken:
+        self._turns.release()
+        if not self._turns.locked:
             self.last = None
 
 

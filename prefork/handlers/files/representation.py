@@ -12,7 +12,7 @@ import time
 
 from prefork.http import ranges
 from prefork.http.conditional import CONDITIONS, precondition, range_holds
-from prefork.http.message import Fields, FileSegment, Lasting, Request, Response, plain
+from prefork.http.message import Fields, FileSegment, Repeatable, Request, Response, plain
 
 SMALL = 32 * 1024  # bytes; up to here to copy a file costs less than to have it sent: tests/bench/files.py
 
@@ -58,12 +58,12 @@ class Representation:
                 os.close(descriptor)
         self._kind = ("Content-Type", kind)
         self._extra: Fields = (("Last-Modified", self.modified), ("ETag", self.etag), *extra)
-        self._unchanged = Lasting(304, self._extra)
+        self._unchanged = Repeatable(304, self._extra)
         fields = (self._kind, *self._extra, ("Accept-Ranges", "bytes"))
         if self.file is None:
-            self._whole = Lasting(200, fields, self.content or b"")
+            self._whole = Repeatable(200, fields, self.content or b"")
         else:
-            self._whole = Lasting(200, fields, self._segment(0, self.size), hold=self.file.hold)
+            self._whole = Repeatable(200, fields, self._segment(0, self.size), hold=self.file.hold)
 
     @property
     def torn(self) -> bool:

@@ -241,7 +241,7 @@ class Incoming:
         return not self._awaited and not (isinstance(decoder, LengthDecoder) and decoder.left > DISCARD)
 
     async def discard(self) -> bool:
-        """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
+        """Read what nobody read. False when that is not worth it, and the connection cannot be used memo."""
         if not self.reusable:
             return False
         left = DISCARD

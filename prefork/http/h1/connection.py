@@ -1,4 +1,4 @@
-"""One client connection, start to end, as one coroutine: read a request, hand it over, write the response, again.
+"""One client connection, start to end, as one coroutine: read a request, hand it over, write the response, memo.
 
 Owns the conversation's order: requests are answered one by one as they came, each body is read to its end or the
 connection closes, and a client that is refused gets to read why.
@@ -23,7 +23,7 @@ from prefork.http.message import (
     Client,
     FileSegment,
     Headers,
-    Lasting,
+    Repeatable,
     Request,
     RequestLine,
     Response,
@@ -160,7 +160,7 @@ class Connection:
         except (ProtocolError, Disconnected, GeneratorExit, Superseded):
             raise
         except BaseException as error:
-            response = server.dress(failed(request, error))
+            response = server.with_error_page(failed(request, error))
             keep_alive = persistent and not server.draining and request.body.reusable
             return response, render(response, line, keep_alive, server.loop.now)
 
@@ -226,11 +226,11 @@ class Connection:
             if started >= self.busy_until:
                 server.note_busy(self)
             task.deadline = inf
-            again = repeat.again if repeat is not None else None
-            if again is not None and again.until > started and not server.draining:
-                response, outgoing = again.response, again.head
-                if again.hold is not None:
-                    again.hold()
+            memo = repeat.memo if repeat is not None else None
+            if memo is not None and memo.until > started and not server.draining:
+                response, outgoing = memo.response, memo.head
+                if memo.hold is not None:
+                    memo.hold()
                 board[REPEATS] += 1
             else:
                 try:
@@ -244,11 +244,11 @@ class Connection:
                 except (ProtocolError, Disconnected, GeneratorExit, Superseded):
                     raise
                 except BaseException as error:  # SystemExit, asyncio.CancelledError: the request ends, not the worker
-                    response = server.dress(failed(request, error))
+                    response = server.with_error_page(failed(request, error))
                     keep_alive = persistent and not server.draining and request.body.reusable
                     outgoing = render(response, line, keep_alive, loop.now)
-                if repeat is not None and type(response) is Lasting and outgoing is response.again.head:
-                    repeat.again = response.again
+                if repeat is not None and type(response) is Repeatable and outgoing is response.memo.head:
+                    repeat.memo = response.memo
             body = response.body
             if isinstance(body, bytes):
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
@@ -402,7 +402,7 @@ class Connection:
         client would take what it got for the whole: HTTP/1.0, which many proxies speak.
         """
         if self.answer is not None and self.answer.until_close and self.upgrade is None:
-            self.stream.spoil()
+            self.stream.reset_on_close()
 
     def close_in_child(self) -> None:
         self.stream.close_in_child()
@@ -427,7 +427,7 @@ class Connection:
     async def _refuse(self, status: int, request: Request | None) -> None:
         """Say what is wrong with the request, and let the client read that before the connection closes."""
         server = self.server
-        response = server.dress(plain(status, *RETRY) if status == 503 else plain(status))
+        response = server.with_error_page(plain(status, *RETRY) if status == 503 else plain(status))
         line = request.line if request else UNKNOWN
         self.answer = head = self.protocol.render(response, line, False, server.loop.now)
         assert isinstance(response.body, bytes)

@@ -19,7 +19,7 @@ from prefork.errors import (
     VersionNotSupported,
 )
 from prefork.http import grammar, paths
-from prefork.http.message import Again, Headers, RequestLine
+from prefork.http.message import Headers, Memo, RequestLine
 from prefork.http.proxy_fields import PROXY_FIELDS, ProxyFields
 
 Parsed = TypeVar("Parsed")
@@ -100,10 +100,10 @@ class _Blocks(_Cache[Headers]):
 class Repeat:
     """What there is to say to a head that came more than once, byte for byte; None while nothing lasts."""
 
-    __slots__ = ("again",)
+    __slots__ = ("memo",)
 
     def __init__(self) -> None:
-        self.again: Again | None = None
+        self.memo: Memo | None = None
 
 
 Whole = tuple[RequestLine, Headers, Repeat | None]

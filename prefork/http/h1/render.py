@@ -13,7 +13,7 @@ from typing import Any
 
 from prefork.errors import ApplicationError
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
-from prefork.http.message import Fields, FileSegment, Lasting, RequestLine, Response, Upgrade
+from prefork.http.message import Fields, FileSegment, Repeatable, RequestLine, Response, Upgrade
 from prefork.logger import log
 from prefork.runtime.throttle import Throttle
 from prefork.shared.counters import status_class
@@ -129,8 +129,8 @@ class Renderer:
             self._expires = now // 1 + 1.0  # a whole second, at which the file cache looks again, too
             self._heads.clear()
             self._date = formatdate(time(), usegmt=True).encode()
-        if type(response) is Lasting and line.method == "GET" and keep_alive and line.minor:
-            return self._again(response, key, now)
+        if type(response) is Repeatable and line.method == "GET" and keep_alive and line.minor:
+            return self._repeated(response, key, now)
         try:
             head = self._heads.get(key)
         except TypeError:  # unhashable: lists in the place of tuples, which other servers take, too
@@ -146,16 +146,16 @@ class Renderer:
                 self._heads[key] = head
         return head
 
-    def _again(self, response: Lasting, key: _Key, now: float) -> Head:
+    def _repeated(self, response: Repeatable, key: _Key, now: float) -> Head:
         """The head that is kept with `response`; in another second, with another Date in it."""
-        again = response.again
-        head: Head | None = again.head
+        memo = response.memo
+        head: Head | None = memo.head
         if head is None:
-            head = again.head = self._render(key)
-        elif now >= again.until and head.date:
+            head = memo.head = self._render(key)
+        elif now >= memo.until and head.date:
             before, after = head.wire[: head.date], head.wire[head.date + len(self._date) :]
             head.wire = b"%b%b%b" % (before, self._date, after)
-        again.until = min(self._expires, response.valid)
+        memo.until = min(self._expires, response.valid)
         return head
 
     def _render(self, key: _Key) -> Head:

@@ -17,7 +17,7 @@ from contextlib import suppress
 READY = b"ready\n"
 
 
-class Background:
+class Daemon:
     """Makes this process the server, in the background; its caller ends by SystemExit, 0 when the server is ready."""
 
     def __init__(self) -> None:

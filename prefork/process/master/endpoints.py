@@ -1,4 +1,4 @@
-"""Marks: by what others find the master, its pid file and its control socket. It may go without either."""
+"""Endpoints: by what others find the master, its pid file and its control socket. It may go without either."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prefork.process.master.control import ControlSocket
 from prefork.process.master.pid_file import PidFile
 
 
-class Marks:
+class Endpoints:
     """Those that there are; further ones are `taken` where the settings name a path."""
 
     def __init__(self, pid_file: PidFile | None = None, control: ControlSocket | None = None) -> None:
@@ -39,13 +39,13 @@ class Marks:
 
     def lend(self, lent: bool) -> None:
         """Say whether they are another master's to remove."""
-        for mark in self:
-            mark.lent = lent
+        for endpoint in self:
+            endpoint.lent = lent
 
     def remove(self) -> None:
-        for mark in self:
-            mark.remove()
+        for endpoint in self:
+            endpoint.remove()
 
     def close_in_child(self) -> None:
-        for mark in self:
-            mark.close_in_child()
+        for endpoint in self:
+            endpoint.close_in_child()

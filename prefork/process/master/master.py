@@ -21,16 +21,16 @@ from prefork.logger import log
 from prefork.net import inherited, listen, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.lost_lines import LostLines
-from prefork.process.machine import entitle, in_terminal
+from prefork.process.machine import in_terminal, set_process_title
 from prefork.process.master.banner import announce, regret, serving
 from prefork.process.master.control import Message
-from prefork.process.master.daemon import Background
-from prefork.process.master.endpoints import Marks
-from prefork.process.master.operations import Change, Wish, Wishes
-from prefork.process.master.reload import Succession, adopt
+from prefork.process.master.daemon import Daemon
+from prefork.process.master.endpoints import Endpoints
+from prefork.process.master.operations import Change, Operation, Operations
+from prefork.process.master.reload import Generations, adopt
 from prefork.process.master.service_manager import ServiceManager
 from prefork.process.master.status import describe, standing
-from prefork.process.master.upgrade import Estate, Predecessor, Successor
+from prefork.process.master.upgrade import Inheritance, Predecessor, Successor
 from prefork.process.master.watch import Watch
 from prefork.process.messages import encodable
 from prefork.process.pool.children import Children
@@ -65,7 +65,7 @@ class Master:
         load: Callable[[], Settings],
         watched: Sequence[str] = (),
         predecessor: Predecessor | None = None,
-        background: Background | None = None,
+        background: Daemon | None = None,
     ) -> None:
         """Binds everything that a `predecessor` does not hand over. Raises StartError, with nothing left behind.
 
@@ -73,7 +73,7 @@ class Master:
         """
         self._load = load
         self._predecessor = predecessor
-        self._background = background
+        self._daemon = background
         self._manager = ServiceManager(os.environ)
         self._home = StartDirectory()
         self._loop = Loop(make_poller())
@@ -81,13 +81,13 @@ class Master:
         self._children = Children(self._loop)
         self._exit_status = os.EX_OK
         self._state = State.RUNNING
-        self._succession = Succession(self._children, self._scoreboard)
-        self._succession.on_change = self._tell_change
-        self._wishes = Wishes(self._loop)
+        self._generations = Generations(self._children, self._scoreboard)
+        self._generations.on_change = self._tell_change
+        self._operations = Operations(self._loop)
         self._granting: Task | None = None
         self._answering: Task | None = None
         self._started = time.time()
-        reload = partial(self._wishes.add, Change.RELOAD)
+        reload = partial(self._operations.add, Change.RELOAD)
         self._watch = Watch(self._children, watched, settings.source, reload) if watched else None
         self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
         self._bind(settings)
@@ -97,19 +97,19 @@ class Master:
         warning = privileges.prepare(settings)
         self._passed = inherited.take(os.environ) if self._predecessor is None else self._predecessor.passed
         settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
-        fitting, self._marks = self._predecessor.meet(settings) if self._predecessor else ({}, Marks())
+        fitting, self._endpoints = self._predecessor.meet(settings) if self._predecessor else ({}, Endpoints())
         self._lent = {**self._passed.sockets, **fitting}  # which are somebody else's to take down
         with ExitStack() as undo:
-            undo.callback(self._marks.remove)
-            self._marks.take_pid_file(settings.master.pid_file)
+            undo.callback(self._endpoints.remove)
+            self._endpoints.take_pid_file(settings.master.pid_file)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
             sockets = adopt(self._lent, settings)
             undo.callback(listen.release, sockets, keep=self._lent)
-            self._marks.take_control(settings.master.control)
+            self._endpoints.take_control(settings.master.control)
             if self._predecessor is None:
-                self._marks.write(os.getpid())
-            self._succession.current = self._succession.make(1, settings, sockets, logs)
+                self._endpoints.write(os.getpid())
+            self._generations.current = self._generations.make(1, settings, sockets, logs)
             undo.pop_all()
         if warning:
             log.warning("%s", warning)
@@ -117,10 +117,10 @@ class Master:
     def run(self) -> int:
         """Serve until stopped; the exit status, 1 when the first generation could not boot."""
         loop, children = self._loop, self._children
-        children.private += [self._signals.close_in_child, loop.poller.close, self._marks.close_in_child]
-        if self._background is not None:
-            children.private.append(self._background.close_in_child)
-        entitle("master")
+        children.private += [self._signals.close_in_child, loop.poller.close, self._endpoints.close_in_child]
+        if self._daemon is not None:
+            children.private.append(self._daemon.close_in_child)
+        set_process_title("master")
         loop.spawn(self._obey_signals(), "obeying signals")
         if self._predecessor is None:
             self._claim()
@@ -136,7 +136,7 @@ class Master:
         finally:
             loop.close()
             listen.release(self.generation.sockets, keep=self._lent)
-            self._marks.remove()
+            self._endpoints.remove()
             lost.tell()
             log.info("stopped" if self._state is State.STOPPING else "left; the new master serves")
             self._signals.ignore_all()
@@ -147,10 +147,10 @@ class Master:
     async def _obey_signals(self) -> None:
         obey: dict[Command, Callable[[], object]] = {
             Command.REAP: self._children.reap,
-            Command.RELOAD: partial(self._wishes.add, Change.RELOAD),
-            Command.UPGRADE: partial(self._wishes.add, Change.UPGRADE),
-            Command.MORE: partial(self._wishes.add, Change.SCALE, lambda size: min(size + 1, MOST_WORKERS)),
-            Command.FEWER: partial(self._wishes.add, Change.SCALE, lambda size: max(size - 1, 1)),
+            Command.RELOAD: partial(self._operations.add, Change.RELOAD),
+            Command.UPGRADE: partial(self._operations.add, Change.UPGRADE),
+            Command.MORE: partial(self._operations.add, Change.SCALE, lambda size: min(size + 1, MOST_WORKERS)),
+            Command.FEWER: partial(self._operations.add, Change.SCALE, lambda size: max(size - 1, 1)),
             Command.DRAIN: self._drain,
             Command.REOPEN: self._reopen,
             Command.STOP: self._stop,
@@ -168,14 +168,14 @@ class Master:
         """Obey a command that came through the control socket."""
         command = request.get("command")
         if command == "status":
-            last = self._wishes.last.get(Change.RELOAD)
+            last = self._operations.last.get(Change.RELOAD)
             told = await describe(self.generation, self._children, self._scoreboard, self._started, last)
             told["master"] |= {"directory": encodable(self._home.name), "serving": serving(self.generation)}
             return {"ok": True, **told}
         if command == "reload":
-            return await self._wishes.add(Change.RELOAD).answer()
+            return await self._operations.add(Change.RELOAD).answer()
         if command == "upgrade":
-            return await self._wishes.add(Change.UPGRADE).answer()
+            return await self._operations.add(Change.UPGRADE).answer()
         if command == "scale":
             return await self._answer_scale(request.get("count"))
         if command == "reopen":
@@ -189,7 +189,7 @@ class Master:
     async def _answer_scale(self, count: object) -> Message:
         if type(count) is not int or not 1 <= count <= MOST_WORKERS:
             return {"ok": False, "message": f"expected an integer from 1 to {MOST_WORKERS}, got {count!r}"}
-        return await self._wishes.add(Change.SCALE, lambda _: count).answer()
+        return await self._operations.add(Change.SCALE, lambda _: count).answer()
 
     # ---- boot, reload, stop
 
@@ -200,7 +200,7 @@ class Master:
     @property
     def generation(self) -> Generation:
         """The one that serves, or is to."""
-        return self._succession.current
+        return self._generations.current
 
     async def _boot(self) -> None:
         """Start the first generation; without one there is nothing to keep, and the server ends."""
@@ -219,15 +219,15 @@ class Master:
             if self._is_stopping:  # by now: it learns from our end that it is to serve on
                 return
             self._take_over(self._predecessor)
-        self._granting = self._loop.spawn(self._wishes.grant(self._make), "granting wishes")
+        self._granting = self._loop.spawn(self._operations.grant(self._make), "granting operations")
         if self._predecessor is None:  # else that has announced us
             self._manager.ready(standing(self.generation))
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
-        in_foreground = self._background is None and self._predecessor is None
-        announce(self.generation, in_foreground, self._marks.control is not None)
-        if self._background is not None:
-            self._background.let_go()
+        in_foreground = self._daemon is None and self._predecessor is None
+        announce(self.generation, in_foreground, self._endpoints.control is not None)
+        if self._daemon is not None:
+            self._daemon.let_go()
 
     def _tell_change(self, generation: Generation) -> None:
         """A worker is ready, or has died: have the service manager show how the server stands."""
@@ -244,17 +244,17 @@ class Master:
     def _claim(self) -> None:
         """Be the one who is found by the pid file and by the control socket."""
         with suppress(StartError):  # the disk is full, say; then the control socket has to do
-            self._marks.write(os.getpid())
-        if self._answering is None and (control := self._marks.control):
+            self._endpoints.write(os.getpid())
+        if self._answering is None and (control := self._endpoints.control):
             self._answering = self._loop.spawn(control.serve(self._loop, self._answer), "serving the control socket")
 
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1
         self._stop(fast=True)
         if self._predecessor is None or not self._predecessor.refuse(error):  # which says so in our place
-            regret(error, self.generation.settings.log.error != "-" or self._background is not None)
+            regret(error, self.generation.settings.log.error != "-" or self._daemon is not None)
 
-    async def _make(self, change: Change, wishes: Sequence[Wish]) -> str:
+    async def _make(self, change: Change, operations: Sequence[Operation]) -> str:
         """Make one; what has come of it. Raises PreforkError where nothing has changed."""
         if change is Change.UPGRADE:
             with self._home.entered():
@@ -266,7 +266,7 @@ class Master:
                 with self._home.entered():
                     await self._reload()
             else:
-                await self._resize(wishes)
+                await self._resize(operations)
         except Exception as error:
             failed = f"; the last {change.value} failed: {error}"
             raise
@@ -275,13 +275,13 @@ class Master:
                 self._manager.ready(standing(self.generation) + failed)
         return standing(self.generation)
 
-    async def _resize(self, wishes: Sequence[Wish]) -> None:
-        """Have as many workers as the wishes come to, until the next reload. Raises BootError."""
+    async def _resize(self, operations: Sequence[Operation]) -> None:
+        """Have as many workers as the operations come to, until the next reload. Raises BootError."""
         if self.generation.phase is Phase.LEAVING:
             raise BootError("the workers have been drained; a reload brings new ones")
         size = before = self.generation.size
-        for wish in wishes:
-            size = wish.resize(size) if wish.resize is not None else size
+        for operation in operations:
+            size = operation.resize(size) if operation.resize is not None else size
         if size != before:
             if any(address.number for address in self.generation.sockets):
                 raise BootError("with reuse_port it takes a reload: set workers.count, then `prefork reload`")
@@ -304,20 +304,20 @@ class Master:
             sockets = adopt(current.sockets, settings)
             undo.callback(listen.release, sockets, keep=current.sockets)
             modes = undo.enter_context(permissions.permit_all(settings.listen, sockets))
-            fresh = self._succession.make(current.number + 1, settings, sockets, logs)
-            undo.callback(self._succession.forget, fresh)
+            fresh = self._generations.make(current.number + 1, settings, sockets, logs)
+            undo.callback(self._generations.forget, fresh)
             undo.callback(fresh.kill)
             await fresh.start()
             undo.pop_all()
-        await self._succession.replace(fresh, modes)
+        await self._generations.replace(fresh, modes)
 
     async def _upgrade(self) -> str:
         """A new master in our place, or all stays as it was. Raises BootError then."""
         if os.getpid() == 1:
             raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
         log.info("upgrading: a new master starts")
-        estate = Estate(self.generation.sockets, self._passed.names, self._marks)
-        successor = Successor(self._children, self._home.name, self._manager, estate)
+        inheritance = Inheritance(self.generation.sockets, self._passed.names, self._endpoints)
+        successor = Successor(self._children, self._home.name, self._manager, inheritance)
         try:
             version = await successor.ready()
             if self._answering is not None:
@@ -332,17 +332,17 @@ class Master:
             raise
         self._state = State.SUCCEEDED
         self._lent = self.generation.sockets
-        self._marks.lend(True)
+        self._endpoints.lend(True)
         outcome = f"master {successor.child.pid} (prefork {version}) has taken over"
         self._manager.succeeded(successor.child.pid, outcome)
-        entitle("master, leaving")
+        set_process_title("master, leaving")
         log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
         self._leave(f"{outcome} meanwhile; ask once more")
         self._loop.spawn(self._stop_gracefully(), "leaving")
         return outcome
 
     def _reopen(self) -> str:
-        problems = [problem for generation in self._succession.living for problem in generation.logs.reopen()]
+        problems = [problem for generation in self._generations.living for problem in generation.logs.reopen()]
         for child in self._children.living:
             child.signal(signal.SIGUSR1)
         return "; ".join(dict.fromkeys(problems))
@@ -378,8 +378,8 @@ class Master:
         await self._stop_gracefully()
 
     def _leave(self, reason: str) -> None:
-        """Begin nothing any more, for a reason that whoever wishes for something is told."""
-        self._wishes.refuse(BootError(reason))
+        """Begin nothing any more, for a reason that whoever operations for something is told."""
+        self._operations.refuse(BootError(reason))
         if self._watch is not None:
             self._watch.stop()
         self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
@@ -396,6 +396,6 @@ class Master:
 
     async def _stop_now(self) -> None:
         try:
-            await self._succession.end()
+            await self._generations.end()
         finally:
             self._loop.stop()

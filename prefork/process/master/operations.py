@@ -1,7 +1,8 @@
-"""Wishes: what signals and commands want changed, and what became of it. Owns the queue, and makes no change itself.
+"""Operations: what signals and commands want changed, and what became of it. Owns the queue, and makes no change
+itself.
 
-Wishes that gather while others are granted are granted together: any number of reloads by one, upgrades likewise, and
-any number of changes of the workers' number by the one that they come to.
+Operations that gather while others are granted are granted together: any number of reloads by one, upgrades likewise,
+and any number of changes of the workers' number by the one that they come to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from prefork.errors import PreforkError
 from prefork.logger import log
 from prefork.process.master.control import Message
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell, Event
+from prefork.runtime.sync import Condition, Event
 
 Resize = Callable[[int], int]  # how many workers there are -> how many there should be
 
@@ -28,8 +29,10 @@ class Change(Enum):
     SCALE = "change of the number of workers"
 
 
-class Wish:
-    """A wish for a change, SCALE with `resize`. Once `done`, `outcome` tells how it was granted, or `error` why not."""
+class Operation:
+    """A operation for a change, SCALE with `resize`. Once `done`, `outcome` tells how it was granted, or `error` why
+    not.
+    """
 
     def __init__(self, loop: Loop, change: Change, resize: Resize | None) -> None:
         self.change = change
@@ -51,11 +54,11 @@ class Wish:
         return {"ok": False, "message": str(self.error), "report": getattr(self.error, "report", "")}
 
 
-Make = Callable[[Change, Sequence[Wish]], Awaitable[str]]  # the outcome; PreforkError where nothing has changed
+Make = Callable[[Change, Sequence[Operation]], Awaitable[str]]  # the outcome; PreforkError where nothing has changed
 
 
-class Wishes:
-    """The wishes that have not been granted yet, in the order in which they came.
+class Operations:
+    """The operations that have not been granted yet, in the order in which they came.
 
     `last` is how the last change of each kind went: when (Unix time), whether it was made, and if not, why (with the
     application's traceback as `report`).
@@ -64,35 +67,35 @@ class Wishes:
     def __init__(self, loop: Loop) -> None:
         self.last: dict[Change, Message] = {}
         self._loop = loop
-        self._waiting: list[Wish] = []
-        self._bell = Bell(loop)
+        self._waiting: list[Operation] = []
+        self._condition = Condition(loop)
         self._refusal: PreforkError | None = None
 
-    def add(self, change: Change, resize: Resize | None = None) -> Wish:
-        wish = Wish(self._loop, change, resize)
+    def add(self, change: Change, resize: Resize | None = None) -> Operation:
+        operation = Operation(self._loop, change, resize)
         if self._refusal is None:
-            self._waiting.append(wish)
-            self._bell.ring()
+            self._waiting.append(operation)
+            self._condition.notify_all()
         else:
-            wish.settle("", self._refusal)
-        return wish
+            operation.settle("", self._refusal)
+        return operation
 
-    async def next(self) -> list[Wish]:
+    async def next(self) -> list[Operation]:
         """The next ones that are granted together, waited for: all of them are for the same change."""
-        await self._bell.until(lambda: bool(self._waiting))
+        await self._condition.wait_for(lambda: bool(self._waiting))
         change = self._waiting[0].change
-        together = list(takewhile(lambda wish: wish.change is change, self._waiting))
+        together = list(takewhile(lambda operation: operation.change is change, self._waiting))
         del self._waiting[: len(together)]
         return together
 
     async def grant(self, make: Make) -> None:
         """Have the changes made, one after the other, and tell all who have wished for them; for ever."""
         while True:
-            wishes = await self.next()
-            change, outcome = wishes[0].change, ""
+            operations = await self.next()
+            change, outcome = operations[0].change, ""
             error: Exception | None = None
             try:
-                outcome = await make(change, wishes)
+                outcome = await make(change, operations)
             except GeneratorExit:
                 error = self._refusal
                 raise
@@ -109,12 +112,12 @@ class Wishes:
                     "message": str(error or ""),
                     "report": getattr(error, "report", ""),
                 }
-                for wish in wishes:
-                    wish.settle(outcome, error)
+                for operation in operations:
+                    operation.settle(outcome, error)
 
     def refuse(self, error: PreforkError) -> None:
         """Grant none any more: those that wait and those to come end with `error`."""
         self._refusal = error
         waiting, self._waiting = self._waiting, []
-        for wish in waiting:
-            wish.settle("", error)
+        for operation in waiting:
+            operation.settle("", error)

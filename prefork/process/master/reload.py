@@ -1,4 +1,4 @@
-"""Succession: which generation serves, and how the next one takes its place. Owns all that boot, serve or leave.
+"""Generations: which generation serves, and how the next one takes its place. Owns all that boot, serve or leave.
 
 An application may import well and crash all the same as soon as it is called: a C extension that does not fit, or a
 call of os._exit. So once a new generation serves, the old one stands by for `workers.probation` seconds: it takes no
@@ -37,7 +37,7 @@ LOOK = 0.05  # seconds
 FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
 
 
-class Succession:
+class Generations:
     """`living` are all generations that have workers or may fork some, `current` is the one whose settings count."""
 
     current: Generation

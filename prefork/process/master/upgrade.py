@@ -32,7 +32,7 @@ from prefork.net.listen import Sockets
 from prefork.net.socket_file import SocketFile
 from prefork.process.lines import READ, Lines, decode
 from prefork.process.master.control import ControlSocket
-from prefork.process.master.endpoints import Marks
+from prefork.process.master.endpoints import Endpoints
 from prefork.process.master.pid_file import PidFile
 from prefork.process.master.runtime_directory import Place
 from prefork.process.master.service_manager import ServiceManager
@@ -71,17 +71,17 @@ class Offer(msgspec.Struct):
     def descriptors(self) -> list[int]:
         """All of them."""
         groups = (descriptor for group in self.groups.values() for descriptor in group)
-        marks = (mark[1] for mark in (self.pid_file, self.control) if mark is not None)
-        return [self.talk, self.stderr, *marks, *self.sockets.values(), *groups]
+        endpoints = (mark[1] for mark in (self.pid_file, self.control) if mark is not None)
+        return [self.talk, self.stderr, *endpoints, *self.sockets.values(), *groups]
 
 
 @dataclass(frozen=True)
-class Estate:
+class Inheritance:
     """What a master has that outlives it; `names` are those of passed sockets."""
 
     sockets: Sockets
     names: Mapping[Address, str]
-    marks: Marks
+    endpoints: Endpoints
 
 
 class Word(msgspec.Struct):
@@ -98,7 +98,7 @@ class Word(msgspec.Struct):
 class Successor:
     """The new master, as the old one sees it. `ready`, then `take_over`; `end` when either fails."""
 
-    def __init__(self, children: Children, home: str, manager: ServiceManager, estate: Estate) -> None:
+    def __init__(self, children: Children, home: str, manager: ServiceManager, inheritance: Inheritance) -> None:
         """Forks it, to start in the directory `home`. Raises BootError."""
         self._children = children
         self._loop = children.loop
@@ -110,7 +110,7 @@ class Successor:
                 undo.callback(self._talk.close)
                 theirs.callback(talk.close)
                 self._stderr: IO[bytes] = undo.enter_context(tempfile.TemporaryFile(buffering=0))
-                offer = _offer(estate, talk, theirs)
+                offer = _offer(inheritance, talk, theirs)
             except OSError as error:
                 raise BootError(f"cannot hand over: {error.strerror}") from None
             children.private.append(self._talk.close)
@@ -169,7 +169,8 @@ class Successor:
                 if not piece:
                     await self.child.exited.wait()
                     raise BootError(
-                        f"the new master {self.child.pid} died while it booted: {self.child.ending}", self._written()
+                        f"the new master {self.child.pid} died while it booted: {self.child.exit_description}",
+                        self._written(),
                     )
                 self._said += self._lines.feed(piece)
         word = decode(self._said.pop(0), Word)
@@ -228,7 +229,7 @@ class Predecessor:
             listener = socket.socket(fileno=offer.control[1])
             _learn_file(offer, listener, offer.control[0])
             control = ControlSocket(offer.control[0], listener)
-        self._marks = Marks(offer.pid_file and PidFile(*offer.pid_file), control)
+        self._endpoints = Endpoints(offer.pid_file and PidFile(*offer.pid_file), control)
         self._sockets = {
             Address.parse(text): socket.socket(fileno=descriptor) for text, descriptor in offer.sockets.items()
         }
@@ -255,11 +256,11 @@ class Predecessor:
 
     def place(self) -> Place:
         """Where its pid file and its control socket are."""
-        return Place(*(mark.path if mark else "" for mark in (self._marks.pid_file, self._marks.control)))
+        return Place(*(mark.path if mark else "" for mark in (self._endpoints.pid_file, self._endpoints.control)))
 
-    def meet(self, settings: Settings) -> tuple[Sockets, Marks]:
-        """Tell it how long we may take; all of its estate that fits `settings`, the sockets by the addresses as that
-        calls them. The rest is taken down when we serve.
+    def meet(self, settings: Settings) -> tuple[Sockets, Endpoints]:
+        """Tell it how long we may take; all of its inheritance that fits `settings`, the sockets by the addresses as
+        that calls them. The rest is taken down when we serve.
         """
         _send(self._talk, Word(boot_timeout=settings.workers.boot_timeout))
         names = {_absolute(listener.address): listener.address for listener in settings.listen}
@@ -268,8 +269,8 @@ class Predecessor:
             for address in tuple(self._sockets)
             if address.numbered(0) in names
         }
-        pid_file = self._fitting(self._marks.pid_file, settings.master.pid_file)
-        return fitting, Marks(pid_file, self._fitting(self._marks.control, settings.master.control))
+        pid_file = self._fitting(self._endpoints.pid_file, settings.master.pid_file)
+        return fitting, Endpoints(pid_file, self._fitting(self._endpoints.control, settings.master.control))
 
     def _fitting(self, mark: T | None, path: str) -> T | None:
         if mark is None or (path and mark.path == file_paths.absolute(path)):
@@ -302,7 +303,7 @@ class Predecessor:
         """Tell it that we serve. All is ours now, and what we do not need is taken down."""
         _send(self._talk, Word())
         self._talk.close()
-        self._marks.lend(False)
+        self._endpoints.lend(False)
         while self._unneeded:
             self._unneeded.pop().remove()
         listen.release(self._sockets, keep={})
@@ -319,7 +320,7 @@ def _command() -> list[str]:
     return [sys.executable, *safe, *sys.orig_argv[1:]]
 
 
-def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
+def _offer(inheritance: Inheritance, talk: socket.socket, theirs: ExitStack) -> Offer:
     """What the new master is told. Raises OSError."""
 
     def copy(holder: int | socket.socket | PidFile | ControlSocket) -> int:
@@ -328,7 +329,7 @@ def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
         theirs.callback(os.close, duplicate)
         return duplicate
 
-    sockets, pid_file, control = estate.sockets, estate.marks.pid_file, estate.marks.control
+    sockets, pid_file, control = inheritance.sockets, inheritance.endpoints.pid_file, inheritance.endpoints.control
     bound = [*map(socket_file.of, sockets.values()), None if control is None else control.file]
     files = [file for file in bound if file is not None]
     groups: dict[str, list[int]] = {}
@@ -341,7 +342,7 @@ def _offer(estate: Estate, talk: socket.socket, theirs: ExitStack) -> Offer:
         None if pid_file is None else (pid_file.path, copy(pid_file), pid_file.made_directory),
         None if control is None else (control.path, copy(control)),
         groups,
-        {str(address): name for address, name in estate.names.items()},
+        {str(address): name for address, name in inheritance.names.items()},
         {file.path: (file.device, file.inode) for file in files},
     )
 

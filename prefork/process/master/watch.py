@@ -24,8 +24,8 @@ from prefork.errors import BootError, MalformedMessage, StartError
 from prefork.logger import log
 from prefork.net import file_paths
 from prefork.process.lines import READ, Lines, decode
-from prefork.process.machine import entitle
-from prefork.process.messages import Tell
+from prefork.process.machine import set_process_title
+from prefork.process.messages import Reporter
 from prefork.process.pool.child import Child
 from prefork.process.pool.children import Children
 from prefork.settings.schema import Settings
@@ -93,7 +93,7 @@ class Watch:
             await child.exited.wait()
             if self._stopped or not can_watch:
                 return
-            log.error("the watcher died: %s; replacing it", child.ending)
+            log.error("the watcher died: %s; replacing it", child.exit_description)
             replaced = True
             await self._children.loop.sleep(PAUSE)
 
@@ -153,8 +153,8 @@ class Watch:
 
     # ---- in the watcher
 
-    def _become_watcher(self, out: int, tell: Tell) -> int:
-        entitle("watcher")
+    def _become_watcher(self, out: int, reporter: Reporter) -> int:
+        set_process_title("watcher")
         os.dup2(self._children.lifeline, 0)
         os.dup2(out, 1)
         os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20))

@@ -20,10 +20,10 @@ from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.logger import log
 from prefork.process.lines import READ, Lines, decode
 from prefork.process.messages import NOW, WHAT, WHERE, Account, Report
-from prefork.process.pool.exit_status import ending
+from prefork.process.pool.exit_status import describe_exit
 from prefork.process.signals import ORDERED
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell, Event
+from prefork.runtime.sync import Condition, Event
 from prefork.runtime.task import Task
 
 ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
@@ -42,7 +42,7 @@ class Child:
         self.exited = Event(loop)
         self.departing = Event(loop)  # it has exited, or wants to be replaced
         self.account: Account | None = None  # what it has said since it was asked last
-        self.heard = Bell(loop)  # rung when it has said something
+        self.heard = Condition(loop)  # rung when it has said something
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
         self.out_of_memory = False  # is what the kernel seems to have killed it for
         # when the turn began that its loop is in, as Board.turn has it, where it has a loop
@@ -69,7 +69,7 @@ class Child:
             with self._loop.within(timeout):
                 report = await self._hear()
             if report is None:
-                raise BootError(f"{self.name} {self.pid} died while it booted: {self.ending}")
+                raise BootError(f"{self.name} {self.pid} died while it booted: {self.exit_description}")
             if report.problem:
                 raise BootError(f"{self.name} {self.pid} cannot boot: {report.problem}", report.traceback)
             ready = True
@@ -131,13 +131,14 @@ class Child:
         self.served = max(0.0, monotonic() - self._ready_at)
         self.exited.set()
         self.departing.set()
-        self.heard.ring()
+        self.heard.notify_all()
         if self._waiting is not None:
             self._waiting.resume()
 
     async def listen(self) -> None:
-        """Once it is ready, and until it has ended: take note of its accounts, and of its wish to be replaced, which
-        sets `departing`. So does what makes no sense, after which nothing more is heard; it may be told things still.
+        """Once it is ready, and until it has ended: take note of its accounts, and of its operation to be replaced,
+        which sets `departing`. So does what makes no sense, after which nothing more is heard; it may be told things
+        still.
         """
         try:
             while report := await self._hear():
@@ -182,7 +183,7 @@ class Child:
             self.account = report.account.within(self.age)
         else:
             raise MalformedMessage("an account that nobody has asked for")
-        self.heard.ring()
+        self.heard.notify_all()
 
     def ask(self, question: bytes) -> None:
         """Ask WHERE: it logs what it is at, if it can, and answers as one that is to be replaced does; or WHAT: it
@@ -194,13 +195,13 @@ class Child:
             os.write(self._report, question)
 
     def hurry(self) -> None:
-        """Tell it to end at once."""
+        """Reporter it to end at once."""
         self.ask(NOW)
         self.signal(signal.SIGINT)  # not all are workers
 
     async def answered(self) -> None:
         """Wait for its account, or for its end."""
-        await self.heard.until(lambda: self.account is not None or self.exited.is_set())
+        await self.heard.wait_for(lambda: self.account is not None or self.exited.is_set())
 
     @property
     def reports(self) -> bool:
@@ -224,9 +225,9 @@ class Child:
         return monotonic() - self.started
 
     @property
-    def ending(self) -> str:
+    def exit_description(self) -> str:
         """How it ended: "SIGKILL", "exit status 3"."""
-        return ending(self.status, self.out_of_memory)
+        return describe_exit(self.status, self.out_of_memory)
 
     @property
     def was_killed(self) -> bool:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.logger import log
-from prefork.process.messages import ORDER, WHAT, Account, Tell, describe
+from prefork.process.messages import ORDER, WHAT, Account, Reporter, describe
 from prefork.process.pool.child import Child
 from prefork.process.pool.exit_status import OomKills
 from prefork.runtime import forks
@@ -25,7 +25,7 @@ STUCK = 0.5  # seconds in one turn, after which a loop is not said to turn
 ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
 
 
-Main = Callable[[Tell], int]
+Main = Callable[[Reporter], int]
 
 
 class Children:
@@ -44,7 +44,7 @@ class Children:
         self.lifeline, self._life = os.pipe()
 
     def fork(self, main: Main, name: str = "worker") -> Child:
-        """Fork a child that runs `main(tell)` and exits with the status that it returns. Raises BootError.
+        """Fork a child that runs `main(reporter)` and exits with the status that it returns. Raises BootError.
 
         `name` is what it is called in errors and logs.
         """
@@ -101,16 +101,16 @@ class Children:
         return child
 
     def _become_child(self, main: Main, ours: int, theirs: int) -> NoReturn:
-        def begin(tell: Tell) -> int:
+        def begin(reporter: Reporter) -> int:
             os.close(ours)
             os.close(self._life)
             for child in self._reporting:
                 child.hang_up()
             for close in self.private:
                 close()
-            return main(tell)
+            return main(reporter)
 
-        live(begin, Tell(theirs))
+        live(begin, Reporter(theirs))
 
     def reap(self) -> None:
         """Take note of who has died, is stopped, or goes on. To be called on SIGCHLD."""
@@ -165,7 +165,8 @@ class Children:
     async def dismiss(
         self, children: Iterable[Child], timeout: float, *, shutdown: float = 0.0, urgent: bool = False
     ) -> None:
-        """Tell them to end at once, where it is `urgent`, or else to obey their order, and wait until they are gone.
+        """Reporter them to end at once, where it is `urgent`, or else to obey their order, and wait until they are
+        gone.
 
         After `timeout` seconds they are killed, but those have `shutdown` seconds more that host ASGI applications, if
         their loop turns by then, or those shut down. What they are at is logged when they are killed, where it is not
@@ -203,7 +204,7 @@ class Children:
             await child.exited.wait()
 
 
-def live(main: Main, tell: Tell) -> NoReturn:
+def live(main: Main, reporter: Reporter) -> NoReturn:
     """In a forked child: run `main` and exit. Never return, never unwind into the parent's frames, whose finally blocks
     are the parent's. Where applications ran in it, it ends in order: their threads end, and their exit functions run.
 
@@ -213,16 +214,16 @@ def live(main: Main, tell: Tell) -> NoReturn:
     try:
         try:
             with forks.applications_code():
-                status = main(tell)
+                status = main(reporter)
         except BaseException as error:
-            if tell.ready:
+            if reporter.ready:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
-                tell(describe(error))
-                if not tell.heard:  # an application has closed the line, with all else that it did not know
+                reporter.send(describe(error))
+                if not reporter.heard:  # an application has closed the line, with all else that it did not know
                     log.critical("worker %d cannot boot: %r", os.getpid(), error, exc_info=error)
         if forks.hosting:
-            finish(inf if tell.ready else GENTLE)  # who has not booted is to be gone soon
+            finish(inf if reporter.ready else GENTLE)  # who has not booted is to be gone soon
         else:
             flush()
     finally:

@@ -12,7 +12,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 SYSTEM = Path("/proc/vmstat")
 
 
-def ending(status: int, out_of_memory: bool = False) -> str:
+def describe_exit(status: int, out_of_memory: bool = False) -> str:
     """In words: "SIGKILL", "exit status 3". `status` is as of os.waitstatus_to_exitcode: minus the signal's number."""
     if status >= 0:
         return f"exit status {status}"

@@ -17,16 +17,16 @@ from prefork.net import file_paths, listen
 from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.process.machine import cores
-from prefork.process.messages import ORDER, Tell
+from prefork.process.messages import ORDER, Reporter
 from prefork.process.pool import template, watchdog
 from prefork.process.pool.child import Child
 from prefork.process.pool.children import Children
 from prefork.process.pool.deaths import Deaths
-from prefork.process.pool.position import Post
+from prefork.process.pool.position import Position
 from prefork.process.pool.template import Template
 from prefork.process.worker import worker
 from prefork.process.worker.drain import time_for_requests, time_for_shutdown
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.runtime.task import Task
 from prefork.settings.schema import Settings
 from prefork.shared.counters import ACCEPTED, REQUESTS
@@ -75,13 +75,13 @@ class Generation:
         self._children = children
         self._scoreboard = scoreboard
         self._living = living
-        self._posts: list[Post] = []
+        self._positions: list[Position] = []
         self._members: dict[Child, int] = {}  # all that live, with their slots
         self._dismissed: set[Child] = set()  # each for itself, while the others stay
-        self._news = Bell(children.loop)  # rung when a worker is ready, or cannot be
+        self._news = Condition(children.loop)  # rung when a worker is ready, or cannot be
         self._opened = False  # for clients, once
         self._rolling = False  # a worker boots in the place of one that lives
-        self._turn = Bell(children.loop)  # rung when it is another's turn to be replaced
+        self._turn = Condition(children.loop)  # rung when it is another's turn to be replaced
         self._vigil: Task | None = None
         self._template: Template | None = None
         if settings.workers.preload:
@@ -100,7 +100,7 @@ class Generation:
 
         Raises BootError when a new one cannot be ready: then there are as many as before.
         """
-        before = len(self._posts)
+        before = len(self._positions)
         try:
             await self._fill(size - before)
         except BootError:
@@ -110,29 +110,32 @@ class Generation:
         self.size = size
 
     async def _fill(self, count: int) -> None:
-        """Add `count` posts, and wait until all of them are held. Raises BootError when one cannot be."""
-        first = len(self._posts)
-        fresh = [Post(self._children.loop, position) for position in range(first, first + count)]
-        self._posts += fresh
-        for post in fresh:
-            self._children.loop.spawn(self._supervise(post), "supervising a worker")
-        await self._news.until(
-            lambda: all(post.holder for post in fresh) or any(post.failure or post.closed.is_set() for post in fresh)
+        """Add `count` positions, and wait until all of them are held. Raises BootError when one cannot be."""
+        first = len(self._positions)
+        fresh = [Position(self._children.loop, number) for number in range(first, first + count)]
+        self._positions += fresh
+        for position in fresh:
+            self._children.loop.spawn(self._supervise(position), "supervising a worker")
+        await self._news.wait_for(
+            lambda: (
+                all(position.holder for position in fresh)
+                or any(position.failure or position.closed.is_set() for position in fresh)
+            )
         )
-        for post in fresh:
-            if post.failure is not None:
-                raise post.failure
-            if post.closed.is_set():
+        for position in fresh:
+            if position.failure is not None:
+                raise position.failure
+            if position.closed.is_set():
                 raise BootError(f"generation {self.number} is leaving")
-            post.established = True
+            position.established = True
 
     def _close_posts(self, keep: int) -> None:
-        """Close all posts but the first `keep`; whoever holds one is asked to leave."""
-        closing, self._posts = self._posts[keep:], self._posts[:keep]
-        for post in closing:
-            post.closed.set()
-            self._end_booting(post.children)
-            self._children.loop.spawn(self._dismiss(post.children & self.ready), "dismissing a worker")
+        """Close all positions but the first `keep`; whoever holds one is asked to leave."""
+        closing, self._positions = self._positions[keep:], self._positions[:keep]
+        for position in closing:
+            position.closed.set()
+            self._end_booting(position.children)
+            self._children.loop.spawn(self._dismiss(position.children & self.ready), "dismissing a worker")
 
     def open(self) -> None:
         """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
@@ -156,7 +159,7 @@ class Generation:
         if self.phase is Phase.STANDING_BY:
             self.phase = Phase.SERVING
             self._order(Order.SERVE)
-            self._news.ring()
+            self._news.notify_all()
 
     def _order(self, order: Order) -> None:
         for child in self._in_charge():
@@ -206,7 +209,9 @@ class Generation:
     @property
     def next_attempt(self) -> float | None:
         """When a worker is to be forked in the place of one that has died (Unix time), where that is waited for."""
-        return min((post.next_attempt for post in self._posts if post.next_attempt is not None), default=None)
+        return min(
+            (position.next_attempt for position in self._positions if position.next_attempt is not None), default=None
+        )
 
     def _in_charge(self) -> set[Child]:
         return self.ready - self._dismissed
@@ -217,9 +222,9 @@ class Generation:
             self._template.dismiss()
             self._children.loop.spawn(self._template.end(self._members), "ending a template")
         self.phase = Phase.LEAVING
-        for post in self._posts:
-            post.closed.set()
-        self._news.ring()
+        for position in self._positions:
+            position.closed.set()
+        self._news.notify_all()
         self._end_booting(self._members)
         if self._vigil is not None:
             self._vigil.cancel()
@@ -230,71 +235,73 @@ class Generation:
         self.logs.close()
         os.close(self._directory)
 
-    async def _supervise(self, post: Post) -> None:
-        """Keep a worker at the post until it is closed; give up only while that is not established."""
+    async def _supervise(self, position: Position) -> None:
+        """Keep a worker at the position until it is closed; give up only while that is not established."""
         child: Child | None = None
         while True:
-            await self._news.until(lambda: post.closed.is_set() or self.phase is not Phase.STANDING_BY)
-            if post.closed.is_set():
+            await self._news.wait_for(lambda: position.closed.is_set() or self.phase is not Phase.STANDING_BY)
+            if position.closed.is_set():
                 return
             try:
-                child = await self._one_life(post, child)
+                child = await self._one_life(position, child)
                 died = child.exited.is_set()
                 pause = (
-                    post.respawn.after_death(child.served, child.clients) if died else post.respawn.after_departure()
+                    position.respawn.after_death(child.served, child.clients)
+                    if died
+                    else position.respawn.after_departure()
                 )
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
-                if post.closed.is_set() or self.phase is Phase.STANDING_BY:
+                if position.closed.is_set() or self.phase is Phase.STANDING_BY:
                     continue
-                if not post.established:
-                    post.failure = failure
-                    self._news.ring()
+                if not position.established:
+                    position.failure = failure
+                    self._news.notify_all()
                     return
                 self.deaths.could_not_boot(failure)
                 self.on_change(self)
-                pause = post.respawn.after_death(0.0, 0)
-            await post.pause(pause)
+                pause = position.respawn.after_death(0.0, 0)
+            await position.pause(pause)
 
-    async def _one_life(self, post: Post, predecessor: Child | None) -> Child:
+    async def _one_life(self, position: Position, predecessor: Child | None) -> Child:
         """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
 
         Once it is ready, `predecessor` is asked to leave, if it is still there.
         """
         if predecessor is None or predecessor.exited.is_set():
-            child = await self._boot(post)
+            child = await self._boot(position)
         else:
-            child = await self._boot_in_turn(post)
+            child = await self._boot_in_turn(position)
             self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
         self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
         await child.departing.wait()
-        await self._news.until(
+        await self._news.wait_for(
             lambda: not child.exited.is_set() or child not in self._members
         )  # what it has done is known
         return child
 
-    async def _boot_in_turn(self, post: Post) -> Child:
+    async def _boot_in_turn(self, position: Position) -> Child:
         """Boot a worker for one that lives on meanwhile: one at a time, as the others do not need it at once."""
-        await self._turn.until(lambda: not self._rolling)
-        if post.closed.is_set():
-            raise BootError("its post is closed")
+        await self._turn.wait_for(lambda: not self._rolling)
+        if position.closed.is_set():
+            raise BootError("its position is closed")
         self._rolling = True
         try:
-            return await self._boot(post)
+            return await self._boot(position)
         finally:
             self._rolling = False
-            self._turn.ring()
+            self._turn.notify_all()
 
-    async def _boot(self, post: Post) -> Child:
+    async def _boot(self, position: Position) -> Child:
         """Fork a worker and wait until it is ready. Raises BootError."""
-        child = await self._fork(post)
-        if post.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now; it may be ready before we go on
+        child = await self._fork(position)
+        if position.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now; it may be ready before we go on
             self._end_booting([child])
         try:
             await child.ready(self.settings.workers.boot_timeout)
             if child in self._dismissed or child.exited.is_set():  # by now
                 await child.exited.wait()
-                raise BootError(f"worker {child.pid} died as it got ready: {child.ending}")
+                raise BootError(f"worker {child.pid} died as it got ready: {child.exit_description}")
         except BootError:
             await child.see_end()
             child.hang_up()
@@ -302,20 +309,20 @@ class Generation:
         self.ready.add(child)
         if self._opened and self.phase is not Phase.STANDING_BY:  # now: who is not known as ready may be killed
             self._give(child, Order.SERVE)
-        post.holder = child
-        self._news.ring()
+        position.holder = child
+        self._news.notify_all()
         self.on_change(self)
         self.deaths.booted(child.pid)
         return child
 
-    async def _fork(self, post: Post) -> Child:
+    async def _fork(self, position: Position) -> Child:
         slot = self._scoreboard.free()
         self._scoreboard.occupy(slot, 0, self.number)
         try:
             if self._template is not None:
-                child = await self._template.fork(slot, self._scoreboard.pages, post.position, self.size)
+                child = await self._template.fork(slot, self._scoreboard.pages, position.number, self.size)
             else:
-                child = self._children.fork(partial(self._become_worker, slot, post.position))
+                child = self._children.fork(partial(self._become_worker, slot, position.number))
         except BaseException:
             self._scoreboard.vacate(slot)
             raise
@@ -323,31 +330,32 @@ class Generation:
         child.turn = partial(self._scoreboard.turn, slot)
         child.hold = partial(self._scoreboard.hold, slot)
         self._members[child] = slot
-        post.children.add(child)
-        self._children.loop.spawn(self._bury(post, child, slot), f"waiting for the end of worker {child.pid}")
+        position.children.add(child)
+        self._children.loop.spawn(self._bury(position, child, slot), f"waiting for the end of worker {child.pid}")
         return child
 
-    async def _bury(self, post: Post, child: Child, slot: int) -> None:
+    async def _bury(self, position: Position, child: Child, slot: int) -> None:
         """When it is gone: say so, where nobody has asked it to leave, and free its place."""
         await child.exited.wait()
         counts = self._scoreboard.counts(slot)
         child.clients = counts[ACCEPTED]
         self._scoreboard.vacate(slot)
         del self._members[child]
-        self._news.ring()
-        post.children.discard(child)
-        if post.holder is child:
-            post.holder = None
+        self._news.notify_all()
+        position.children.discard(child)
+        if position.holder is child:
+            position.holder = None
         if child not in self.ready:
             self._dismissed.discard(child)
             return  # it has not booted, and is spoken of by who waits for that
         self.ready.discard(child)
         if self.phase is Phase.LEAVING or child in self._dismissed:
-            log.debug("worker %d has left: %s", child.pid, child.ending)
+            log.debug("worker %d has left: %s", child.pid, child.exit_description)
         else:
             if not child.was_killed:
-                self.crashes.append(f"worker {child.pid} died: {child.ending}")
-            died = f"worker {child.pid} died: {child.ending} (after {child.age:.0f} s, {counts[REQUESTS]} requests)"
+                self.crashes.append(f"worker {child.pid} died: {child.exit_description}")
+            lived = f"after {child.age:.0f} s, {counts[REQUESTS]} requests"
+            died = f"worker {child.pid} died: {child.exit_description} ({lived})"
             self.deaths.note(died)
             self.on_change(self)
             log.error("%s; replacing it", died)
@@ -363,11 +371,11 @@ class Generation:
         await self._children.dismiss(leaving, time_for_requests(workers), shutdown=time_for_shutdown(workers))
         self._dismissed.difference_update(leaving)
 
-    def _become_worker(self, slot: int, position: int, tell: Tell) -> int:
-        return worker.run(self._enter_child(slot, position, listen.own(self.sockets, position, self.size)), tell)
+    def _become_worker(self, slot: int, position: int, reporter: Reporter) -> int:
+        return worker.run(self._enter_child(slot, position, listen.own(self.sockets, position, self.size)), reporter)
 
-    def _become_template(self, line: socket.socket, tell: Tell) -> int:
-        return template.run(self._enter_child(0, 0, self.sockets), line, tell)
+    def _become_template(self, line: socket.socket, reporter: Reporter) -> int:
+        return template.run(self._enter_child(0, 0, self.sockets), line, reporter)
 
     def _enter_child(self, slot: int, position: int, sockets: Sockets) -> worker.Assignment:
         """In the child: a removed address must close with its generation, though we were forked before; and what is

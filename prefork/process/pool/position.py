@@ -1,4 +1,4 @@
-"""A post: a worker's place in its generation, and what is known of those who have held it."""
+"""A position: a worker's place in its generation, and what is known of those who have held it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Event
 
 
-class Post:
-    """A worker's place: whoever holds it is replaced, until the post is `closed`.
+class Position:
+    """A worker's place: whoever holds it is replaced, until the position is `closed`.
 
-    `holder` is ready and alive; `children` are all that live, those that boot or leave too. Where a post that is not
-    `established` cannot be filled, `failure` says why.
+    `holder` is ready and alive; `children` are all that live, those that boot or leave too. Where a position that is
+    not `established` cannot be filled, `failure` says why.
     """
 
-    def __init__(self, loop: Loop, position: int) -> None:
-        self.position = position  # from 0 on
+    def __init__(self, loop: Loop, number: int) -> None:
+        self.number = number  # from 0 on
         self.holder: Child | None = None
         self.children: set[Child] = set()
         self.established = False
@@ -31,7 +31,7 @@ class Post:
         self._loop = loop
 
     async def pause(self, seconds: float) -> None:
-        """Wait before the next attempt, but no longer than there is the post."""
+        """Wait before the next attempt, but no longer than there is the position."""
         if not seconds or self.closed.is_set():
             return
         log.warning("the next attempt to replace it in %g s", round(seconds, 1))

@@ -36,17 +36,17 @@ from prefork.errors import BootError, MalformedMessage, TimedOut
 from prefork.handlers.build import load_applications
 from prefork.logger import log
 from prefork.net import listen
-from prefork.process.machine import entitle
-from prefork.process.messages import Report, Tell, whereabouts
+from prefork.process.machine import set_process_title
+from prefork.process.messages import Report, Reporter, whereabouts
 from prefork.process.pool.child import Child
 from prefork.process.pool.children import GENTLE, Children, live
 from prefork.process.signals import ORDERED, Dismissed, dismiss, give_back
 from prefork.process.worker import app_environment, worker
-from prefork.process.worker.diagnostics import Witness
+from prefork.process.worker.diagnostics import Diagnostics
 from prefork.runtime import forks
 from prefork.runtime.finish import finish
 from prefork.runtime.stack import stacks
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.runtime.task import PAUSE
 
 QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by ORDERED
@@ -61,24 +61,24 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 class Template:
     """The template of one generation as the master sees it: made when the first worker is asked for, and again where it
-    has died. `main(socket, tell)` is what it runs, with its end of the line by which it is asked for workers.
+    has died. `main(socket, reporter)` is what it runs, with its end of the line by which it is asked for workers.
     """
 
-    def __init__(self, children: Children, main: Callable[[socket.socket, Tell], int], boot_timeout: float) -> None:
+    def __init__(self, children: Children, main: Callable[[socket.socket, Reporter], int], boot_timeout: float) -> None:
         self._children = children
         self._main = main
         self._boot_timeout = boot_timeout
         self._child: Child | None = None
         self._line: socket.socket  # to the child
         self._busy = False
-        self._turn = Bell(children.loop)
+        self._turn = Condition(children.loop)
         self._dismissed = False
 
     async def fork(self, slot: int, pages: int, position: int, workers: int) -> Child:
         """A worker for `slot` of the scoreboard, of which the descriptor `pages` gives it its page, the one at
         `position` of so many. Raises BootError where there is none, or no template.
         """
-        await self._turn.until(lambda: not self._busy)
+        await self._turn.wait_for(lambda: not self._busy)
         self._busy = True
         try:
             if self._dismissed:
@@ -88,7 +88,7 @@ class Template:
             return await self._ask(b"%d %d %d" % (slot, position, workers), pages)
         finally:
             self._busy = False
-            self._turn.ring()
+            self._turn.notify_all()
 
     def dismiss(self) -> None:
         """Its generation needs no more workers: who waits for one hears that there is none. If it boots, end it."""
@@ -136,8 +136,8 @@ class Template:
         """When it is gone: say so, where nobody has asked it to leave, and close the line once nobody waits there."""
         await child.exited.wait()
         if not (self._dismissed or child.reports):
-            log.error("template %d died: %s; the next worker gets another", child.pid, child.ending)
-        await self._turn.until(lambda: not self._busy or self._child is not child)
+            log.error("template %d died: %s; the next worker gets another", child.pid, child.exit_description)
+        await self._turn.wait_for(lambda: not self._busy or self._child is not child)
         line.close()
 
     async def _ask(self, which: bytes, pages: int) -> Child:
@@ -169,11 +169,11 @@ class Template:
         return child
 
 
-def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
+def run(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) -> int:
     """The template's life; its exit status. Raises what importing the application raises."""
     try:
         with suppress(Dismissed):
-            _serve(assignment, line, tell)
+            _serve(assignment, line, reporter)
     finally:
         signal.signal(ORDERED, _unheard)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -182,26 +182,26 @@ def run(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> int:
     return os.EX_OK
 
 
-def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> None:
+def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) -> None:
     """Import the application, and fork workers until the master is gone. Raises Dismissed, and what the import does."""
     forks.host()
     handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not ignored: what is executed would inherit that
     handlers |= {signal.SIGUSR1: lambda *_: assignment.logs.reopen(), ORDERED: _dismissed}
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    forks.on_fork(partial(_close_in_child, assignment, line, tell, handlers))
+    forks.on_fork(partial(_close_in_child, assignment, line, reporter, handlers))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assignment.logs.apply()
     assignment.logs.catch_crashes()
-    entitle("template")
+    set_process_title("template")
     os.close(assignment.pages)  # it comes with each worker that we are asked for
-    home = app_environment.enter(assignment.settings)
+    environment = app_environment.enter(assignment.settings)
     _die_with_parent()
-    witness = Witness(None, tell.fd)
-    witness.explain = lambda: tell(whereabouts(stacks()))
-    home = replace(home, load=load_applications(assignment.settings.routes))
+    diagnostics = Diagnostics(None, reporter.fd)
+    diagnostics.explain = lambda: reporter.send(whereabouts(stacks()))
+    environment = replace(environment, load=load_applications(assignment.settings.routes))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked what ends us
-    witness.end()
+    diagnostics.end()
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         log.warning("importing the application has started threads, which no worker has with preload: %s", names)
@@ -210,7 +210,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> No
     _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of that, and there is an end in order
     gc.collect()
     gc.freeze()  # or the collector of each copy would write to what they share
-    tell(Report())
+    reporter.send(Report())
     while True:
         asked, descriptors, _, _ = socket.recv_fds(line, 64, 2, socket.MSG_CMSG_CLOEXEC)
         if not asked:
@@ -219,24 +219,26 @@ def _serve(assignment: worker.Assignment, line: socket.socket, tell: Tell) -> No
         sockets = listen.own(assignment.sockets, position, workers)
         others = set(assignment.sockets.values()) - set(sockets.values())
         said, pages = descriptors
-        born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, home=home)
-        answer = _bear(born, [line, *others], Tell(said))
+        born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, environment=environment)
+        answer = _bear(born, [line, *others], Reporter(said))
         with suppress(OSError):
             line.send(answer)
 
 
-def _close_in_child(assignment: worker.Assignment, line: socket.socket, tell: Tell, handlers: dict[int, Any]) -> None:
+def _close_in_child(
+    assignment: worker.Assignment, line: socket.socket, reporter: Reporter, handlers: dict[int, Any]
+) -> None:
     """In a process that the application forks as it is imported: it holds nothing of the template (forks.py)."""
     give_back(handlers)
     line.close()
-    tell.close()
+    reporter.close()
     for listener in assignment.sockets.values():
         listener.close()
     os.close(assignment.lifeline)
-    entitle("forked by template")
+    set_process_title("forked by template")
 
 
-def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell) -> bytes:
+def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], reporter: Reporter) -> bytes:
     """Fork a worker that is the master's child by the time this returns: its pid as text, or why there is none. Of what
     is open it is to have all but `ours`.
     """
@@ -246,13 +248,13 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Te
         with forks.own():
             parent = os.fork()
             if not parent:
-                _bear_and_die(assignment, ours, tell, writing)
+                _bear_and_die(assignment, ours, reporter, writing)
     except OSError as error:
         return (error.strerror or "no process").encode()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writing)
-        os.close(tell.fd)
+        os.close(reporter.fd)
         os.close(assignment.pages)
     with open(reading, "rb") as told:
         answer = told.read()
@@ -261,7 +263,9 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Te
     return answer or b"no process"
 
 
-def _bear_and_die(assignment: worker.Assignment, ours: Sequence[socket.socket], tell: Tell, writing: int) -> None:
+def _bear_and_die(
+    assignment: worker.Assignment, ours: Sequence[socket.socket], reporter: Reporter, writing: int
+) -> None:
     """In the worker's parent: never returns, nor does it in the worker."""
     try:
         pid = os.fork()
@@ -269,7 +273,10 @@ def _bear_and_die(assignment: worker.Assignment, ours: Sequence[socket.socket], 
             for each in ours:
                 each.close()
             os.close(writing)
-            live(lambda tell: worker.run(assignment, tell) if os.read(tell.fd, len(KNOWN)) else os.EX_OK, tell)
+            live(
+                lambda reporter: worker.run(assignment, reporter) if os.read(reporter.fd, len(KNOWN)) else os.EX_OK,
+                reporter,
+            )
         os.write(writing, b"%d" % pid)
     except OSError as error:
         os.write(writing, (error.strerror or "no process").encode())

@@ -1,4 +1,5 @@
-"""Turns: whose turn it is to accept, where workers share a listener. Owns what a worker knows of the others' share.
+"""AcceptBalance: whose turn it is to accept, where workers share a listener. Owns what a worker knows of the others'
+share.
 
 With keep-alive, a worker has a client for long; left to themselves the workers come to shares such as 58, 17, 13 and
 12 %. So a worker that is ahead of the others lets them go first. It is told of clients all the same, but without
@@ -19,7 +20,7 @@ from itertools import compress
 from time import monotonic
 
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.shared.counters import ACCEPTED, CONNECTIONS, FULL_SINCE
 from prefork.shared.scoreboard import STATE, Board, State
 
@@ -34,7 +35,7 @@ FULL = 0.05  # seconds that all threads of a worker are in calls, before that co
 SPAN = 0.1  # seconds; where connections live for less, the shares are even by themselves, and looking costs 3 us
 
 
-class Turns:
+class AcceptBalance:
     """The turns of the worker in `slot`, among those of `generation`."""
 
     def __init__(self, loop: Loop, scoreboard: Board, slot: int) -> None:
@@ -49,7 +50,7 @@ class Turns:
         self._departed = 0  # clients that had come and gone at the beginning of this SPAN
         self._until = 0.0  # monotonic seconds
 
-    async def mine(self, listener: socket.socket) -> None:
+    async def wait_for_turn(self, listener: socket.socket) -> None:
         """Wait until this worker is not ahead of the others, or they have left a client waiting.
 
         Where they leave one after another, as they are stopped or busy, this worker takes twice as many each time. One
@@ -66,13 +67,13 @@ class Turns:
                 self._next = min(2 * self._next, MOST)
         self._allowed = max(0, self._allowed - 1)
 
-    async def lost(self, filled: Bell) -> None:
+    async def overloaded(self, filled: Condition) -> None:
         """Wait until this worker has had no free thread for a while, where others have: once for each time that it has
         come to that. `filled` is rung when the last one gets work. Who waits for clients by then waits for a wake-up
         that nobody else gets, and has to begin anew.
         """
         while True:
-            await filled.until(lambda: self._own[FULL_SINCE] not in (0, self._lost))
+            await filled.wait_for(lambda: self._own[FULL_SINCE] not in (0, self._lost))
             since = self._own[FULL_SINCE]
             await self._loop.sleep(FULL)
             if self._own[FULL_SINCE] == since and self._is_ahead():

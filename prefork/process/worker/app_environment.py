@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prefork.errors import StartError
 from prefork.handlers.apps.interface import load_application
 from prefork.handlers.build import Load
-from prefork.handlers.error_pages import Pages
+from prefork.handlers.error_pages import ErrorPages
 from prefork.net import file_paths
 from prefork.process import start_directory
 from prefork.process.worker import privileges
@@ -23,17 +23,17 @@ SWITCH = 0.0005  # seconds that a thread which computes keeps the interpreter fr
 
 
 @dataclass(frozen=True)
-class Home:
+class AppEnvironment:
     """What is known once they are entered: the error pages; `roots`, the directory that the paths of the settings are
     relative to; and `load`, which gives each route its application.
     """
 
-    pages: Pages
+    pages: ErrorPages
     roots: str
     load: Load
 
 
-def enter(settings: Settings) -> Home:
+def enter(settings: Settings) -> AppEnvironment:
     """Make this process the applications' home; they are imported as they are asked for. Raises StartError.
 
     The first thing that is done is to drop privileges: whatever is read here may be another's than root's.
@@ -42,13 +42,13 @@ def enter(settings: Settings) -> Home:
     start_directory.enter_by_name()
     pages, roots = _pages(settings.error_pages), file_paths.absolute(os.curdir)
     settle(settings.workers)
-    return Home(pages, roots, load_application)
+    return AppEnvironment(pages, roots, load_application)
 
 
-def _pages(files: Mapping[str, str]) -> Pages:
+def _pages(files: Mapping[str, str]) -> ErrorPages:
     """Raises StartError."""
     try:
-        return Pages(files)
+        return ErrorPages(files)
     except OSError as error:
         user = privileges.called(os.geteuid())
         raise StartError(f"error_pages: {error.filename} cannot be read by {user}: {error.strerror}") from None

@@ -31,7 +31,7 @@ def _nothing() -> None:
     pass
 
 
-class Witness:
+class Diagnostics:
     """`explain` is called, in its thread, where WHERE is read from `asked`, `account` for WHAT, and `hurry` for NOW.
     `look` is called whatever is read: there may have been no room for an ORDER behind it. It stops listening at that
     descriptor's end.

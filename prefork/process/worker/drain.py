@@ -15,7 +15,7 @@ from prefork.http.registry import Server
 from prefork.logger import log
 from prefork.runtime.sync import Event
 from prefork.runtime.task import PAUSE
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.settings.schema import Workers
 
 GRACE = 1.0  # seconds beyond its own time-outs until a worker that ought to have left by itself is killed
@@ -38,10 +38,10 @@ def time_for_shutdown(workers: Workers) -> float:
 class Drain:
     """The end of one worker, which accepts no clients any more. `run` once, in a task."""
 
-    def __init__(self, server: Server, crew: Crew, asgi: AsgiHost | None, workers: Workers) -> None:
+    def __init__(self, server: Server, pool: ThreadPool, asgi: AsgiHost | None, workers: Workers) -> None:
         self._loop = server.loop
         self._server = server
-        self._crew = crew
+        self._pool = pool
         self._asgi = asgi
         self._workers = workers
         self._waited = Event(self._loop)  # long enough for requests: they are done, or are not to be waited for
@@ -51,7 +51,7 @@ class Drain:
     def hurry(self) -> None:
         """Wait for no request, or no longer. The applications shut down all the same."""
         self.hurried = True
-        self._crew.hurried = True
+        self._pool.hurried = True
         self._waited.set()
 
     def begin(self) -> None:
@@ -67,7 +67,7 @@ class Drain:
         self.cut_short = self.hurried or not self._waited.is_set()
         self._tell_of_the_rest()
         if not self.hurried:
-            self._crew.turn_away()
+            self._pool.turn_away()
             await PAUSE  # they are answered before us
         if self._asgi is not None:
             await self._asgi.end()
@@ -84,14 +84,14 @@ class Drain:
         await self._server.fewer(1)
         if self._asgi is not None:
             await self._asgi.finished()
-        await self._crew.finished()  # a close() and what else goes on without a client
+        await self._pool.finished()  # a close() and what else goes on without a client
         self._waited.set()
 
     def _tell_of_the_rest(self) -> None:
         """A line for each request that is not done, whoever is still at it."""
         connections = sorted(self._server.connections, key=lambda connection: connection.since)
         requests: list[Request | None] = [one.request for one in connections]
-        requests += [call.what for call in self._crew.calls.under_way.values() if not call.abandoned]
+        requests += [call.what for call in self._pool.calls.under_way.values() if not call.abandoned]
         requests += self._asgi.requests() if self._asgi is not None else []
         polite = {one.request for one in connections if self.hurried and one.upgrade is not None}  # they close by 1012
         left = [request for request in dict.fromkeys(requests) if request is not None and request not in polite]

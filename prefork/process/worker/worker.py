@@ -28,24 +28,24 @@ from prefork.net.listen import Sockets
 from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
-from prefork.process.machine import entitle, pin
-from prefork.process.messages import Report, Tell, whereabouts
+from prefork.process.machine import pin, set_process_title
+from prefork.process.messages import Report, Reporter, whereabouts
 from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
-from prefork.process.worker.accept_balance import Turns
-from prefork.process.worker.app_environment import Home, enter
-from prefork.process.worker.diagnostics import Witness, account, place
+from prefork.process.worker.accept_balance import AcceptBalance
+from prefork.process.worker.app_environment import AppEnvironment, enter
+from prefork.process.worker.diagnostics import Diagnostics, account, place
 from prefork.process.worker.drain import Drain, time_for_requests, time_for_shutdown
 from prefork.process.worker.recycling import recycle
 from prefork.process.worker.reserve import Reserve
 from prefork.runtime import forks
 from prefork.runtime.calls import Call
-from prefork.runtime.checked import CheckedCrew, CheckedLoop
+from prefork.runtime.checked import CheckedLoop, CheckedThreadPool
 from prefork.runtime.finish import finish
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 from prefork.runtime.stack import stack, stacks
 from prefork.runtime.task import Task
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings, Workers
 from prefork.settings.wording import MORE_DESCRIPTORS, counted
@@ -71,21 +71,21 @@ class Assignment:
     slot: int
     position: int
     lifeline: int
-    home: Home | None = None
+    environment: AppEnvironment | None = None
 
 
-def run(assignment: Assignment, tell: Tell) -> int:
+def run(assignment: Assignment, reporter: Reporter) -> int:
     """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
     forks.host()
-    entitle(f"worker {assignment.slot}")
+    set_process_title(f"worker {assignment.slot}")
     if assignment.settings.workers.affinity:
         pin(assignment.position)
     try:
-        worker = Worker(assignment, tell)
+        worker = Worker(assignment, reporter)
     except Dismissed:
         return os.EX_OK
-    tell(Report(asgi=worker.hosts_asgi))
-    if not tell.heard:  # nobody would ever ask it to leave
+    reporter.send(Report(asgi=worker.hosts_asgi))
+    if not reporter.heard:  # nobody would ever ask it to leave
         return os.EX_UNAVAILABLE
     worker.serve()
     if worker.leaves_threads:
@@ -97,12 +97,12 @@ def run(assignment: Assignment, tell: Tell) -> int:
 class Worker:
     """Serves the sockets of its assignment."""
 
-    def __init__(self, assignment: Assignment, tell: Tell) -> None:
+    def __init__(self, assignment: Assignment, reporter: Reporter) -> None:
         settings = assignment.settings
         self._assignment = assignment
-        self._tell = tell
+        self._reporter = reporter
         self._board = assignment.scoreboard.own(assignment.slot, assignment.pages)
-        self._loop, self._crew = _loop_and_crew(settings.workers)
+        self._loop, self._pool = _loop_and_pool(settings.workers)
         self._asgi: AsgiHost | None = None
         self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
         # before the application is imported: HUP must not kill us meanwhile
@@ -112,12 +112,14 @@ class Worker:
         assignment.logs.count_in(self._board)
         assignment.logs.catch_crashes()
         note = self._signals.note
-        self._witness = Witness(assignment.lifeline, tell.fd, partial(note, ORDERED), partial(note, signal.SIGINT))
-        self._witness.explain = self._tell_place
-        self._crew.counts = self._board[CALLS : CALLS + len(self._crew.counts)]
-        self._crew.calls.overdue = self._give_up
+        self._diagnostics = Diagnostics(
+            assignment.lifeline, reporter.fd, partial(note, ORDERED), partial(note, signal.SIGINT)
+        )
+        self._diagnostics.explain = self._tell_place
+        self._pool.counts = self._board[CALLS : CALLS + len(self._pool.counts)]
+        self._pool.calls.overdue = self._give_up
         with self._signals.interruptible():
-            self._server = self._assemble(assignment.home or enter(settings))
+            self._server = self._assemble(assignment.environment or enter(settings))
             if self._asgi is not None:
                 self._asgi.start_up()
         self._protocol = Http1(self._server)
@@ -125,16 +127,16 @@ class Worker:
         self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
         self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
         self._accepting: list[Task] = []
-        self._turns = Turns(self._loop, assignment.scoreboard, assignment.slot)
+        self._balance = AcceptBalance(self._loop, assignment.scoreboard, assignment.slot)
         self._told = 0  # orders of the master that have been obeyed
         self._standing_by = False
         self._draining = False
-        self._drain = Drain(self._server, self._crew, self._asgi, settings.workers)
+        self._drain = Drain(self._server, self._pool, self._asgi, settings.workers)
         self._retiring = False  # it has asked to be replaced
         self._signals.catch()
         recycle(self._loop, settings.workers, self._board, partial(self._retire, INFO))
 
-    def _assemble(self, home: Home) -> Server:
+    def _assemble(self, environment: AppEnvironment) -> Server:
         """The server with all its routes. Raises what importing an application raises."""
         settings, logs = self._assignment.settings, self._assignment.logs
         if (told := trouble()) and not self._assignment.position:  # once a generation
@@ -143,25 +145,25 @@ class Worker:
         forks.on_fork(cache.shed)
         self._loop.spawn(cache.sweep(self._loop), "closing idle files")
         host = Host(
-            self._crew,
+            self._pool,
             settings.workers,
             lambda: snapshot(self._assignment.scoreboard),
-            home.roots,
+            environment.roots,
             cache,
-            pages=home.pages,
+            pages=environment.pages,
             compression=settings.compression,
             asgi=self._host_asgi,
-            load=home.load,
+            load=environment.load,
         )
         router = build(settings.routes, host)
         if self._asgi is not None:
-            self._crew.pinned = True  # asyncio stays with its thread
-        if self._crew.wanted:
-            self._crew.start()
+            self._pool.pinned = True  # asyncio stays with its thread
+        if self._pool.wanted:
+            self._pool.start()
         if logs.access is not None:
             logs.access.start()
         record = None if logs.access is None else logs.access.record
-        server = Server(self._loop, settings.http, router.find, self._board, record, home.pages.dress)
+        server = Server(self._loop, settings.http, router.find, self._board, record, environment.pages.with_error_page)
         forks.on_fork(server.close_in_child)
         server.vital = router.vital
         server.limit_of_route = router.body_limit
@@ -172,12 +174,12 @@ class Worker:
         assignment = self._assignment
         self._signals.close_in_child()
         self._loop.close_in_child()
-        self._crew.close_in_child()
+        self._pool.close_in_child()
         for listener in assignment.sockets.values():
             listener.close()
         os.close(assignment.lifeline)
-        self._tell.close()
-        entitle(f"forked by worker {assignment.slot}")
+        self._reporter.close()
+        set_process_title(f"forked by worker {assignment.slot}")
 
     @property
     def leaves_threads(self) -> bool:
@@ -203,16 +205,20 @@ class Worker:
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
         self._loop.spawn(self._leave_clients_to_others(), "watching the threads")
-        self._witness.explain = self._explain
-        self._witness.account = lambda: self._tell(Report(account=account(self._server.connections, monotonic())))
+        self._diagnostics.explain = self._explain
+        self._diagnostics.account = lambda: self._reporter.send(
+            Report(account=account(self._server.connections, monotonic()))
+        )
         workers = self._assignment.settings.workers
-        self._witness.patience = time_for_requests(workers) + (time_for_shutdown(workers) if self.hosts_asgi else 0.0)
+        self._diagnostics.patience = time_for_requests(workers) + (
+            time_for_shutdown(workers) if self.hosts_asgi else 0.0
+        )
         try:
             if self._asgi is not None:
                 self._asgi.run()
                 self._asgi.close()
-            elif self._crew.wanted:
-                self._crew.run(self._finish)
+            elif self._pool.wanted:
+                self._pool.run(self._finish)
             else:
                 self._loop.run()
         finally:
@@ -235,7 +241,7 @@ class Worker:
         if wanted:
             await self._reserve.make_room(listener, shared=not is_own)
         elif await self._reserve.admit(listener, shared=not is_own) and not is_own:
-            await self._turns.mine(listener)
+            await self._balance.wait_for_turn(listener)
 
     def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener` at `address`: a connection each, as a task of its own."""
@@ -260,7 +266,7 @@ class Worker:
         request: Request = call.what
         where = f"{request.method} {request.target} has taken more than {call.timeout:g} s, and is at"
         log.error("%s", where, extra={"report": stack(call.thread)})
-        if self._crew.calls.away.get(call.task) is call:  # else its answer is going out, or has been given
+        if self._pool.calls.away.get(call.task) is call:  # else its answer is going out, or has been given
             for connection in self._server.connections:
                 if connection.task is call.task:
                     connection.give_up()
@@ -272,7 +278,7 @@ class Worker:
         if not (self._retiring or self._draining):
             self._retiring = True
             log.log(level, "this worker is to be replaced, since %s", reason)
-            self._tell(Report())
+            self._reporter.send(Report())
 
     def _explain(self) -> None:
         """The master asks, as this loop does not turn: say where it is. In the witness's thread."""
@@ -282,7 +288,7 @@ class Worker:
 
     def _tell_place(self) -> None:
         """The master asks, as our boot takes too long. In the witness's thread."""
-        self._tell(whereabouts(f"{self._asgi.stacks() if self._asgi else ''}{stacks()}"))
+        self._reporter.send(whereabouts(f"{self._asgi.stacks() if self._asgi else ''}{stacks()}"))
 
     async def _obey(self) -> None:
         while True:
@@ -361,7 +367,7 @@ class Worker:
     async def _leave_clients_to_others(self) -> None:
         """Where all threads are in calls that take long, and others' are not, who are told of each client then."""
         while True:
-            await self._turns.lost(self._crew.filled)
+            await self._balance.overloaded(self._pool.filled)
             if self._accepting:
                 self._stop_accepting()
                 self._accept()
@@ -378,13 +384,13 @@ class Worker:
             listener.close()
 
 
-def _loop_and_crew(workers: Workers) -> tuple[Loop, Crew]:
+def _loop_and_pool(workers: Workers) -> tuple[Loop, ThreadPool]:
     poller = make_poller(workers.event_loop)
     if sys.flags.dev_mode:  # python -X dev
         checked = CheckedLoop(poller)
-        return checked, CheckedCrew(checked, workers.threads)
+        return checked, CheckedThreadPool(checked, workers.threads)
     loop = Loop(poller)
-    return loop, Crew(loop, workers.threads)
+    return loop, ThreadPool(loop, workers.threads)
 
 
 def _affordable(connections: int, watchable: int | None, reserve: int) -> int:

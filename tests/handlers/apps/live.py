@@ -22,13 +22,13 @@ from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client, Handler, Request
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
-from prefork.runtime.checked import CheckedCrew, CheckedLoop
+from prefork.runtime.checked import CheckedLoop, CheckedThreadPool
 from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Http
 from prefork.shared.counters import WIDTH
 from tests.handlers.exchange import CLIENT
-from tests.runtime.crews import started
+from tests.runtime.thread_pools import started
 
 PATIENCE = 10.0  # seconds that anything in here may take
 
@@ -45,11 +45,11 @@ class Entry(NamedTuple):
 class Live:
     """The server's side: `log` is its access log, `board` its counts."""
 
-    def __init__(self, crew: CheckedCrew, handler: Handler) -> None:
-        self.crew = crew
+    def __init__(self, pool: CheckedThreadPool, handler: Handler) -> None:
+        self.pool = pool
         self.log: list[Entry] = []
         self.board = memoryview(bytearray(8 * WIDTH)).cast("Q")
-        self.server = Server(crew.loop, Http(), lambda request: handler, self.board, self._record)
+        self.server = Server(pool.loop, Http(), lambda request: handler, self.board, self._record)
         self.protocol = Http1(self.server)
         self._listener = socket.create_server(("127.0.0.1", 0))
 
@@ -63,12 +63,12 @@ class Live:
         client = socket.create_connection(self._listener.getsockname(), PATIENCE)
         ours, _ = self._listener.accept()
         ours.setblocking(False)
-        loop = self.crew.loop
+        loop = self.pool.loop
 
         def serve() -> None:
             loop.spawn(Connection(self.protocol, Stream(loop, ours), CLIENT).serve(), "a connection")
 
-        self.crew.post(serve)
+        self.pool.call_soon(serve)
         client.sendall(sent)
         return client
 
@@ -101,42 +101,42 @@ def live(
     failures: list[BaseException] = []
 
     def serve() -> None:
-        crew = CheckedCrew(CheckedLoop(make_poller()), threads)
-        crew.pinned = pinned
+        pool = CheckedThreadPool(CheckedLoop(make_poller()), threads)
+        pool.pinned = pinned
         handler: Handler = Wsgi(
             application,
             "",
-            crew,
+            pool,
             multiprocess=True,
             timeout=timeout,
             queue_timeout=queue_timeout,
-            saturation=Saturation(crew, notices),
+            saturation=Saturation(pool, notices),
             estimates=estimates,
         ).handle
         if not buffered:
-            handler = Unbuffered(handler, crew).handle
+            handler = Unbuffered(handler, pool).handle
         if compressed:
             handler = Compression(CompressionSettings(enabled=True)).around(handler, keeps=False)
-        lives.append(Live(crew, handler))
-        with started(crew):
+        lives.append(Live(pool, handler))
+        with started(pool):
             ready.set()
             try:
-                crew.run(lambda failure: None)
+                pool.run(lambda failure: None)
             except BaseException as failure:
                 failures.append(failure)
             finally:
-                crew.loop.close()
+                pool.loop.close()
 
-    serving = threading.Thread(target=serve, name="the first of the crew")
+    serving = threading.Thread(target=serve, name="the first of the pool")
     serving.start()
     assert ready.wait(PATIENCE)
     one = lives[0]
     try:
         yield one
         one.until(lambda: not one.server.connections)
-        one.until(lambda: all(call.abandoned for call in tuple(one.crew.calls.under_way.values())))
+        one.until(lambda: all(call.abandoned for call in tuple(one.pool.calls.under_way.values())))
     finally:
-        one.crew.post(one.crew.loop.stop)
+        one.pool.call_soon(one.pool.loop.stop)
         serving.join(PATIENCE)
         one.close()
     assert not failures

@@ -1,4 +1,4 @@
-"""The outbox: what one thread puts, the loop sends in that order, and neither waits longer than it must."""
+"""The buffer: what one thread puts, the loop sends in that order, and neither waits longer than it must."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from prefork.errors import ApplicationError
 from prefork.handlers.apps import response_buffer as module
-from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.http.message import Headers, Request, RequestLine
 from prefork.runtime.calls import Call
 from tests.conftest import eventually
 from tests.handlers.exchange import CLIENT
 from tests.handlers.files.file_trees import NoBody
-from tests.runtime.crews import Ship
+from tests.runtime.thread_pools import Ship
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DISK", 100)
 
 
-async def close(*outboxes: Outbox) -> None:
-    for outbox in outboxes:
-        await outbox.aclose()
+async def close(*buffers: ResponseBuffer) -> None:
+    for buffer in buffers:
+        await buffer.aclose()
 
 
 def a_call(timeout: float = 0) -> Call:
@@ -36,12 +36,12 @@ def a_call(timeout: float = 0) -> Call:
     return Call(Request(line, Headers([]), NoBody(), CLIENT), timeout)
 
 
-def producing(outbox: Outbox, pieces: list[bytes], error: BaseException | None = None) -> threading.Thread:
+def producing(buffer: ResponseBuffer, pieces: list[bytes], error: BaseException | None = None) -> threading.Thread:
     def produce() -> None:
         for piece in pieces:
-            if not outbox.put(piece):
+            if not buffer.put(piece):
                 break
-        outbox.end(error)
+        buffer.end(error)
 
     thread = threading.Thread(target=produce)
     thread.start()
@@ -49,21 +49,21 @@ def producing(outbox: Outbox, pieces: list[bytes], error: BaseException | None =
 
 
 def collect(pieces: list[bytes], error: BaseException | None = None) -> bytes:
-    """All that comes out of an outbox."""
+    """All that comes out of an buffer."""
     ship = Ship()
     received: list[bytes] = []
 
     async def main() -> None:
-        outbox = Outbox(ship.crew, a_call())
-        thread = producing(outbox, pieces, error)
+        buffer = ResponseBuffer(ship.pool, a_call())
+        thread = producing(buffer, pieces, error)
         try:
-            async for piece in outbox:
+            async for piece in buffer:
                 received.append(piece)
         finally:
             thread.join()
-            assert outbox.size == 0
-            assert outbox._file is None
-            await outbox.aclose()
+            assert buffer.size == 0
+            assert buffer._file is None
+            await buffer.aclose()
 
     ship.run(main())
     return b"".join(received)
@@ -82,7 +82,7 @@ def test_an_error_comes_after_what_was_put_before_it() -> None:
 
 def test_it_is_whole_where_all_is_in_memory() -> None:
     ship = Ship()
-    small, big = Outbox(ship.crew, a_call()), Outbox(ship.crew, a_call())
+    small, big = ResponseBuffer(ship.pool, a_call()), ResponseBuffer(ship.pool, a_call())
     producing(small, [b"12345", b"67890"]).join()
     producing(big, [b"12345", b"678901"]).join()
     assert (small.whole, small.size) == (True, 10)
@@ -92,82 +92,82 @@ def test_it_is_whole_where_all_is_in_memory() -> None:
 
 def test_memory_comes_first_then_the_file_then_memory_again() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
-    outbox.put(b"12345678")
-    outbox.put(b"in the file")
-    assert [outbox.take(), outbox.take(), outbox.take()] == [b"12345678", b"in the fil", b"e"]
-    outbox.put(b"again")
-    assert outbox._file is None
-    assert outbox.take() == b"again"
-    ship.run(close(outbox))
+    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer.put(b"12345678")
+    buffer.put(b"in the file")
+    assert [buffer.take(), buffer.take(), buffer.take()] == [b"12345678", b"in the fil", b"e"]
+    buffer.put(b"again")
+    assert buffer._file is None
+    assert buffer.take() == b"again"
+    ship.run(close(buffer))
 
 
-def blocked(outbox: Outbox) -> threading.Thread:
-    thread = producing(outbox, [b"x" * 101, b"never"])
-    eventually(lambda: outbox.size == 101 and outbox._lock._waiters)  # type: ignore[attr-defined]
+def blocked(buffer: ResponseBuffer) -> threading.Thread:
+    thread = producing(buffer, [b"x" * 101, b"never"])
+    eventually(lambda: buffer.size == 101 and buffer._lock._waiters)  # type: ignore[attr-defined]
     assert thread.is_alive()
     return thread
 
 
 def test_beyond_the_bound_the_thread_waits_until_all_is_taken() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
-    thread = blocked(outbox)
+    buffer = ResponseBuffer(ship.pool, a_call())
+    thread = blocked(buffer)
     for _ in range(10):
-        assert outbox.take() == b"x" * 10
+        assert buffer.take() == b"x" * 10
         assert thread.is_alive()
-    assert outbox.take() == b"x"
+    assert buffer.take() == b"x"
     thread.join(5)
     assert not thread.is_alive()
-    ship.run(close(outbox))
+    ship.run(close(buffer))
 
 
 def test_a_client_that_is_a_little_slower_does_not_make_the_file_grow() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
+    buffer = ResponseBuffer(ship.pool, a_call())
     pieces = [b"%06d" % number for number in range(200)]
-    thread = producing(outbox, pieces)
+    thread = producing(buffer, pieces)
     received, lengths = b"", [0]
 
     def slower() -> bool:
-        return outbox._ended or outbox.size > 20 or bool(outbox._lock._waiters)  # type: ignore[attr-defined]
+        return buffer._ended or buffer.size > 20 or bool(buffer._lock._waiters)  # type: ignore[attr-defined]
 
-    while not outbox._ended or outbox.size:
+    while not buffer._ended or buffer.size:
         eventually(slower)
-        if outbox._file is not None:
-            lengths.append(os.fstat(outbox._file.fileno()).st_size)
-        received += outbox.take()
+        if buffer._file is not None:
+            lengths.append(os.fstat(buffer._file.fileno()).st_size)
+        received += buffer.take()
     thread.join(5)
     assert received == b"".join(pieces)
     assert 50 < max(lengths) <= module.DISK + 6
-    ship.run(close(outbox))
+    ship.run(close(buffer))
 
 
 def test_whoever_waits_is_let_go_when_nobody_wants_it_any_more() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
-    thread = blocked(outbox)
-    ship.run(close(outbox))
+    buffer = ResponseBuffer(ship.pool, a_call())
+    thread = blocked(buffer)
+    ship.run(close(buffer))
     thread.join(5)
     assert not thread.is_alive()
-    assert not outbox.put(b"more")
-    assert (outbox.size, outbox._file, outbox.whole) == (0, None, False)
+    assert not buffer.put(b"more")
+    assert (buffer.size, buffer._file, buffer.whole) == (0, None, False)
 
 
 def test_a_piece_that_comes_while_it_is_closed_is_dropped() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
-    ship.run(close(outbox))
-    outbox._add(b"x" * 50)
-    assert (outbox.size, outbox._file) == (0, None)
+    buffer = ResponseBuffer(ship.pool, a_call())
+    ship.run(close(buffer))
+    buffer._add(b"x" * 50)
+    assert (buffer.size, buffer._file) == (0, None)
 
 
 def test_a_full_disk_does_not_keep_a_closed_outbox_from_letting_go() -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
-    outbox._file = open("/dev/full", "wb")  # noqa: SIM115
-    thread = blocked(outbox)
-    ship.run(close(outbox))
+    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer._file = open("/dev/full", "wb")  # noqa: SIM115
+    thread = blocked(buffer)
+    ship.run(close(buffer))
     thread.join(5)
     assert not thread.is_alive()
 
@@ -177,10 +177,10 @@ def test_an_abandoned_call_ends_the_response_after_what_was_put() -> None:
     call = a_call(0.05)
 
     async def main() -> None:
-        outbox = Outbox(ship.crew, call)
-        outbox.put(b"first")
+        buffer = ResponseBuffer(ship.pool, call)
+        buffer.put(b"first")
         call.abandoned = True
-        chunks = outbox.__aiter__()
+        chunks = buffer.__aiter__()
         assert await chunks.__anext__() == b"first"
         with pytest.raises(ApplicationError, match=r"no more of the response for 0\.05 s"):
             await chunks.__anext__()
@@ -191,10 +191,10 @@ def test_an_abandoned_call_ends_the_response_after_what_was_put() -> None:
 def test_a_thread_that_waits_for_the_client_does_not_take_too_long() -> None:
     ship = Ship()
     call = a_call(0.05)
-    outbox = Outbox(ship.crew, call)
-    thread = blocked(outbox)
+    buffer = ResponseBuffer(ship.pool, call)
+    thread = blocked(buffer)
     assert call.since == inf
-    ship.run(close(outbox))
+    ship.run(close(buffer))
     thread.join(5)
     assert call.since <= monotonic()
 
@@ -202,12 +202,12 @@ def test_a_thread_that_waits_for_the_client_does_not_take_too_long() -> None:
 @pytest.mark.parametrize("closed_first", [False, True])
 def test_an_error_that_nobody_hears_of_is_logged(closed_first: bool, caplog: pytest.LogCaptureFixture) -> None:
     ship = Ship()
-    outbox = Outbox(ship.crew, a_call())
+    buffer = ResponseBuffer(ship.pool, a_call())
     if closed_first:
-        ship.run(close(outbox))
-        outbox.end(ValueError("the cause"))
+        ship.run(close(buffer))
+        buffer.end(ValueError("the cause"))
     else:
-        outbox.end(ValueError("the cause"))
-        ship.run(close(outbox))
+        buffer.end(ValueError("the cause"))
+        ship.run(close(buffer))
     assert caplog.text.count("ValueError: the cause") == 1
     assert "GET /late failed" in caplog.text

@@ -49,7 +49,7 @@ def test_the_first_is_told_at_once_and_the_others_by_their_number(
     with live(application, pinned=pinned, queue_timeout=0.05, notices=0.3) as here:
         held = [ask(here, "/slowest")]
         here.until(lambda: application.called == ["/slowest"])
-        here.until(lambda: here.crew.calls.under_way)
+        here.until(lambda: here.pool.calls.under_way)
         held.append(ask(here, "/slow"))
         here.until(lambda: len(application.called) == 2)
         assert ask(here, "/first")() == 503
@@ -72,7 +72,7 @@ def test_nothing_is_told_of_calls_that_wait_and_are_made(caplog: pytest.LogCaptu
     application = Holding()
     with live(application, queue_timeout=PATIENCE) as here:
         held = [ask(here, f"/{number}") for number in range(5)]
-        here.until(lambda: here.crew.counts[QUEUED])
+        here.until(lambda: here.pool.counts[QUEUED])
         application.go.set()
         assert [status() for status in held] == [200] * 5
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""Compression: which responses are coded, what their heads say, and how those are sent that come in pieces."""
+"""Compression: which responses are encoded, what their heads say, and how those are sent that come in pieces."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from prefork.handlers.apps.interface import Interface
 from prefork.handlers.encode import compression
-from prefork.handlers.encode.compression import ENTRY, KEPT, Compression, Kept, Key
-from prefork.handlers.encode.encoded_body import SLICE, Coded
+from prefork.handlers.encode.compression import ENTRY, KEPT, Compression, EncodedCache, Key
+from prefork.handlers.encode.encoded_body import SLICE, EncodedBody
 from prefork.http.message import Handler, Request, Response
 from prefork.settings.schema import Compression as Settings
 from prefork.settings.schema import Route
@@ -27,7 +27,7 @@ GZIP = "Accept-Encoding: gzip"
 NOISE = os.urandom(4096)
 
 
-def coded(answer: Response | None = None, *, keeps: bool = False, **settings: Any) -> Handler:
+def encoded(answer: Response | None = None, *, keeps: bool = False, **settings: Any) -> Handler:
     """A handler that gives this answer, with gzip around it."""
     handler = giving(answer or Response(200, (HTML,), TEXT))
     return Compression(Settings(**{"codings": ("gzip",), **settings})).around(handler, keeps)
@@ -58,11 +58,11 @@ def is_coded(answer: Answer) -> bool:
 
 
 def test_a_response_is_coded_for_who_accepts_it_and_varies_for_everybody() -> None:
-    answer = get(coded())
+    answer = get(encoded())
     assert (answer.status, answer.headers["Content-Encoding"], plain(answer)) == (200, "gzip", TEXT)
     assert int(answer.headers["Content-Length"]) == len(answer.body) < len(TEXT) / 5
     for field_ in ("Accept-Encoding: identity", "Accept-Encoding: br;q=1", "Accept-Encoding: gzip;q=0", "X: y"):
-        answer = get(coded(), field_)
+        answer = get(encoded(), field_)
         assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (False, TEXT, "Accept-Encoding")
 
 
@@ -76,42 +76,42 @@ def test_the_coding_is_the_one_that_the_client_prefers_and_then_we() -> None:
         "*": "zstd",
         "identity, *;q=0.1": None,
     }
-    handler = coded(codings="auto")
+    handler = encoded(codings="auto")
     found = {accept: get(handler, f"Accept-Encoding: {accept}").headers["Content-Encoding"] for accept in answers}
     assert found == answers
-    assert get(coded(codings=("gzip", "br")), "Accept-Encoding: br, gzip").headers["Content-Encoding"] == "gzip"
+    assert get(encoded(codings=("gzip", "br")), "Accept-Encoding: br, gzip").headers["Content-Encoding"] == "gzip"
 
 
 @pytest.mark.parametrize(
     "kind", ["text/html", "TEXT/CSS", "text/plain;charset=utf-8", "application/json", "image/svg+xml"]
 )
 def test_text_of_any_kind_is_coded(kind: str) -> None:
-    assert is_coded(get(coded(Response(200, (("content-type", kind),), TEXT))))
+    assert is_coded(get(encoded(Response(200, (("content-type", kind),), TEXT))))
 
 
 @pytest.mark.parametrize("kind", ["image/png", "video/mp4", "application/zip", "application/octet-stream", "text", ""])
 def test_what_is_no_text_is_left_alone_and_does_not_vary(kind: str) -> None:
-    answer = get(coded(Response(200, (("Content-Type", kind),), TEXT)))
+    answer = get(encoded(Response(200, (("Content-Type", kind),), TEXT)))
     assert (is_coded(answer), answer.headers["Vary"]) == (False, None)
 
 
 def test_the_types_are_the_operators_choice() -> None:
     png = Response(200, (("Content-Type", "image/png"),), TEXT)
-    assert is_coded(get(coded(png, types=("image/*",))))
-    assert is_coded(get(coded(png, types=("*",))))
-    assert not is_coded(get(coded(png, types=("image/p", "mage/png", "image.png"))))
-    assert not is_coded(get(coded(types=())))
+    assert is_coded(get(encoded(png, types=("image/*",))))
+    assert is_coded(get(encoded(png, types=("*",))))
+    assert not is_coded(get(encoded(png, types=("image/p", "mage/png", "image.png"))))
+    assert not is_coded(get(encoded(types=())))
 
 
 def test_what_is_too_small_is_left_alone() -> None:
-    sizes = {size: get(coded(Response(200, (HTML,), b"x" * size))) for size in (0, 1023, 1024)}
+    sizes = {size: get(encoded(Response(200, (HTML,), b"x" * size))) for size in (0, 1023, 1024)}
     assert [is_coded(answer) for answer in sizes.values()] == [False, False, True]
     assert sizes[1023].headers["Vary"] is None
-    assert is_coded(get(coded(Response(200, (HTML,), b"x" * 100), min_size=0)))
+    assert is_coded(get(encoded(Response(200, (HTML,), b"x" * 100), min_size=0)))
 
 
 def test_what_does_not_get_smaller_is_left_alone() -> None:
-    answer = get(coded(Response(200, (HTML,), NOISE)))
+    answer = get(encoded(Response(200, (HTML,), NOISE)))
     assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (False, NOISE, "Accept-Encoding")
 
 
@@ -127,31 +127,31 @@ def test_what_does_not_get_smaller_is_left_alone() -> None:
     ],
 )
 def test_what_would_not_be_true_any_more_is_left_alone(said: tuple[str, str]) -> None:
-    answer = get(coded(Response(200, (HTML, said), TEXT)))
+    answer = get(encoded(Response(200, (HTML, said), TEXT)))
     assert (answer.body, answer.headers["Content-Encoding"]) == (TEXT, said[1] if "ncoding" in said[0] else None)
 
 
 @pytest.mark.parametrize("status", [204, 205, 206, 304])
 def test_a_part_and_what_has_no_body_is_left_alone(status: int) -> None:
-    answer = get(coded(Response(status, (HTML,), TEXT)))
+    answer = get(encoded(Response(status, (HTML,), TEXT)))
     assert not is_coded(answer)
 
 
 @pytest.mark.parametrize("status", [200, 201, 301, 404, 500])
 def test_any_other_status_is_coded_and_keeps_its_reason(status: int) -> None:
-    answer = get(coded(Response(status, (HTML,), TEXT, "Because")))
+    answer = get(encoded(Response(status, (HTML,), TEXT, "Because")))
     assert (answer.status, answer.reason, plain(answer)) == (status, "Because", TEXT)
 
 
 def test_fields_that_are_none_are_told_as_ever(caplog: pytest.LogCaptureFixture) -> None:
     wrong: Any = [("Content-Type", "text/html"), ("X", None)]
-    assert get(coded(Response(200, wrong, TEXT))).status == 500
+    assert get(encoded(Response(200, wrong, TEXT))).status == 500
     assert "a response field is not a pair of str: 'X'" in caplog.text
 
 
 @pytest.mark.parametrize("length", ["5", "99999"])
 def test_a_length_that_is_not_true_is_an_error_as_ever(length: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert get(coded(Response(200, (HTML, ("Content-Length", length)), TEXT))).status == 500
+    assert get(encoded(Response(200, (HTML, ("Content-Length", length)), TEXT))).status == 500
     assert f"Content-Length is {length}, but the body has {len(TEXT)} bytes" in caplog.text
 
 
@@ -171,17 +171,17 @@ def test_a_length_that_is_not_true_is_an_error_as_ever(length: str, caplog: pyte
 def test_vary_is_added_to_what_it_says(said: str | None, becomes: str) -> None:
     fields = (HTML, ("vary", said)) if said else (HTML,)
     for accept in (GZIP, "X: y"):
-        assert get(coded(Response(200, fields, TEXT)), accept).headers.get_all("Vary") == [becomes]
+        assert get(encoded(Response(200, fields, TEXT)), accept).headers.get_all("Vary") == [becomes]
 
 
 def test_an_etag_becomes_a_weak_one_of_its_coding_and_ranges_are_no_longer_offered() -> None:
     fields = (HTML, ("ETag", '"v1"'), ("Accept-Ranges", "bytes"), ("Content-Length", str(len(TEXT))), ("X", "y"))
-    answer = get(coded(Response(200, fields, TEXT)))
+    answer = get(encoded(Response(200, fields, TEXT)))
     assert (answer.headers["ETag"], answer.headers["Accept-Ranges"], answer.headers["X"]) == ('W/"v1-gzip"', None, "y")
-    uncoded = get(coded(Response(200, fields, TEXT)), "X: y")
-    assert (uncoded.headers["ETag"], uncoded.headers["Accept-Ranges"]) == ('"v1"', "bytes")
-    assert get(coded(Response(200, (HTML, ("ETag", 'W/"v1"')), TEXT))).headers["ETag"] == 'W/"v1-gzip"'
-    assert get(coded(Response(200, (HTML, ("ETag", "none")), TEXT))).headers["ETag"] == "none"
+    unencoded = get(encoded(Response(200, fields, TEXT)), "X: y")
+    assert (unencoded.headers["ETag"], unencoded.headers["Accept-Ranges"]) == ('"v1"', "bytes")
+    assert get(encoded(Response(200, (HTML, ("ETag", 'W/"v1"')), TEXT))).headers["ETag"] == 'W/"v1-gzip"'
+    assert get(encoded(Response(200, (HTML, ("ETag", "none")), TEXT))).headers["ETag"] == "none"
 
 
 def revalidating(etag: str) -> tuple[Handler, list[str]]:
@@ -227,10 +227,10 @@ def test_an_application_gets_to_see_the_tag_that_it_knows() -> None:
         return [] if 'W/"v1"' in known else [TEXT]
 
     route = Route(wsgi="its:application", compression=True)
-    codings = Settings(codings=("gzip",))
+    encodings = Settings(codings=("gzip",))
 
     def got(*fields: str) -> tuple[int, str]:
-        handler = routed([route], load=lambda target, key: (Interface.WSGI, application), compression=codings)
+        handler = routed([route], load=lambda target, key: (Interface.WSGI, application), compression=encodings)
         answer = get(handler, *fields)
         return answer.status, answer.headers["ETag"]
 
@@ -255,7 +255,7 @@ def test_a_handler_that_fails_at_a_known_tag_is_told_as_ever(caplog: pytest.LogC
 )
 def test_a_part_varies_as_the_whole_does(kind: str, varies: bool) -> None:
     fields = (("Content-Type", kind), ("Content-Range", "bytes 0-4499/9000"))
-    answer = get(coded(Response(206, fields, TEXT)))
+    answer = get(encoded(Response(206, fields, TEXT)))
     assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (
         False,
         TEXT,
@@ -264,33 +264,33 @@ def test_a_part_varies_as_the_whole_does(kind: str, varies: bool) -> None:
 
 
 def test_a_handler_may_give_the_same_response_again() -> None:
-    handler = coded()
+    handler = encoded()
     assert [is_coded(get(handler, accept)) for accept in (GZIP, "X: y", GZIP)] == [True, False, True]
 
 
 def test_head_says_of_the_coding_what_get_says() -> None:
     sized = (HTML, ("Content-Length", str(len(TEXT))), ("ETag", '"v1"'))
     for body in (TEXT, b""):
-        get_, head = get(coded(Response(200, sized, TEXT))), get(coded(Response(200, sized, body)), method="HEAD")
+        get_, head = get(encoded(Response(200, sized, TEXT))), get(encoded(Response(200, sized, body)), method="HEAD")
         for name in ("Content-Encoding", "ETag", "Vary", "Content-Type"):
             assert head.headers[name] == get_.headers[name], name
         assert head.headers["Content-Length"] == (get_.headers["Content-Length"] if body else None)
     small = (HTML, ("Content-Length", "10"))
-    assert get(coded(Response(200, small, b"")), method="HEAD").headers["Content-Length"] == "10"
-    unknown = get(coded(Response(200, (HTML,), b"")), method="HEAD")
+    assert get(encoded(Response(200, small, b"")), method="HEAD").headers["Content-Length"] == "10"
+    unknown = get(encoded(Response(200, (HTML,), b"")), method="HEAD")
     assert (is_coded(unknown), unknown.headers["Vary"]) == (False, "Accept-Encoding")
 
 
 def test_head_says_what_get_says_of_what_does_not_get_smaller() -> None:
     noise = (HTML, ("ETag", '"v1"'))
-    get_, head = (get(coded(Response(200, noise, NOISE)), method=method) for method in ("GET", "HEAD"))
+    get_, head = (get(encoded(Response(200, noise, NOISE)), method=method) for method in ("GET", "HEAD"))
     for name in ("Content-Encoding", "Content-Length", "ETag", "Vary"):
         assert head.headers[name] == get_.headers[name], name
     assert (is_coded(head), head.body) == (False, b"")
 
 
 def test_http_1_0_gets_a_coded_stream_to_the_end_of_the_connection() -> None:
-    answer = get(coded(Response(200, (HTML,), Pieces(TEXT, TEXT))), version="HTTP/1.0")
+    answer = get(encoded(Response(200, (HTML,), Pieces(TEXT, TEXT))), version="HTTP/1.0")
     assert plain(answer) == TEXT * 2
     assert answer.headers["Transfer-Encoding"] is None
 
@@ -322,7 +322,7 @@ class Pieces:
 
 
 def steps(response: Response) -> list[bytes]:
-    """The pieces of a coded response, one after the other, to its end, and close it."""
+    """The pieces of a encoded response, one after the other, to its end, and close it."""
     body: Any = response.body
 
     async def collect() -> list[bytes]:
@@ -343,7 +343,7 @@ def answered(handler: Handler, path: str = "/", **fields: str) -> Response:
 
 def test_each_piece_can_be_decoded_before_the_next_is_there() -> None:
     pieces = Pieces(b"data: 1\n\n", b"", b"data: 2\n\n")
-    got = steps(answered(coded(Response(200, (HTML,), pieces))))
+    got = steps(answered(encoded(Response(200, (HTML,), pieces))))
     decoder = zlib.decompressobj(31)
     assert [text for text in map(decoder.decompress, got) if text] == [b"data: 1\n\n", b"data: 2\n\n"]
     assert decoder.eof
@@ -351,7 +351,7 @@ def test_each_piece_can_be_decoded_before_the_next_is_there() -> None:
 
 
 def test_a_stream_is_sent_chunked_and_comes_to_its_end() -> None:
-    answer = get(coded(Response(200, (HTML, ("ETag", '"v1"')), Pieces(TEXT, TEXT))))
+    answer = get(encoded(Response(200, (HTML, ("ETag", '"v1"')), Pieces(TEXT, TEXT))))
     assert (answer.headers["Transfer-Encoding"], answer.headers["ETag"], plain(answer)) == (
         "chunked",
         'W/"v1-gzip"',
@@ -362,7 +362,7 @@ def test_a_stream_is_sent_chunked_and_comes_to_its_end() -> None:
 def test_a_slow_client_is_still_what_sets_the_pace() -> None:
     """The next piece is asked for when the one before has been handed on, and no sooner."""
     pieces = Pieces(*[NOISE] * 5)
-    body: Any = answered(coded(Response(200, (HTML,), pieces))).body
+    body: Any = answered(encoded(Response(200, (HTML,), pieces))).body
 
     async def first() -> None:
         async for piece in body:
@@ -379,13 +379,13 @@ def test_a_slow_client_is_still_what_sets_the_pace() -> None:
 
 @pytest.mark.parametrize("prompt", [False, True])
 def test_a_head_waits_for_the_first_piece_or_not_as_ever(prompt: bool) -> None:
-    body: Any = answered(coded(Response(200, (HTML,), Pieces(TEXT, prompt=prompt)))).body
+    body: Any = answered(encoded(Response(200, (HTML,), Pieces(TEXT, prompt=prompt)))).body
     assert body.prompt is prompt
 
 
 def test_a_large_piece_is_coded_in_slices() -> None:
     data = os.urandom(SLICE * 3 + 1)
-    got = steps(answered(coded(Response(200, (HTML,), Pieces(data)))))
+    got = steps(answered(encoded(Response(200, (HTML,), Pieces(data)))))
     assert zlib.decompress(b"".join(got), 31) == data
     assert max(map(len, got)) < SLICE * 1.2
 
@@ -397,10 +397,10 @@ def test_others_have_their_turn_while_a_large_body_is_coded(monkeypatch: pytest.
         order.append(asked.path)
         return Response(200, (HTML,), large if asked.path == "/large" else b"small")
 
-    async def closed(self: Coded) -> None:
+    async def closed(self: EncodedBody) -> None:
         order.append("done")
 
-    monkeypatch.setattr(Coded, "aclose", closed)
+    monkeypatch.setattr(EncodedBody, "aclose", closed)
     handler = Compression(Settings(codings=("gzip",), level=1)).around(handler, False)
     got = meet(handler, request("/large", GZIP), request("/small", GZIP) * 3)
     assert plain(parse(got[0])) == large
@@ -412,42 +412,42 @@ def test_others_have_their_turn_while_a_large_body_is_coded(monkeypatch: pytest.
 def test_a_stream_of_another_length_than_it_said_is_cut_short(said: int, caplog: pytest.LogCaptureFixture) -> None:
     response = Response(200, (HTML, ("Content-Length", str(said))), Pieces(TEXT[:2000], TEXT[2000:]))
     with pytest.raises(http.client.IncompleteRead):
-        get(coded(response))
+        get(encoded(response))
     assert f"its Content-Length of {said}" in caplog.text
 
 
 def test_a_stream_that_fails_is_cut_short_and_closed(caplog: pytest.LogCaptureFixture) -> None:
     pieces = Pieces(TEXT, error=ValueError("oh"))
     with pytest.raises(http.client.IncompleteRead):
-        get(coded(Response(200, (HTML,), pieces)))
+        get(encoded(Response(200, (HTML,), pieces)))
     assert pieces.log == ["asked", "closed"]
     assert "ValueError('oh')" in caplog.text
 
 
 def test_a_stream_is_closed_where_its_client_leaves_or_does_not_want_it() -> None:
     left = Pieces(*[NOISE] * 10_000)
-    meet(coded(Response(200, (HTML,), left)), request("/", GZIP), hang_up_after=100)
+    meet(encoded(Response(200, (HTML,), left)), request("/", GZIP), hang_up_after=100)
     assert left.log[-1] == "closed"
     assert len(left.log) < 10_000
     head = Pieces(TEXT)
-    assert is_coded(get(coded(Response(200, (HTML,), head)), method="HEAD"))
+    assert is_coded(get(encoded(Response(200, (HTML,), head)), method="HEAD"))
     assert head.log == ["closed"]
 
 
 def test_a_stream_that_says_it_is_small_is_left_alone() -> None:
     response = Response(200, (HTML, ("Content-Length", "5")), Pieces(b"small"))
-    assert not is_coded(get(coded(response)))
+    assert not is_coded(get(encoded(response)))
 
 
 def test_events_are_coded_by_gzip_alone_with_little_memory() -> None:
     """A window of 4 KiB: what repeats after 8 KiB is not found."""
     events = (("Content-Type", "text/event-stream"),)
     far = NOISE + os.urandom(8192) + NOISE
-    answer = get(coded(Response(200, events, Pieces(far)), codings="auto"), "Accept-Encoding: zstd, br, gzip")
+    answer = get(encoded(Response(200, events, Pieces(far)), codings="auto"), "Accept-Encoding: zstd, br, gzip")
     assert plain(answer) == far
     assert len(answer.body) > len(far)
-    assert len(get(coded(Response(200, (HTML,), Pieces(far)))).body) < len(far)
-    assert not is_coded(get(coded(Response(200, events, Pieces(far)), codings=()), GZIP))
+    assert len(get(encoded(Response(200, (HTML,), Pieces(far)))).body) < len(far)
+    assert not is_coded(get(encoded(Response(200, events, Pieces(far)), codings=()), GZIP))
 
 
 def test_beyond_a_number_of_streams_at_once_there_is_gzip_with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +516,7 @@ def test_a_file_of_any_size_is_coded_and_a_small_one_kept(root: Path, size: int)
 def test_what_is_kept_is_not_coded_again(root: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, handler = files(root)
     first = fetch(handler, "/page.html")
-    monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("coded again"))
+    monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("encoded again"))
     assert fetch(handler, "/page.html").body == first.body
     assert fetch(handler, "/page.html", "X: y").body == TEXT
 
@@ -542,7 +542,7 @@ def test_head_of_a_file_says_what_get_says_and_keeps_it_for_that(
     (root / "noise.html").write_bytes(os.urandom(size))
     _, handler = files(root)
     heads = {name: fetch(handler, name, method="HEAD") for name in ("/page.html", "/noise.html")}
-    monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("coded again"))
+    monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("encoded again"))
     for name, head in heads.items():
         get_ = fetch(handler, name)
         assert head.body == b""
@@ -636,7 +636,7 @@ def test_what_is_kept_has_a_bound_and_what_was_not_asked_for_goes_first() -> Non
     def key(number: int) -> Key:
         return handler, "/", "gzip", 200, (("ETag", f'"{number}"'),)
 
-    handler, kept = giving(Response(200)), Kept(3 * (100 + ENTRY + len("/")))
+    handler, kept = giving(Response(200)), EncodedCache(3 * (100 + ENTRY + len("/")))
     for number in range(3):
         kept.put(key(number), (), b"x" * 100)
     assert kept.get(key(0)) is not None

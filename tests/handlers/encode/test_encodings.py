@@ -1,4 +1,4 @@
-"""Codings: what each makes can be decoded, all of it, and of what has been flushed all so far."""
+"""Encodings: what each makes can be decoded, all of it, and of what has been flushed all so far."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from prefork.handlers.encode import encodings
-from prefork.handlers.encode.encodings import PACKAGES, Coding, choose, gzip
+from prefork.handlers.encode.encodings import PACKAGES, Encoding, choose, gzip
 
 TEXT = b"".join(b"<p>line %d of a text that repeats itself</p>\n" % number for number in range(2000))
 
 
-def coding(name: str, level: int = 4) -> Coding:
+def encoding(name: str, level: int = 4) -> Encoding:
     if PACKAGES[name]:
         pytest.importorskip(PACKAGES[name])
     (found,) = choose([name], level)
@@ -45,14 +45,14 @@ def _unbrotli(decompressor: Any, data: bytes) -> bytes:
 @pytest.mark.parametrize("level", [1, 4, 9])
 @pytest.mark.parametrize("data", [b"", b"x", TEXT], ids=["empty", "byte", "text"])
 def test_what_is_coded_at_once_is_decoded(name: str, level: int, data: bytes) -> None:
-    coded = coding(name, level).whole(data)
-    assert decoder(name)(coded) == data
-    assert len(coded) < max(len(data) / 5, 32)
+    encoded = encoding(name, level).whole(data)
+    assert decoder(name)(encoded) == data
+    assert len(encoded) < max(len(data) / 5, 32)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_what_was_flushed_can_be_decoded_without_the_rest(name: str) -> None:
-    encoder = coding(name).encoder()
+    encoder = encoding(name).encoder()
     sent = b""
     for number in range(3):
         sent += encoder.add(TEXT) + encoder.add(b"and this") + encoder.flush()
@@ -63,7 +63,7 @@ def test_what_was_flushed_can_be_decoded_without_the_rest(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_several_bodies_at_once_do_not_meet(name: str) -> None:
-    one, other = coding(name), [b"", b""]
+    one, other = encoding(name), [b"", b""]
     encoders = [one.encoder(), one.encoder()]
     for piece in (b"a", b"b"):
         assert one.whole(TEXT)
@@ -75,7 +75,7 @@ def test_several_bodies_at_once_do_not_meet(name: str) -> None:
 
 def test_a_higher_level_is_smaller() -> None:
     for name in PACKAGES:
-        assert len(coding(name, 9).whole(TEXT)) < len(coding(name, 1).whole(TEXT))
+        assert len(encoding(name, 9).whole(TEXT)) < len(encoding(name, 1).whole(TEXT))
 
 
 def test_a_small_window_is_gzip_as_well() -> None:

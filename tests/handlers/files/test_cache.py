@@ -16,7 +16,7 @@ from prefork.handlers.files.cache import OVERHEAD, FileCache
 from prefork.handlers.files.representation import SMALL
 from prefork.handlers.files.static import Files
 from prefork.http.h1.render import Renderer
-from prefork.http.message import FileSegment, Lasting, RequestLine, Response
+from prefork.http.message import FileSegment, Repeatable, RequestLine, Response
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 from prefork.shared.counters import FILE_EVICTIONS, FILE_HITS, FILE_MISSES, WIDTH
@@ -155,7 +155,7 @@ def test_names_that_lead_to_nothing_fill_no_memory(root: Path, board: memoryview
         assert got(files, f"/missing{number}")[0] == 404
     assert len(cache._absent) <= module.MOST_ABSENT
     assert got(files, "/" + "x" * 5000)[0] == 404
-    assert all(len(path) <= module.LONGEST for _, path in cache._absent)  # type: ignore[misc]
+    assert all(len(path) <= module.LONGEST_REMEMBERED for _, path in cache._absent)  # type: ignore[misc]
 
 
 def test_all_paths_that_fall_back_share_what_they_fall_back_to(root: Path, board: memoryview, clock: Clock) -> None:
@@ -305,12 +305,12 @@ def test_what_is_put_out_is_not_repeated(root: Path, board: memoryview, clock: C
         (root / name).write_bytes(name.encode())
     files, _ = keeping(root, board, entries=1)
     response = ask(files, "/a")
-    assert isinstance(response, Lasting)
-    response.again.until = response.valid
+    assert isinstance(response, Repeatable)
+    response.memo.until = response.valid
     clock.ahead = 20.0
     ask(files, "/b")
-    assert response.again.until == response.valid == 0.0
-    assert response.again.response is not response
+    assert response.memo.until == response.valid == 0.0
+    assert response.memo.response is not response
 
 
 # ---- large files

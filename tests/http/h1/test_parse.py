@@ -257,10 +257,10 @@ def test_what_is_kept_of_heads_is_within_its_bounds_with_all_that_depends_on_it(
             line, headers, repeat = found
             known += repeat is not None
             record(WHO, line, headers, 200, 100, 200, 0.1)
-            headers.views.setdefault("wsgi", wsgi._fields(headers, {}).copy())
-            headers.views.setdefault("asgi", asgi._fields(headers))
-            line.views.setdefault("wsgi", [line.path.encode(), line.query.encode(), line.origin.encode()])
-            line.views.setdefault("asgi", [line.path.encode(), line.query.encode(), line.origin.encode()])
+            headers.prepared.setdefault("wsgi", wsgi._fields(headers, {}).copy())
+            headers.prepared.setdefault("asgi", asgi._fields(headers))
+            line.prepared.setdefault("wsgi", [line.path.encode(), line.query.encode(), line.origin.encode()])
+            line.prepared.setdefault("asgi", [line.path.encode(), line.query.encode(), line.origin.encode()])
         if not number % 20:
             assert tracemalloc.get_traced_memory()[0] < 1_000_000 + 3 * 500_000
     tracemalloc.stop()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefork.errors import ApplicationError
 from prefork.http.h1.render import ENTRIES, ENTRY_BYTES, TO_PROXIES, Head, Renderer
-from prefork.http.message import Body, FileSegment, Lasting, RequestLine, Response, plain
+from prefork.http.message import Body, FileSegment, Repeatable, RequestLine, Response, plain
 from tests.http.conftest import Pieces
 
 FILE = FileSegment(-1, 0, 7, lambda: None)
@@ -290,7 +290,7 @@ def test_a_repeated_response_is_rendered_once_a_second() -> None:
 def test_a_date_of_the_application_s_own_stays_as_it_is_in_what_lasts(name: str, value: str) -> None:
     renderer = Renderer("prefork")
     line = RequestLine("GET", "/", "/", "", "", 1)
-    response = Lasting(200, ((name, value), ("X-After", "all of it")), b"abc", inf)
+    response = Repeatable(200, ((name, value), ("X-After", "all of it")), b"abc", inf)
     wires = {renderer.head(response, line, True, float(second)).wire for second in range(3)}
     first = renderer.head(Response(200, response.headers, b"abc"), line, True, 9.0).wire
     assert wires == {first}
@@ -302,7 +302,7 @@ def test_the_date_of_what_lasts_is_replaced_and_nothing_else(server: str, monkey
     renderer = Renderer(server)
     line = RequestLine("GET", "/", "/", "", "", 1)
     fields = (("X", "Date: \xe9"), ("X-Date", "Date: x"), ("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT"))
-    response = Lasting(200, fields, b"abc", inf)
+    response = Repeatable(200, fields, b"abc", inf)
     for second in range(3):
         monkeypatch.setattr("prefork.http.h1.render.time", lambda second=second: 1e9 + second)
         wire = renderer.head(response, line, True, float(second)).wire

@@ -11,7 +11,7 @@ import pytest
 
 from prefork.http.h1 import parse as heads
 from prefork.http.h1.connection import HEAD_READ, UNKNOWN
-from prefork.http.message import FileSegment, Lasting, Request, Response, plain
+from prefork.http.message import FileSegment, Repeatable, Request, Response, plain
 from prefork.net.stream import SLICE
 from prefork.shared.counters import REPEATS, REQUESTS
 from tests.http.conftest import GET, World
@@ -31,8 +31,8 @@ class Source:
         return self.response
 
 
-def lasting(here: World, seconds: float = 60.0, body: bytes = b"again") -> Lasting:
-    return Lasting(200, (("Content-Type", "text/plain"),), body, here.loop.now + seconds)
+def lasting(here: World, seconds: float = 60.0, body: bytes = b"again") -> Repeatable:
+    return Repeatable(200, (("Content-Type", "text/plain"),), body, here.loop.now + seconds)
 
 
 @pytest.fixture
@@ -92,15 +92,15 @@ def test_what_is_over_is_not_given_again(here: World) -> None:
         peer.send(GET)
         peer.answer()
     response = source(here).response
-    assert isinstance(response, Lasting)
+    assert isinstance(response, Repeatable)
     response.retire()
-    source(here).response = Lasting(200, (), b"new", here.loop.now + 60)
+    source(here).response = Repeatable(200, (), b"new", here.loop.now + 60)
     peer.send(GET)
     assert peer.answer().body == b"new"
 
 
 def test_what_does_not_last_is_not_remembered(here: World) -> None:
-    for response in (Lasting(200, (), b"x", 0.0), Response(200, (), b"x")):
+    for response in (Repeatable(200, (), b"x", 0.0), Response(200, (), b"x")):
         source(here).response, source(here).asked = response, 0
         peer = here.connect()
         for _ in range(4):
@@ -191,7 +191,7 @@ def test_a_repeat_has_all_the_time_that_any_answer_has(world: Make, tmp_path: Pa
     size = 10 * SLICE
     (tmp_path / "file").write_bytes(bytes(size))
     file = os.open(tmp_path / "file", os.O_RDONLY)
-    here.handler = Source(Lasting(200, (), FileSegment(file, 0, size, lambda: None), inf)).handle
+    here.handler = Source(Repeatable(200, (), FileSegment(file, 0, size, lambda: None), inf)).handle
     peer = here.connect()
     deadlines = []
 
@@ -219,7 +219,7 @@ def test_a_file_is_held_anew_for_each_repeat(here: World, tmp_path: Path) -> Non
         holders += change
 
     segment = FileSegment(file, 0, 1_000_000, lambda: hold(-1))
-    response = Lasting(200, (), segment, here.loop.now + 60, hold)
+    response = Repeatable(200, (), segment, here.loop.now + 60, hold)
 
     async def handle(request: Request) -> Response:
         hold()

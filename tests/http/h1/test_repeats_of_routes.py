@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from prefork.handlers.build import Host, build
-from prefork.handlers.error_pages import Pages
+from prefork.handlers.error_pages import ErrorPages
 from prefork.http.message import Handler, Request, Response, plain
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 from prefork.settings.schema import Compression, Files, Redirect, Respond, Route, Workers
 from prefork.shared.counters import REPEATS, REQUESTS, SENT
 from tests.handlers.files.file_trees import file_cache
@@ -49,12 +49,12 @@ def here(request: pytest.FixtureRequest, world: Make, tmp_path: Path) -> World:
     ]
     here = world(answering(lambda request: Response(500)))
     host = Host(
-        Crew(here.loop, 1),
+        ThreadPool(here.loop, 1),
         Workers(),
         dict,
         str(tmp_path),
         file_cache(),
-        pages=Pages({"404": str(tmp_path / "404.html")}),
+        pages=ErrorPages({"404": str(tmp_path / "404.html")}),
         compression=Compression(enabled=request.param, codings=("gzip",)),
     )
     find = build(routes, host).find

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from prefork.errors import BootError, MalformedMessage, TargetError
-from prefork.process.messages import Account, Report, Tell, describe, whereabouts
+from prefork.process.messages import Account, Report, Reporter, describe, whereabouts
 from prefork.process.pool.child import Child
 from prefork.process.pool.children import Children
 from prefork.runtime.loop import Loop
@@ -46,7 +46,7 @@ def wait_exit(children: Children, child: Child) -> str:
 
     eventually(is_gone, what="the end of the child")
     child.hang_up()
-    return child.ending
+    return child.exit_description
 
 
 def boot(children: Children, child: Child, timeout: float = 10.0) -> BootError | None:
@@ -73,8 +73,8 @@ def boot(children: Children, child: Child, timeout: float = 10.0) -> BootError |
     return outcome[0]
 
 
-def live(tell: Tell) -> int:
-    tell(Report())
+def live(reporter: Reporter) -> int:
+    reporter.send(Report())
     time.sleep(1000)
     return 0
 
@@ -89,23 +89,23 @@ def test_a_child_is_ready_when_it_says_so(children: Children) -> None:
 
 
 def test_a_child_is_ready_though_its_own_child_holds_the_pipe_open(children: Children) -> None:
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         reader, writer = os.pipe()
         if os.fork() == 0:
             os.close(writer)
             os.read(reader, 1)  # until the one above is gone
             os._exit(0)
-        return live(tell)
+        return live(reporter)
 
     assert boot(children, children.fork(main)) is None
 
 
 def test_what_a_child_returns_is_its_exit_status(children: Children) -> None:
-    assert wait_exit(children, children.fork(lambda tell: 3)) == "exit status 3"
+    assert wait_exit(children, children.fork(lambda reporter: 3)) == "exit status 3"
 
 
 def test_a_child_that_raises_reports_its_traceback_and_ends(children: Children) -> None:
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         raise ValueError("caf\udce9" * 100_000)
 
     child = children.fork(main)
@@ -117,8 +117,8 @@ def test_a_child_that_raises_reports_its_traceback_and_ends(children: Children) 
 
 
 def test_a_child_that_raises_after_its_report_is_no_boot_error(children: Children) -> None:
-    def main(tell: Tell) -> int:
-        tell(Report())
+    def main(reporter: Reporter) -> int:
+        reporter.send(Report())
         raise KeyboardInterrupt
 
     child = children.fork(main)
@@ -128,15 +128,15 @@ def test_a_child_that_raises_after_its_report_is_no_boot_error(children: Childre
 
 @pytest.mark.parametrize("died", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(0)])
 def test_a_child_that_dies_without_a_word_is_told_of_by_its_end(children: Children, died: Callable[[], None]) -> None:
-    child = children.fork(lambda tell: died() or 0)
+    child = children.fork(lambda reporter: died() or 0)
     error = boot(children, child)
-    assert str(error) == f"worker {child.pid} died while it booted: {child.ending}"
+    assert str(error) == f"worker {child.pid} died while it booted: {child.exit_description}"
 
 
 def test_a_child_that_dies_in_mid_report_has_reported_nothing(children: Children) -> None:
     known = set(os.listdir("/dev/fd"))
 
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         (pipe,) = (
             entry for entry in os.listdir("/dev/fd") if entry not in known and os.path.exists(f"/dev/fd/{entry}")
         )
@@ -152,7 +152,7 @@ def test_a_childs_death_is_noticed_though_its_own_child_holds_the_pipe_open(chil
     reader, writer = os.pipe()
     known = set(os.listdir("/dev/fd"))
 
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         if os.fork() == 0:
             os.close(writer)
             os.read(reader, 1)  # until the test is over
@@ -172,8 +172,8 @@ def test_a_childs_death_is_noticed_though_its_own_child_holds_the_pipe_open(chil
 
 
 def test_what_a_child_says_in_the_same_breath_as_that_it_is_ready_is_not_lost(children: Children) -> None:
-    def main(tell: Tell) -> int:
-        os.write(tell.fd, b"{}\n{}\n")  # that it is to be replaced
+    def main(reporter: Reporter) -> int:
+        os.write(reporter.fd, b"{}\n{}\n")  # that it is to be replaced
         time.sleep(1000)
         return 0
 
@@ -196,7 +196,7 @@ NONSENSE = {
 def test_a_child_that_says_what_makes_no_sense_in_place_of_being_ready_cannot_boot(
     children: Children, said: bytes
 ) -> None:
-    child = children.fork(lambda tell: (os.write(tell.fd, said) and time.sleep(1000)) or 0)
+    child = children.fork(lambda reporter: (os.write(reporter.fd, said) and time.sleep(1000)) or 0)
     assert str(boot(children, child)).startswith(f"worker {child.pid} says what makes no sense: ")
 
 
@@ -204,12 +204,12 @@ def test_a_child_that_says_what_makes_no_sense_in_place_of_being_ready_cannot_bo
 def test_a_worker_that_says_what_makes_no_sense_is_to_be_replaced_and_told_of_once(
     children: Children, said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def main(tell: Tell) -> int:
-        tell(Report())
+    def main(reporter: Reporter) -> int:
+        reporter.send(Report())
         with suppress(OSError):  # it is not heard to the end
             while True:
-                os.write(tell.fd, said)
-        return live(tell)
+                os.write(reporter.fd, said)
+        return live(reporter)
 
     child, other = children.fork(main), children.fork(live)
     assert (boot(children, child), boot(children, other)) == (None, None)
@@ -229,11 +229,11 @@ def test_a_worker_that_says_what_makes_no_sense_is_to_be_replaced_and_told_of_on
 
 
 def test_an_account_is_believed_as_far_as_it_can_be_true(children: Children) -> None:
-    def main(tell: Tell) -> int:
-        tell(Report())
-        os.read(tell.fd, 1)
-        tell(Report(account=Account("GET /" + "x" * 10_000, 1e300)))
-        return live(tell)
+    def main(reporter: Reporter) -> int:
+        reporter.send(Report())
+        os.read(reporter.fd, 1)
+        reporter.send(Report(account=Account("GET /" + "x" * 10_000, 1e300)))
+        return live(reporter)
 
     child = children.fork(main)
     assert boot(children, child) is None
@@ -293,7 +293,7 @@ def test_a_child_that_was_forked_past_us_is_adopted(children: Children, dies: st
 
 def test_a_child_that_says_nothing_is_given_up(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefork.process.pool.child.ANSWER", 0.05)
-    child = children.fork(lambda tell: time.sleep(1000) or 0)
+    child = children.fork(lambda reporter: time.sleep(1000) or 0)
     error = boot(children, child, 0.01)
     assert str(error).startswith(
         f"worker {child.pid} was not ready within 0.01 s (workers.boot_timeout), and does not say"
@@ -301,10 +301,10 @@ def test_a_child_that_says_nothing_is_given_up(children: Children, monkeypatch: 
 
 
 def test_a_child_whose_boot_takes_too_long_is_asked_where_it_is(children: Children) -> None:
-    def main(tell: Tell) -> int:
-        os.read(tell.fd, 1)
-        tell(whereabouts("in the middle of it"))
-        return live(tell)
+    def main(reporter: Reporter) -> int:
+        os.read(reporter.fd, 1)
+        reporter.send(whereabouts("in the middle of it"))
+        return live(reporter)
 
     child = children.fork(main)
     error = boot(children, child, 0.05)
@@ -343,7 +343,7 @@ class Broken:
 def test_nothing_that_is_raised_in_a_child_reaches_the_parents_frames(children: Children, error: BaseException) -> None:
     parent = os.getpid()
 
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         sys.stdout = Broken(error)  # type: ignore[assignment]
         return 5
 
@@ -356,7 +356,7 @@ def test_nothing_that_is_raised_in_a_child_reaches_the_parents_frames(children: 
 
 
 def test_signals_wait_until_the_child_lets_them_in(children: Children) -> None:
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         return 0 if {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD} <= blocked else 1
 
@@ -367,7 +367,7 @@ def test_a_child_holds_neither_the_lifelines_end_nor_its_siblings_pipes(children
     sibling = children.fork(live)
     held = [children._life, sibling._report]
 
-    def main(tell: Tell) -> int:
+    def main(reporter: Reporter) -> int:
         for descriptor in held:
             try:
                 os.fstat(descriptor)
@@ -380,9 +380,9 @@ def test_a_child_holds_neither_the_lifelines_end_nor_its_siblings_pipes(children
 
 
 def test_who_does_not_obey_is_killed_after_the_timeout(children: Children, caplog: pytest.LogCaptureFixture) -> None:
-    def deaf(tell: Tell) -> int:
+    def deaf(reporter: Reporter) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return live(tell)
+        return live(reporter)
 
     child = children.fork(deaf)
     assert boot(children, child) is None
@@ -401,7 +401,7 @@ def test_who_does_not_obey_is_killed_after_the_timeout(children: Children, caplo
     children.loop.run()
     reaping.cancel()
     child.hang_up()
-    assert child.ending == "SIGKILL"
+    assert child.exit_description == "SIGKILL"
 
 
 def test_a_target_error_speaks_for_itself_and_others_come_with_their_traceback() -> None:

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 
 from prefork.process.pool import exit_status
-from prefork.process.pool.exit_status import OomKills, ending
+from prefork.process.pool.exit_status import OomKills, describe_exit
 
 
 @pytest.mark.parametrize(
     ("status", "words"), [(0, "exit status 0"), (3, "exit status 3"), (-11, "SIGSEGV"), (-60, "signal 60")]
 )
 def test_an_end_has_a_name(status: int, words: str) -> None:
-    assert ending(status) == words
+    assert describe_exit(status) == words
 
 
 def test_the_oom_killer_is_named_where_it_is_suspected() -> None:
-    assert ending(-9, out_of_memory=True) == "SIGKILL, it seems by the kernel's OOM killer, as memory had run out"
+    assert (
+        describe_exit(-9, out_of_memory=True) == "SIGKILL, it seems by the kernel's OOM killer, as memory had run out"
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Turns: who is ahead of the others lets them accept first, unless they do not, or nobody stays for long anyway."""
+"""AcceptBalance: who is ahead of the others lets them accept first, unless they do not, or nobody stays for long
+anyway.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,19 @@ from time import monotonic
 
 import pytest
 
-from prefork.process.worker.accept_balance import FULL, LOOKS, MOST, PATIENCE, SPAN, Turns
+from prefork.process.worker.accept_balance import FULL, LOOKS, MOST, PATIENCE, SPAN, AcceptBalance
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.shared.counters import ACCEPTED, BUSY, BUSY_UNTIL, CONNECTIONS, FULL_SINCE
 from prefork.shared.scoreboard import STATE, Scoreboard, State
 from tests.conftest import eventually
 
 
 class Workshop:
-    """Three workers of a generation, one of the generation before, and the Turns of the first. No client waits yet."""
+    """Three workers of a generation, one of the generation before, and the AcceptBalance of the first. No client waits
+    yet.
+    """
 
     def __init__(self, loop: Loop, listener: socket.socket) -> None:
         self.loop = loop
@@ -27,7 +31,7 @@ class Workshop:
         for slot, generation in ((1, 2), (2, 2), (3, 2), (4, 1)):
             self.board.occupy(slot, 1000 + slot, generation)
             self.board.slot(slot)[STATE] = State.SERVING
-        self.turns = Turns(loop, self.board, 1)
+        self.balance = AcceptBalance(loop, self.board, 1)
         self.client: socket.socket | None = None
 
     def connections(self, *counts: int) -> None:
@@ -50,7 +54,7 @@ class Workshop:
         began, ended = monotonic(), []
 
         async def wait() -> None:
-            await self.turns.mine(self.listener)
+            await self.balance.wait_for_turn(self.listener)
             ended.append(monotonic())
 
         task = self.loop.spawn(wait(), "waiting for a turn")
@@ -148,13 +152,13 @@ def test_a_worker_whose_threads_are_all_in_calls_for_long_waits_where_others_hav
 
 def test_it_is_told_once_that_it_has_had_no_free_thread_for_long_and_others_have(shop: Workshop) -> None:
     told: list[float] = []
-    filled = Bell(shop.loop)
+    filled = Condition(shop.loop)
     own, other = shop.board.slot(1), shop.board.slot(2)
     shop.board.slot(3)[STATE] = State.DRAINING
 
     async def listen() -> None:
         while True:
-            await shop.turns.lost(filled)
+            await shop.balance.overloaded(filled)
             told.append(monotonic())
 
     def passes(seconds: float) -> None:
@@ -165,7 +169,7 @@ def test_it_is_told_once_that_it_has_had_no_free_thread_for_long_and_others_have
     task = shop.loop.spawn(listen(), "listening")
     for number in (1, 2):
         other[FULL_SINCE] = own[FULL_SINCE] = began = int(monotonic() * 1000)
-        filled.ring()
+        filled.notify_all()
         passes(3 * FULL)
         assert len(told) == number - 1  # the other has none, either
         other[FULL_SINCE] = 0
@@ -174,7 +178,7 @@ def test_it_is_told_once_that_it_has_had_no_free_thread_for_long_and_others_have
         assert told[-1] >= began / 1000 + FULL
         own[FULL_SINCE] = 0
     own[FULL_SINCE] = int(monotonic() * 1000)
-    filled.ring()
+    filled.notify_all()
     passes(FULL / 2)
     own[FULL_SINCE] = 0
     passes(2 * FULL)
@@ -191,11 +195,11 @@ def test_however_quick_a_worker_is_it_takes_little_more_than_its_share_of_a_burs
     shop.board.slot(3)[STATE] = State.DRAINING
     for quick in (1, 2):
         taken = [0, 0]
-        workers = [Turns(shop.loop, shop.board, slot) for slot in (1, 2)]
+        workers = [AcceptBalance(shop.loop, shop.board, slot) for slot in (1, 2)]
         for _ in range(clients):
             shop.connections(idle[0] + taken[0], idle[1] + taken[1])
             shop.busy(*taken)
-            shop.turns = workers[quick - 1]
+            shop.balance = workers[quick - 1]
             taken[quick - 1 if shop.wait(0) == 0 else 2 - quick] += 1
         assert max(taken) <= worst, f"{taken}, where worker {quick} is quick"
 
@@ -203,14 +207,14 @@ def test_however_quick_a_worker_is_it_takes_little_more_than_its_share_of_a_burs
 def test_of_two_workers_one_may_always_accept(shop: Workshop) -> None:
     """Or each would wait for the other."""
     shop.board.slot(3)[STATE] = State.DRAINING
-    workers = [Turns(shop.loop, shop.board, slot) for slot in (1, 2)]
+    workers = [AcceptBalance(shop.loop, shop.board, slot) for slot in (1, 2)]
     for busy in range(0, 30, 3):
         for more in range(0, 30, 3):
             for idle in (0, 5, 100):
                 shop.connections(busy + idle, more)
                 shop.busy(busy, more)
                 waits = []
-                for shop.turns in workers:
+                for shop.balance in workers:
                     waits.append(shop.wait(0))
                 assert 0 in waits, (busy, more, idle)
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefork.errors import TimedOut
-from prefork.handlers.apps.asgi.http import Exchange
+from prefork.handlers.apps.asgi.http import RequestCycle
 from prefork.handlers.apps.asgi.lifespan import Lifespan, take_back
 from prefork.handlers.apps.asgi.phases import COMPLETE
 from prefork.http.members import members
@@ -22,9 +22,9 @@ from prefork.http.message import Client, Handler, Headers, Request, RequestLine,
 from prefork.http.websocket.memory import Memory
 from prefork.logger import log
 from prefork.runtime import forks
-from prefork.runtime.asyncio_bridge import Guest
+from prefork.runtime.asyncio_bridge import AsyncioBridge
 from prefork.runtime.loop import Loop
-from prefork.runtime.sync import Bell
+from prefork.runtime.sync import Condition
 from prefork.runtime.task import PAUSE
 from prefork.settings.schema import Websocket
 from prefork.settings.wording import to_install
@@ -38,7 +38,7 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 # beside the generator until they get http.disconnect, then cancel it and go on to the background task; but what they
 # receive of a body is taken away from a generator that reads it. By 2.4 they rely on send alone, so a generator that
 # has nothing to send would never hear of its client's end. So it is 2.3, but 2.4 for as long as there is some of the
-# request's body that the application has not received; see Exchange for what comes of that.
+# request's body that the application has not received; see RequestCycle for what comes of that.
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
 CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
@@ -57,11 +57,11 @@ class Asgi:
         self.websocket = websocket
         self.send_timeout = send_timeout
         self.memory = Memory(websocket)
-        self.guest = Guest(loop)
+        self.bridge = AsyncioBridge(loop)
         self.loop = loop
         self.under_way: set[Any] = set()  # Exchanges and Sessions
         self._lifespans: dict[Any, Lifespan] = {}  # by the application
-        self._last = Bell(loop)  # rung when none is under way
+        self._last = Condition(loop)  # rung when none is under way
 
     def handler(self, application: Application, mount: str, lifespan: bool = True) -> Handler:
         """The Handler for requests to `application` below `mount` ("" or "/prefix"). Without a lifespan those requests
@@ -78,18 +78,18 @@ class Asgi:
         """Start every application's lifespan, in the order of the routes. Raises what an application fails with, once
         those have shut down that had started, or have had TAKING_BACK for that.
         """
-        self.guest.keep_policy()
+        self.bridge.keep_policy()
         lifespans = [*self._lifespans.values()]
         try:
             for lifespan in lifespans:
-                self.guest.run_until_complete(lifespan.start_up())
+                self.bridge.run_until_complete(lifespan.start_up())
         except Exception:
-            self.guest.run_until_complete(take_back(lifespans, TAKING_BACK))
+            self.bridge.run_until_complete(take_back(lifespans, TAKING_BACK))
             raise
 
     def run(self) -> None:
         """What Loop.run is to a worker without asyncio."""
-        self.guest.run()
+        self.bridge.run()
 
     def running(self) -> Request | None:
         """Whose application runs at this moment, if one does that has waited before. From any thread."""
@@ -102,19 +102,19 @@ class Asgi:
 
     def stacks(self) -> str:
         """Where each asyncio task of an application waits. From any thread."""
-        return self.guest.stacks()
+        return self.bridge.stacks()
 
     def ended(self, exchange: Any) -> None:
         self.under_way.discard(exchange)
         if not self.under_way:
-            self._last.ring()
+            self._last.notify_all()
 
     def close_in_child(self) -> None:
-        self.guest.close_in_child()
+        self.bridge.close_in_child()
 
     async def finished(self) -> None:
         """Wait, in a task of our loop, until no application call is under way."""
-        await self._last.until(lambda: not self.under_way)
+        await self._last.wait_for(lambda: not self.under_way)
 
     def requests(self) -> list[Request]:
         """Those whose application is not done, its response sent or not."""
@@ -138,7 +138,9 @@ class Asgi:
         lifespans = [*reversed(self._lifespans.values())]
         try:
             with self.loop.within(timeout):
-                await self.guest.join([self.guest.asyncio.create_task(lifespan.shut_down()) for lifespan in lifespans])
+                await self.bridge.join(
+                    [self.bridge.asyncio.create_task(lifespan.shut_down()) for lifespan in lifespans]
+                )
         except TimedOut:
             said = (
                 "an application's lifespan has not shut down within %g s (workers.shutdown_timeout), and is cancelled"
@@ -150,7 +152,7 @@ class Asgi:
         """End asyncio, and with it whatever an application has left running there."""
         for lifespan in self._lifespans.values():
             lifespan.give_up()
-        self.guest.close(CLOSING)
+        self.bridge.close(CLOSING)
 
 
 class Mounted:
@@ -158,7 +160,7 @@ class Mounted:
 
     def __init__(self, asgi: Asgi, application: Application, mount: str, state: dict[str, Any]) -> None:
         self._asgi = asgi
-        self._start = asgi.guest.start
+        self._start = asgi.bridge.start
         self._application = application
         self._mount = mount
         self._root = _text(mount)
@@ -168,11 +170,11 @@ class Mounted:
         """Raises whatever the application raises before its response begins, and what the request body does."""
         if "upgrade" in request.headers.fields and wants_websocket(request):
             return await self._converse(request)
-        exchange = Exchange(self._asgi, request)
+        exchange = RequestCycle(self._asgi, request)
         scope = self.scope(request)
         exchange.versions = scope["asgi"]
         task = self._start(exchange.live(self._application, scope))
-        if exchange.over and exchange.stage is COMPLETE:
+        if exchange.over and exchange.phase is COMPLETE:
             return exchange.response  # type: ignore[return-value]
         if forks.forked:  # it awaits something
             forks.leave()
@@ -201,16 +203,16 @@ class Mounted:
     def scope(self, request: Request) -> Scope:
         """The scope of type "http"; all of it that an application may change is its own."""
         line, headers, client = request.line, request.headers, request.client
-        from_line = line.views.get(self)
+        from_line = line.prepared.get(self)
         if from_line is None:
-            from_line = line.views[self] = self._line(line)
-        fields = headers.views.get(Asgi)
+            from_line = line.prepared[self] = self._line(line)
+        fields = headers.prepared.get(Asgi)
         if fields is None:
-            fields = headers.views[Asgi] = _fields(headers)
-        if client.views is None:
-            client.views = {Asgi: _client(client)}
+            fields = headers.prepared[Asgi] = _fields(headers)
+        if client.prepared is None:
+            client.prepared = {Asgi: _client(client)}
         scope: Scope = from_line.copy()
-        scope["scheme"], scope["client"], scope["server"] = client.views[Asgi]
+        scope["scheme"], scope["client"], scope["server"] = client.prepared[Asgi]
         scope["headers"] = _authoritative(fields, line) if line.authority else fields.copy()
         if headers.has_body:
             scope["asgi"] = WITH_BODY.copy()

@@ -23,7 +23,7 @@ from prefork.handlers.apps.asgi.phases import (
     UNDER_WAY,
     UNSEEN,
     WAITING,
-    Stage,
+    Phase,
 )
 from prefork.http.message import Fields, FileSegment, Request, Response
 from prefork.logger import log
@@ -46,7 +46,7 @@ class Host(Protocol):
     def ended(self, exchange: Any) -> None: ...
 
 
-class Exchange:
+class RequestCycle:
     """One request and its response; `response` is set once it is known, and `over` once the application has ended.
 
     It is the response's Chunks, too, where the body comes in pieces.
@@ -58,7 +58,7 @@ class Exchange:
     """
 
     # defaults of the class instead of an __init__ for all: most exchanges set but a few of these
-    stage = WAITING
+    phase = WAITING
     status = 0
     fields: Fields = ()
     response: Response | None = None
@@ -92,7 +92,7 @@ class Exchange:
             await application(scope, self.receive, self.send)
             if forks.forked:
                 forks.leave()
-            if self.stage is not COMPLETE:
+            if self.phase is not COMPLETE:
                 self._fell_short()
         except BaseException as error:
             if forks.forked:
@@ -126,7 +126,7 @@ class Exchange:
             while self.response is None or self.error is not None:
                 if self.error is not None:
                     raise self.error
-                if self.stage is STARTED:
+                if self.phase is STARTED:
                     self._begin_stream()  # the application waits: its client is to know that it has begun
                 else:
                     await PARKED
@@ -145,7 +145,7 @@ class Exchange:
         """The head leaves at once where nothing waits that could go with it; an empty piece is no more than a wish."""
         return not self._unsent
 
-    def __aiter__(self) -> Exchange:
+    def __aiter__(self) -> RequestCycle:
         self._iterated = True
         return self
 
@@ -156,7 +156,7 @@ class Exchange:
         while not self._pieces:
             if self.error is not None:
                 raise self.error
-            if self.stage is COMPLETE:
+            if self.phase is COMPLETE:
                 raise StopAsyncIteration
             await PARKED
         piece = b"".join(self._pieces)
@@ -168,7 +168,7 @@ class Exchange:
         """Take nothing more of the response, sent or not: the connection goes on, or ends."""
         self._stop_reading()
         self._pieces.clear()
-        if self.stage is STREAMING:
+        if self.phase is STREAMING:
             if self._iterated:
                 self._leave()
             else:  # a silent head's body is never begun with
@@ -179,12 +179,12 @@ class Exchange:
 
     async def receive(self) -> Message:
         """ASGI's receive: the request's body piece by piece, then http.disconnect when there is cause for it."""
-        if not self.received and self.stage in OPEN:
+        if not self.received and self.phase in OPEN:
             if not self.request.headers.has_body:
                 self.received = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             return await self._receive_piece()
-        while self.stage in OPEN:
+        while self.phase in OPEN:
             self._want()
             await self._news()
         self._told = True
@@ -195,8 +195,8 @@ class Exchange:
         ClientGone, an OSError, once nobody is there to get it.
         """
         kind = message["type"]
-        stage = self.stage
-        if kind == "http.response.start" and stage is WAITING:
+        phase = self.phase
+        if kind == "http.response.start" and phase is WAITING:
             headers = tuple(message.get("headers", ()))
             try:
                 self.fields = FIELDS.get(headers) or to_fields(headers)
@@ -207,33 +207,33 @@ class Exchange:
                 raise RuntimeError(f"the status of a response is {status!r}, not an int")
             self._relies_on_send = self.request.headers.has_body and not self.received
             self._enter(STARTED)
-        elif kind == "http.response.body" and stage is STARTED and not message.get("more_body"):
+        elif kind == "http.response.body" and phase is STARTED and not message.get("more_body"):
             body = message.get("body", b"")
             body = body if type(body) is bytes else to_bytes(body)
             self.response = Response(self.status, self.fields, body)
             self._enter(COMPLETE)
-        elif kind == "http.response.body" and stage in UNDER_WAY:
+        elif kind == "http.response.body" and phase in UNDER_WAY:
             await self._stream(to_bytes(message.get("body", b"")), bool(message.get("more_body")))
-        elif kind == "http.response.pathsend" and stage is STARTED:
+        elif kind == "http.response.pathsend" and phase is STARTED:
             self.response = Response(self.status, self.fields, to_segment(message.get("path")))
             self._enter(COMPLETE)
-        elif kind == "http.response.pathsend" and stage in UNDER_WAY:
+        elif kind == "http.response.pathsend" and phase in UNDER_WAY:
             await self._stream_file(to_segment(message.get("path")))
-        elif stage is GONE:
+        elif phase is GONE:
             self._told = True
             raise ClientGone("the client is gone")
         else:
-            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {EXPECTED[stage]}")
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {EXPECTED[phase]}")
 
     async def _stream(self, body: bytes, more: bool) -> None:
-        if self.stage is UNSEEN:
+        if self.phase is UNSEEN:
             await asyncio.sleep(0)  # nothing else slows it down
             if not more:
                 self._enter(COMPLETE)
             elif self.host.loop.now > self._until:
                 raise ClientGone("nobody is to see this body, and it does not end")
             return
-        if self.stage is STARTED:
+        if self.phase is STARTED:
             self._begin_stream()
         self._pieces.append(body)
         self._unsent += len(body)
@@ -241,16 +241,16 @@ class Exchange:
             assert self.response is not None
             self.response.body = b"".join(self._pieces)  # it has come to its end before anybody took a piece
         self._enter(STREAMING if more else COMPLETE)
-        while self._unsent > HIGH_WATER and self.stage is STREAMING:
+        while self._unsent > HIGH_WATER and self.phase is STREAMING:
             await self._news()
-        if self.stage is GONE:
+        if self.phase is GONE:
             self._told = True
             raise ClientGone("the client is gone")
 
     def _begin_stream(self) -> None:
         self._pieces = []
         self.response = Response(self.status, self.fields, self)
-        self.stage = STREAMING
+        self.phase = STREAMING
 
     async def _stream_file(self, segment: FileSegment) -> None:
         """A file behind a head that is out already."""
@@ -273,7 +273,7 @@ class Exchange:
         while not piece and not body.ended:
             self._want()
             await self._news()
-            if self.stage not in OPEN:
+            if self.phase not in OPEN:
                 return await self.receive()
             piece, self._piece = self._piece, b""
         if self.received:  # another task has received the end meanwhile
@@ -282,15 +282,15 @@ class Exchange:
         self._wanted = False
         if self.received:
             self.versions["spec_version"] = "2.3"
-        if body.ended and self.stage is STREAMING:
+        if body.ended and self.phase is STREAMING:
             self._read_on()
         return {"type": "http.request", "body": piece, "more_body": not self.received}
 
     # ---- between the two
 
-    def _enter(self, stage: Stage) -> None:
-        """Go on to `stage`, and have everybody look."""
-        self.stage = stage
+    def _enter(self, phase: Phase) -> None:
+        """Go on to `phase`, and have everybody look."""
+        self.phase = phase
         if self._task is not None:
             self._task.wake()
         self._tell()
@@ -326,11 +326,11 @@ class Exchange:
                     piece = await body.piece()
                     self._piece += piece  # by now, some of it may have been received
                     self._tell()
-                elif self.stage is STREAMING:
+                elif self.phase is STREAMING:
                     await self._look_for_end()
                 else:
                     await PARKED
-            while self.stage is not STREAMING and not (self._wanted and self.received):
+            while self.phase is not STREAMING and not (self._wanted and self.received):
                 await PARKED
             await body.hangup()
             raise Disconnected("the client has hung up")
@@ -356,10 +356,10 @@ class Exchange:
 
     def _lost(self, error: ProtocolError | Disconnected) -> None:
         """The client is gone, or says what it may not: the application hears that it is gone, the connection why."""
-        if self.stage is STREAMING:
+        if self.phase is STREAMING:
             self.error = Disconnected(str(error))
             self._leave()
-        elif self.stage is not COMPLETE:  # else whoever sends the rest will see
+        elif self.phase is not COMPLETE:  # else whoever sends the rest will see
             self.error = error
             self._enter(GONE)
 
@@ -374,21 +374,21 @@ class Exchange:
             self.task.cancel()
 
     def _fell_short(self) -> None:
-        if self.stage is not GONE and self.stage is not UNSEEN:
-            raise ApplicationError(f"the application has returned, while {EXPECTED[self.stage]}")
+        if self.phase is not GONE and self.phase is not UNSEEN:
+            raise ApplicationError(f"the application has returned, while {EXPECTED[self.phase]}")
 
     def _failed(self, error: BaseException) -> None:
         """Hand what the application raised to the connection, which logs it; where that has gone on, log it here."""
         asked = f"{self.request.method} {self.request.target}"
-        if self._ended and self.stage in OPEN:
+        if self._ended and self.phase in OPEN:
             self.error = (
-                Disconnected("the server leaves") if self.stage is STREAMING else ServerLeaving("the server leaves")
+                Disconnected("the server leaves") if self.phase is STREAMING else ServerLeaving("the server leaves")
             )
             self._enter(GONE)
-        elif self.stage is GONE or self._ended:
+        elif self.phase is GONE or self._ended:
             if not is_hangup(error):
                 log.warning("%s failed once its client had gone: %r", asked, error)
-        elif self.stage is COMPLETE or self.stage is UNSEEN:
+        elif self.phase is COMPLETE or self.phase is UNSEEN:
             # who answers 500 and raises then, as Starlette does, leaves it to the server to log that
             after = "" if self.status >= 500 else f" after its response of status {self.status}"
             log.error("%s failed%s: %r", asked, after, error, exc_info=error)

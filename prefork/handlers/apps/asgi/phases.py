@@ -1,11 +1,11 @@
-"""The stages of an ASGI application's response, and what is due in each."""
+"""The phases of an ASGI application's response, and what is due in each."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
 
-class Stage(Enum):
+class Phase(Enum):
     """How far a response is."""
 
     WAITING = auto()  # for http.response.start
@@ -17,7 +17,7 @@ class Stage(Enum):
 
 
 # a member looked up in its class costs 25 ns more on Python 3.11
-WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Stage
+WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Phase
 
 OPEN = frozenset((WAITING, STARTED, STREAMING))
 UNDER_WAY = frozenset((STARTED, STREAMING, UNSEEN))

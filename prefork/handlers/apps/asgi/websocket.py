@@ -30,7 +30,7 @@ VERSIONS = {"version": "3.0", "spec_version": "2.4"}  # 2.4: send raises OSError
 DENIAL = 64 * 1024 * 1024  # bytes of a response in place of a conversation, which is sent when it is whole
 
 
-class Stage(Enum):
+class Phase(Enum):
     """How far the application is."""
 
     CONNECTING = auto()  # is to accept or refuse
@@ -47,7 +47,7 @@ class Session:
         """Raises BadRequest where the handshake is malformed."""
         self.host = host
         self.request = request
-        self.stage = Stage.CONNECTING
+        self.phase = Phase.CONNECTING
         self.handshake = Handshake(request, settings.compression)
         self._socket = WebSocket(host.loop, settings, send_timeout, self.handshake.extensions, memory)
         self._socket.changed = self._look
@@ -79,7 +79,7 @@ class Session:
             await application(scope, self.receive, self.send)
             if forks.forked:
                 forks.leave()
-            if self._response is None and self.stage is not Stage.GONE:
+            if self._response is None and self.phase is not Phase.GONE:
                 raise ApplicationError("the application has returned, and neither accepted nor refused a WebSocket")
             self._socket.close()
         except BaseException as error:
@@ -98,7 +98,7 @@ class Session:
         """Close the conversation, as the server does not wait any longer; at the second time, or where there is none
         yet, cancel the application.
         """
-        if self.stage is Stage.OPEN and not self._ended:
+        if self.phase is Phase.OPEN and not self._ended:
             self._socket.close(1012, RESTART)
         elif self.task is not None:
             self.task.cancel()
@@ -136,14 +136,14 @@ class Session:
             self._task.wake()
 
     def _lose(self) -> None:
-        self.stage = Stage.GONE
+        self.phase = Phase.GONE
         self._socket.closed = self._socket.closed or ABNORMAL
         self._changed.set()
 
     def _look(self) -> None:
         """The conversation has changed."""
-        if self._socket.closed is not None and self.stage is Stage.OPEN:
-            self.stage = Stage.GONE
+        if self._socket.closed is not None and self.phase is Phase.OPEN:
+            self.phase = Phase.GONE
         self._changed.set()
 
     # ---- the application's side: asyncio
@@ -167,51 +167,51 @@ class Session:
         """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
         ClientGone, an OSError, once nobody is there to get it.
         """
-        kind, stage = message["type"], self.stage
-        if kind == "websocket.send" and stage is Stage.OPEN:
+        kind, phase = message["type"], self.phase
+        if kind == "websocket.send" and phase is Phase.OPEN:
             self._socket.put(_content(message))
             while self._socket.congested:
                 await self._changed.next()
-        elif stage is Stage.GONE:
+        elif phase is Phase.GONE:
             raise ClientGone("the client is gone")
-        elif kind == "websocket.close" and stage is Stage.OPEN:
-            self.stage = Stage.CLOSED
+        elif kind == "websocket.close" and phase is Phase.OPEN:
+            self.phase = Phase.CLOSED
             code = message.get("code")
             self._socket.close(1000 if code is None else code, message.get("reason") or "")
-        elif kind == "websocket.accept" and stage is Stage.CONNECTING:
+        elif kind == "websocket.accept" and phase is Phase.CONNECTING:
             fields = to_fields(tuple(message.get("headers") or ()))
-            self._answer(self.handshake.response(self._socket, message.get("subprotocol") or "", fields), Stage.OPEN)
-        elif kind == "websocket.close" and stage is Stage.CONNECTING:
+            self._answer(self.handshake.response(self._socket, message.get("subprotocol") or "", fields), Phase.OPEN)
+        elif kind == "websocket.close" and phase is Phase.CONNECTING:
             self._refuse(plain(403))
-        elif kind == "websocket.http.response.start" and stage is Stage.CONNECTING:
+        elif kind == "websocket.http.response.start" and phase is Phase.CONNECTING:
             self._status, self._fields = message["status"], to_fields(tuple(message.get("headers") or ()))
-            self.stage = Stage.DENYING
-        elif kind == "websocket.http.response.body" and stage is Stage.DENYING:
+            self.phase = Phase.DENYING
+        elif kind == "websocket.http.response.body" and phase is Phase.DENYING:
             self._body += to_bytes(message.get("body", b""))
             if len(self._body) > DENIAL:
                 raise RuntimeError(f"a response beyond {DENIAL} bytes in place of a WebSocket")
             if not message.get("more_body"):
                 self._refuse(Response(self._status, self._fields, bytes(self._body)))
         else:
-            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, the WebSocket being {stage.name}")
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, the WebSocket being {phase.name}")
 
-    def _answer(self, response: Response, stage: Stage) -> None:
+    def _answer(self, response: Response, phase: Phase) -> None:
         self._response = response
-        self.stage = stage
+        self.phase = phase
         self._wake()
 
     def _refuse(self, response: Response) -> None:
         self._socket.closed = Close(1006, "")
-        self._answer(response, Stage.CLOSED)
+        self._answer(response, Phase.CLOSED)
 
     def _failed(self, error: BaseException) -> None:
         """End the conversation with what the application raised, or the handshake with a 500."""
         asked = f"{self.request.method} {self.request.target}"
-        if self._response is None and self.stage is not Stage.GONE:
+        if self._response is None and self.phase is not Phase.GONE:
             self._error = (
                 ServerLeaving("the server leaves") if self._ended else ended_by(error)
             )  # which the connection logs
-        elif (self.stage is Stage.GONE or self._ended) and (is_hangup(error) or self._is_farewell(error)):
+        elif (self.phase is Phase.GONE or self._ended) and (is_hangup(error) or self._is_farewell(error)):
             pass
         else:
             log.error("%s failed: %r", asked, error, exc_info=error)

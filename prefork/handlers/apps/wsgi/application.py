@@ -1,4 +1,4 @@
-"""WSGI applications (PEP 3333), called inline in the loop, or in the threads of a pinned crew (runtime/threads.py).
+"""WSGI applications (PEP 3333), called inline in the loop, or in the threads of a pinned pool (runtime/threads.py).
 
 What repeats is prepared once: the part of the environ that comes from a header block, and the part that comes from a
 request line, live as long as those do (parse.py); a request copies the one and adds the other.
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from prefork import __version__
 from prefork.errors import Abandoned, Disconnected, TimedOut
-from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.handlers.apps.saturation import Saturation
 from prefork.handlers.apps.wsgi.call import Call, contained, to_bytes
 from prefork.handlers.apps.wsgi.delegated import Delegated
@@ -29,17 +29,17 @@ from prefork.runtime import forks
 from prefork.runtime.calls import Call as AtWork
 from prefork.runtime.calls import Ending
 from prefork.runtime.owner import Superseded
-from prefork.runtime.threads import DELEGATED, Crew
-from prefork.runtime.watcher import TICK, Baton
+from prefork.runtime.threads import DELEGATED, ThreadPool
+from prefork.runtime.watcher import TICK, Token
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 class Wsgi:
-    """Calls `application` for requests below `mount` ("" or "/prefix"), in the threads of `crew`; `handle` is the
+    """Calls `application` for requests below `mount` ("" or "/prefix"), in the threads of `pool`; `handle` is the
     Handler. A call may take `timeout` seconds, and wait for a thread for `queue_timeout` (0: any); the `saturation` of
-    the crew is shared by all who call by it. `estimates` tell which calls are
+    the pool is shared by all who call by it. `estimates` tell which calls are
     handed to another thread beforehand.
     """
 
@@ -47,7 +47,7 @@ class Wsgi:
         self,
         application: Application,
         mount: str,
-        crew: Crew,
+        pool: ThreadPool,
         *,
         multiprocess: bool,
         timeout: float = 0,
@@ -57,18 +57,18 @@ class Wsgi:
     ) -> None:
         self._application = application
         self._mount = mount
-        self._crew = crew
+        self._pool = pool
         self._timeout = timeout
         self._queue_timeout = queue_timeout
-        self._saturation = saturation or Saturation(crew)
-        self._inline = Inline(crew, timeout)
+        self._saturation = saturation or Saturation(pool)
+        self._inline = Inline(pool, timeout)
         self._pending = self._inline.pending
         self._estimates = estimates or Estimates()
         self._constant: Environ = {
             "SERVER_SOFTWARE": f"prefork/{__version__}",
             "wsgi.version": (1, 0),
             "wsgi.errors": ErrorStream(),
-            "wsgi.multithread": crew.threads > 1,
+            "wsgi.multithread": pool.threads > 1,
             "wsgi.multiprocess": multiprocess,
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
@@ -77,19 +77,19 @@ class Wsgi:
 
     async def handle(self, request: Request) -> Response:
         """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333. The hot path."""
-        if self._pending and (pending := self._pending.pop(self._crew.loop.current, None)):
+        if self._pending and (pending := self._pending.pop(self._pool.loop.current, None)):
             return pending()  # see wsgi/write.py
         line, headers, client = request.line, request.headers, request.client
-        environ: Environ | None = headers.views.get(self)
+        environ: Environ | None = headers.prepared.get(self)
         if environ is not None:
             environ = environ.copy()
         else:
             environ = _fields(headers, self._constant)
             if headers.shared:
-                headers.views[self] = environ.copy()
-        view = line.views.get(self)
+                headers.prepared[self] = environ.copy()
+        view = line.prepared.get(self)
         if view is None:
-            view = line.views[self] = self._line(line), self._estimates.find(line.method, line.path)
+            view = line.prepared[self] = self._line(line), self._estimates.find(line.method, line.path)
         from_line, estimate = view
         environ.update(from_line)
         environ["REMOTE_ADDR"] = client.address
@@ -102,26 +102,26 @@ class Wsgi:
         environ["wsgi.url_scheme"] = client.scheme
         call = Call()
         environ["wsgi.input"] = call.input = await _body(request, environ) if headers.has_body else io.BytesIO()
-        crew = self._crew
+        pool = self._pool
         waits, meter = False, None
         if estimate.is_watched:
             waits = estimate.hands_over()
             meter = Meter() if estimate.measures else None
-        if crew.pinned or crew.jobs or not crew.followers or (waits and crew.threads > 1):
+        if pool.pinned or pool.jobs or not pool.followers or (waits and pool.threads > 1):
             return await self._delegate(request, call, environ, estimate)
-        call.request, call.opener, call.thread = request, self._inline, crew.leader
+        call.request, call.opener, call.thread = request, self._inline, pool.leader
         began = monotonic()
-        baton = crew.enter(request, self._timeout, began)
+        token = pool.enter(request, self._timeout, began)
         if waits:
-            crew.counts[DELEGATED] += 1
-            crew.step_down(counted=False)
+            pool.counts[DELEGATED] += 1
+            pool.step_down(counted=False)
         else:
-            crew.inline += 1
+            pool.inline += 1
         try:
             result = self._application(environ, call.start_response)
             if forks.forked:
                 forks.leave()
-            if type(result) is list and call.outbox is None and call.status:
+            if type(result) is list and call.buffer is None and call.status:
                 content = to_bytes(result[0]) if len(result) == 1 else b"".join(map(to_bytes, result))
                 response: Response | None = Response(call.status, call.headers, content, call.reason)
                 call.thread = 0
@@ -129,17 +129,17 @@ class Wsgi:
                     call.close()
             else:
                 response = call.conclude(result)
-                if response is not None and call.thread and crew.leave(baton):
-                    crew.enter(Ending(request, Whole(self._pending, response)), self._timeout, monotonic())
+                if response is not None and call.thread and pool.leave(token):
+                    pool.enter(Ending(request, Whole(self._pending, response)), self._timeout, monotonic())
                     if not call.finish(response.body):
-                        self._take_back(call, baton)
+                        self._take_back(call, token)
                         response = None
         except BaseException as error:
             if forks.forked:
                 forks.leave(error)
             call.fail(error)
             held_up, is_measured = monotonic() - began if meter is None else meter.held_up(), meter is not None
-            if not crew.leave(baton):
+            if not pool.leave(token):
                 held_up, is_measured = min(held_up, TICK), True
                 await self._rejoin_failed(call, error)
             estimate.note(held_up, is_measured)
@@ -148,11 +148,11 @@ class Wsgi:
                 raise failure from error
             raise
         if response is None:
-            return await self._stream(call, crew.leave(baton), partial(self._note, estimate, began, meter))
+            return await self._stream(call, pool.leave(token), partial(self._note, estimate, began, meter))
         held_up = monotonic() - began if meter is None else meter.held_up()
         if call.thread:  # another thread leads already, and is to have the response before the application ends
-            await crew.produce(AtWork(request, self._timeout), call.finish_behind, leads=False)
-        elif not crew.leave(baton):
+            await pool.produce(AtWork(request, self._timeout), call.finish_behind, leads=False)
+        elif not pool.leave(token):
             await self._rejoin(response)
             estimate.note(min(held_up, TICK), True)
         elif held_up > LONG or estimate.is_watched:
@@ -163,20 +163,20 @@ class Wsgi:
         """A call is over that may have lost the loop."""
         held_up = monotonic() - began if meter is None else meter.held_up()
         if held_up > LONG or meter is not None or estimate.is_watched:
-            self._crew.post(partial(estimate.note, held_up, meter is not None))
+            self._pool.call_soon(partial(estimate.note, held_up, meter is not None))
 
-    def _take_back(self, call: Call, baton: Baton) -> None:
+    def _take_back(self, call: Call, token: Token) -> None:
         """Let there be another response in place of that which `call` has more for. Raises ApplicationError where that
         is on its way.
         """
-        if not self._crew.leave(baton):
+        if not self._pool.leave(token):
             raise call.excess()
-        self._crew.enter(call.request, self._timeout, monotonic())
+        self._pool.enter(call.request, self._timeout, monotonic())
 
     async def _rejoin(self, response: Response) -> None:
         """Raises Abandoned, and closes the response, where nobody waits for it."""
         try:
-            await self._crew.rejoin()
+            await self._pool.rejoin()
         except BaseException:
             await release(response.body)
             raise
@@ -186,9 +186,9 @@ class Wsgi:
         tells of it.
         """
         try:
-            await self._crew.rejoin()
+            await self._pool.rejoin()
         except (Abandoned, Superseded):
-            if call.outbox is None and not isinstance(error, Disconnected):
+            if call.buffer is None and not isinstance(error, Disconnected):
                 failed(call.request, error)
             raise
 
@@ -198,34 +198,34 @@ class Wsgi:
 
         Raises Superseded, once all is done, where the call has written: that response is another coroutine's.
         """
-        if call.outbox is not None:
-            await self._crew.rejoin()
+        if call.buffer is not None:
+            await self._pool.rejoin()
             raise Disconnected("a call has written for nobody")
         at_work = AtWork(call.request, self._timeout)
-        outbox = Outbox(self._crew, at_work)
+        buffer = ResponseBuffer(self._pool, at_work)
 
         def work() -> None:
-            call.produce(outbox)
+            call.produce(buffer)
             over()
 
         try:
-            await self._crew.produce(at_work, work, leads=leads)
-            return call.outcome(outbox)
+            await self._pool.produce(at_work, work, leads=leads)
+            return call.outcome(buffer)
         except BaseException:
-            await outbox.aclose()
+            await buffer.aclose()
             raise
 
     async def _delegate(self, request: Request, call: Call, environ: Environ, estimate: Estimate) -> Response:
         """The response to a call in another thread. 503 where none is free in time."""
-        crew, task = self._crew, self._crew.loop.current
+        pool, task = self._pool, self._pool.loop.current
         call.request = request
-        call.opener = delegated = Delegated(crew, call, self._timeout, estimate)
-        if self._queue_timeout and crew.is_full:
+        call.opener = delegated = Delegated(pool, call, self._timeout, estimate)
+        if self._queue_timeout and pool.is_full:
             task.deadline = monotonic() + self._queue_timeout
         try:
             await delegated.make(partial(self._application, environ, call.start_response))
         except TimedOut:
-            if not crew.is_leaving:
+            if not pool.is_leaving:
                 self._saturation.turned_away(self._queue_timeout)
             return plain(503, ("Retry-After", "1"))
         finally:

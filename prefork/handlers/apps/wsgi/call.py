@@ -1,6 +1,6 @@
 """One call of a WSGI application: what it says by start_response, and what becomes of what it returns (PEP 3333).
 
-All of it is done in one thread, and nothing in here waits for the loop but what puts pieces into a full outbox. Where
+All of it is done in one thread, and nothing in here waits for the loop but what puts pieces into a full buffer. Where
 the application comes back in a process that it has forked, that process ends (forks.py).
 """
 
@@ -13,7 +13,7 @@ from time import monotonic
 from typing import IO, Any, Protocol
 
 from prefork.errors import ApplicationError, ClientGone, Disconnected, ForkedError
-from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.handlers.apps.wsgi.file_wrapper import FileWrapper
 from prefork.http.exchange import failed
 from prefork.http.grammar import DIGITS, REASONS
@@ -28,7 +28,7 @@ PATIENCE = 30.0  # seconds for which an application may go on with a body that n
 class Opener(Protocol):
     """How the response of a call begins before the call has returned."""
 
-    def open(self, call: Call) -> Outbox:
+    def open(self, call: Call) -> ResponseBuffer:
         """Have `call.response` made of what is returned, and sent."""
 
 
@@ -37,7 +37,7 @@ class Call:
 
     `request`, its body `input`, the `thread` (ident) that makes the call, and `opener` are to be set before. Whichever
     of `conclude`, `finish` and `produce` comes to the end calls `close`; where the application, `conclude` or `finish`
-    raises, the caller calls `fail`. `outbox` is where the body goes, once the head does not wait for the whole of it.
+    raises, the caller calls `fail`. `buffer` is where the body goes, once the head does not wait for the whole of it.
     """
 
     # defaults of the class instead of an __init__: a call costs 60 ns to make, not 170
@@ -46,7 +46,7 @@ class Call:
     headers: Fields = ()
     sent = False  # the head is on its way: it is too late for another one
     thread = 0  # once the call is over
-    outbox: Outbox | None = None
+    buffer: ResponseBuffer | None = None
     request: Request
     input: IO[bytes]
     opener: Opener
@@ -83,16 +83,16 @@ class Call:
         piece = to_bytes(data)
         if not piece:
             return
-        outbox = self.outbox
-        if outbox is None or not self.thread:
-            outbox = self._open()
+        buffer = self.buffer
+        if buffer is None or not self.thread:
+            buffer = self._open()
         if self._until:
             if monotonic() > self._until:
                 raise ClientGone("nobody is to see this body, and it does not end")
-        elif not outbox.put(piece):
+        elif not buffer.put(piece):
             raise ClientGone("the client is gone")
 
-    def _open(self) -> Outbox:
+    def _open(self) -> ResponseBuffer:
         """Let the response begin with the pieces that are there."""
         if not self.thread or self.sent:
             raise ApplicationError("write() was called once the response was over")
@@ -102,10 +102,10 @@ class Call:
         self.headers = tuple(self.headers)  # as they are now
         if self._is_unseen():
             self._until = monotonic() + PATIENCE
-        outbox = self.outbox = self.opener.open(self)
+        buffer = self.buffer = self.opener.open(self)
         if not self._until:
-            outbox.put(self._taken())
-        return outbox
+            buffer.put(self._taken())
+        return buffer
 
     def _is_unseen(self) -> bool:
         """The response is to have no body, whatever there is."""
@@ -129,7 +129,7 @@ class Call:
         """
         self._result = result
         body: Body | None = None
-        if self.outbox is not None:
+        if self.buffer is not None:
             self._iterator = iter(result)
         elif isinstance(result, (str, bytes)) and result:
             raise ApplicationError(
@@ -140,11 +140,11 @@ class Call:
             body = b"".join(map(to_bytes, result))
         elif isinstance(result, FileWrapper) and self.status:
             body = result.segment(self._length())
-        if body is None and self.outbox is None:
+        if body is None and self.buffer is None:
             self._iterator = iter(result)
             body = self._begin(_has_one(result))
-        if self.outbox is not None:  # it writes, or has begun to while it was asked for pieces
-            self.produce(self.outbox)
+        if self.buffer is not None:  # it writes, or has begun to while it was asked for pieces
+            self.produce(self.buffer)
             return None
         if body is None:
             self._check_status()
@@ -169,7 +169,7 @@ class Call:
                 self._iterator = iter(())
                 return self._taken()
             self._add(piece)
-            if self.outbox is not None:
+            if self.buffer is not None:
                 return None
         if self.status and self._length() == sum(map(len, self._pieces)):
             return self._taken()
@@ -218,26 +218,26 @@ class Call:
                 raise Disconnected("the client left while the application gave nothing")
             self._next_look = now + LOOK
 
-    def outcome(self, outbox: Outbox) -> Response:
+    def outcome(self, buffer: ResponseBuffer) -> Response:
         """The response to what `produce` puts: in one piece where all of it is there."""
-        if outbox.whole:
-            return self.response(outbox.take())
-        return self.response(outbox)
+        if buffer.whole:
+            return self.response(buffer.take())
+        return self.response(buffer)
 
-    def produce(self, outbox: Outbox) -> None:
+    def produce(self, buffer: ResponseBuffer) -> None:
         """Put what has been taken so far, and the rest, until the end or as long as somebody wants it."""
         self.sent = True  # for start_response: there is no other head any more
-        self.outbox = outbox
+        self.buffer = buffer
         if self._is_unseen():
-            outbox.abandoned = True
+            buffer.abandoned = True
         error: BaseException | None = None
         try:
-            while outbox.put(self._taken()):
+            while buffer.put(self._taken()):
                 piece = next(self._iterator, _END)
                 if forks.forked:
                     forks.leave()
                 if piece is _END:
-                    outbox.put(self._taken())
+                    buffer.put(self._taken())
                     break
                 self._add(piece)
         except BaseException as failure:
@@ -245,14 +245,14 @@ class Call:
                 forks.leave(failure)
             error = contained(failure)
         self.thread = 0  # before anybody has seen the end: what is written now comes too late
-        outbox.end(error)
+        buffer.end(error)
         self.close()
 
     def fail(self, error: BaseException) -> None:
         """The application has raised this: end what it has begun to write, and close."""
         self.thread = 0
-        if self.outbox is not None:
-            self.outbox.end(contained(error))
+        if self.buffer is not None:
+            self.buffer.end(contained(error))
         self.close()
 
     def _taken(self) -> bytes:

@@ -8,14 +8,14 @@ from threading import get_ident
 from time import monotonic
 
 from prefork.errors import Disconnected, TimedOut
-from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.handlers.apps.wsgi.call import Call, contained
 from prefork.handlers.apps.wsgi.wait_estimate import Estimate, Meter
 from prefork.http.exchange import failed, release
 from prefork.http.message import Response
 from prefork.runtime import forks
 from prefork.runtime.calls import Call as AtWork
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 
 HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has sent its end counts as gone
 
@@ -23,14 +23,14 @@ HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that 
 class Delegated:
     """One such `call`, for the current task, and its Opener. It may take `timeout` seconds; `estimate` learns of it."""
 
-    def __init__(self, crew: Crew, call: Call, timeout: float, estimate: Estimate) -> None:
-        self._crew = crew
-        self._task = crew.loop.current
+    def __init__(self, pool: ThreadPool, call: Call, timeout: float, estimate: Estimate) -> None:
+        self._pool = pool
+        self._task = pool.loop.current
         self._call = call
         self._at_work = AtWork(call.request, timeout)
         self._estimate = estimate
         self._asked = monotonic()
-        self._outbox: Outbox | None = None  # once the response begins before the call is over
+        self._buffer: ResponseBuffer | None = None  # once the response begins before the call is over
         self._writes = False  # it has begun by a write()
         self._outcome: Response | BaseException | None = None
 
@@ -43,7 +43,7 @@ class Delegated:
         a thread is free.
         """
         try:
-            await self._crew.delegate(self._at_work, partial(self._work, make))
+            await self._pool.delegate(self._at_work, partial(self._work, make))
         except TimedOut:
             self._call.close()
             raise
@@ -53,8 +53,8 @@ class Delegated:
 
     def response(self) -> Response:
         """Raises what the call has raised, and Disconnected where it was not made, as the client had left by then."""
-        if self._outbox is not None:
-            return self._call.response(self._outbox) if self._writes else self._call.outcome(self._outbox)
+        if self._buffer is not None:
+            return self._call.response(self._buffer) if self._writes else self._call.outcome(self._buffer)
         if isinstance(self._outcome, Response):
             return self._outcome
         assert self._outcome is not None
@@ -63,26 +63,26 @@ class Delegated:
     async def _dispose(self) -> None:
         """Nobody waits for the outcome any more."""
         come = self._outcome
-        if self._outbox is not None:
-            await self._outbox.aclose()
+        if self._buffer is not None:
+            await self._buffer.aclose()
         elif come is None:
             self._call.close()
         if isinstance(come, Response):
             await release(come.body)
-        elif come is not None and self._outbox is None and not isinstance(come, Disconnected):
+        elif come is not None and self._buffer is None and not isinstance(come, Disconnected):
             failed(self._call.request, come)
 
     # ---- the thread of the call
 
-    def open(self, call: Call) -> Outbox:
+    def open(self, call: Call) -> ResponseBuffer:
         self._writes = True
         return self._begin()
 
-    def _begin(self) -> Outbox:
-        """Have the task go on with the outbox."""
-        self._outbox = outbox = Outbox(self._crew, self._at_work)
-        self._crew.hand_back(self._task)
-        return outbox
+    def _begin(self) -> ResponseBuffer:
+        """Have the task go on with the buffer."""
+        self._buffer = buffer = ResponseBuffer(self._pool, self._at_work)
+        self._pool.hand_back(self._task)
+        return buffer
 
     def _work(self, make: Callable[[], Iterable[bytes]]) -> None:
         call = self._call
@@ -102,10 +102,10 @@ class Delegated:
                 forks.leave(error)
             call.fail(error)
             self._outcome = contained(error)
-        if self._outbox is None:
+        if self._buffer is None:
             if self._outcome is None:
                 call.produce(self._begin())
             elif call.thread:  # its task need not wait for the rest
-                self._crew.hand_back(self._task)
+                self._pool.hand_back(self._task)
                 call.finish_behind()
         self._at_work.over = partial(self._estimate.note, meter.held_up(), True)

@@ -19,56 +19,56 @@ from prefork.http.message import Chunks, FileSegment, Handler, Request, RequestB
 from prefork.runtime import forks
 from prefork.runtime.calls import Call
 from prefork.runtime.task import Task
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 
 BUFFER = 64 * 1024  # bytes that an application's small reads are served from
 
 
 class Unbuffered:
-    """`handler`, that of a WSGI application called by `crew`, with bodies that are read while it is at work."""
+    """`handler`, that of a WSGI application called by `pool`, with bodies that are read while it is at work."""
 
-    def __init__(self, handler: Handler, crew: Crew) -> None:
+    def __init__(self, handler: Handler, pool: ThreadPool) -> None:
         self._handler = handler
-        self._crew = crew
+        self._pool = pool
 
     async def handle(self, request: Request) -> Response:
         """Raises what the handler raises, and ProtocolError or Disconnected where the body ends by that."""
         if not request.headers.has_body:
             return await self._handler(request)
         asked = request.body
-        # asked again for a call that has written, whose inbox is there: see wsgi/write.py
-        inbox = asked if isinstance(asked, Inbox) else Inbox(asked, request, self._crew)
-        body = inbox.body
-        request.body = cast(RequestBody, inbox)  # as far as a WSGI handler uses one
+        # asked again for a call that has written, whose reader is there: see wsgi/write.py
+        reader = asked if isinstance(asked, BodyReader) else BodyReader(asked, request, self._pool)
+        body = reader.body
+        request.body = cast(RequestBody, reader)  # as far as a WSGI handler uses one
         try:
             response = await self._handler(request)
         except BaseException as error:
-            inbox.stop()
-            if inbox.error is None or isinstance(error, Abandoned) or not isinstance(error, Exception):
+            reader.stop()
+            if reader.error is None or isinstance(error, Abandoned) or not isinstance(error, Exception):
                 raise
-            raise inbox.error from error
+            raise reader.error from error
         finally:
             request.body = body
         if isinstance(response.body, (bytes, FileSegment, Upgrade)):
-            inbox.stop()
+            reader.stop()
         else:
-            response.body = _Answering(response.body, inbox)
-        if inbox.error is not None:
+            response.body = _Answering(response.body, reader)
+        if reader.error is not None:
             await release(response.body)
-            raise inbox.error
+            raise reader.error
         return response
 
 
-class Inbox(io.RawIOBase):
+class BodyReader(io.RawIOBase):
     """What is to come of `body`, for a thread that may wait for it; `error` says why there will be no more.
 
-    The thread calls `readinto`, and the leader of `crew` all else.
+    The thread calls `readinto`, and the leader of `pool` all else.
     """
 
-    def __init__(self, body: RequestBody, request: Request, crew: Crew) -> None:
+    def __init__(self, body: RequestBody, request: Request, pool: ThreadPool) -> None:
         self.error: ProtocolError | Disconnected | None = None
         self.body = body
-        self._crew = crew
+        self._pool = pool
         self._request = request
         self._piece = memoryview(b"")
         self._reading: tuple[Task, Call] | None = None
@@ -103,8 +103,8 @@ class Inbox(io.RawIOBase):
             raise BodyLost("this process was forked by the application: its parent has the rest of the body")
         if self.error is None and not self._stopped:
             self._answered.clear()
-            self._crew.step_down()
-            self._crew.post(self._fetch)
+            self._pool.step_down()
+            self._pool.call_soon(self._fetch)
             self._answered.wait()
         if self.error is not None:
             raise BodyLost(str(self.error)) from self.error
@@ -115,14 +115,14 @@ class Inbox(io.RawIOBase):
 
     def _fetch(self) -> None:
         """Have a piece read, for a call that somebody waits for."""
-        call = next((call for call in self._crew.calls.under_way.values() if call.what is self._request), None)
+        call = next((call for call in self._pool.calls.under_way.values() if call.what is self._request), None)
         if call is None or call.abandoned:
             self._stopped = True
         if call is None or self._stopped:
             self._answered.set()
         else:
             call.since = inf  # it is the client that takes its time, and has its own time-out
-            self._reading = self._crew.loop.spawn(self._read(call), "reading a request body"), call
+            self._reading = self._pool.loop.spawn(self._read(call), "reading a request body"), call
 
     async def _read(self, call: Call) -> None:
         try:
@@ -150,10 +150,10 @@ class Inbox(io.RawIOBase):
 class _Answering:
     """A response in `pieces`, during which the request body may still be read."""
 
-    def __init__(self, pieces: Chunks, inbox: Inbox) -> None:
+    def __init__(self, pieces: Chunks, reader: BodyReader) -> None:
         self.prompt = pieces.prompt
         self._pieces = pieces
-        self._inbox = inbox
+        self._reader = reader
 
     def __aiter__(self) -> _Answering:
         self._iterator = aiter(self._pieces)
@@ -164,10 +164,10 @@ class _Answering:
         try:
             return await anext(self._iterator)
         except Exception as error:
-            if self._inbox.error is None:
+            if self._reader.error is None:
                 raise
-            raise Disconnected(f"an answer was cut short: {self._inbox.error}") from error
+            raise Disconnected(f"an answer was cut short: {self._reader.error}") from error
 
     async def aclose(self) -> None:
-        self._inbox.stop()
+        self._reader.stop()
         await self._pieces.aclose()

@@ -2,7 +2,7 @@
 
 The thread of that call is in the frames of the very coroutine that would send the response. So it steps down, and stays
 with its call, while its task goes on by another coroutine, which asks the handlers again (runtime/owner.py); the WSGI
-handler finds the call among those `pending`, and answers with what it puts into its outbox.
+handler finds the call among those `pending`, and answers with what it puts into its buffer.
 """
 
 from __future__ import annotations
@@ -10,50 +10,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from prefork.handlers.apps.response_buffer import Outbox
+from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.handlers.apps.wsgi.call import Call
 from prefork.http.message import Response
 from prefork.runtime.calls import Call as AtWork
 from prefork.runtime.task import Task
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 
 
 class Inline:
-    """The Opener of calls that the leader of `crew` makes; from its first write on, each may take `timeout` seconds to
+    """The Opener of calls that the leader of `pool` makes; from its first write on, each may take `timeout` seconds to
     come to the next.
     """
 
-    def __init__(self, crew: Crew, timeout: float) -> None:
+    def __init__(self, pool: ThreadPool, timeout: float) -> None:
         self.pending: dict[Task, Callable[[], Response]] = {}  # by whose response it gives; the leader's
-        self._crew = crew
+        self._pool = pool
         self._timeout = timeout
 
-    def open(self, call: Call) -> Outbox:
+    def open(self, call: Call) -> ResponseBuffer:
         at_work = AtWork(call.request, self._timeout)
-        outbox = Outbox(self._crew, at_work)
-        self._crew.detach(at_work, _Writing(self.pending, call, outbox))
-        return outbox
+        buffer = ResponseBuffer(self._pool, at_work)
+        self._pool.detach(at_work, _Writing(self.pending, call, buffer))
+        return buffer
 
 
 class _Writing:
-    """Has what `call` puts into `outbox` sent by whoever finds it among those `pending`."""
+    """Has what `call` puts into `buffer` sent by whoever finds it among those `pending`."""
 
-    def __init__(self, pending: dict[Task, Callable[[], Response]], call: Call, outbox: Outbox) -> None:
+    def __init__(self, pending: dict[Task, Callable[[], Response]], call: Call, buffer: ResponseBuffer) -> None:
         self._pending = pending
         self._call = call
-        self._outbox = outbox
+        self._buffer = buffer
         self._task: Task | None = None
 
     def begins(self, task: Task) -> None:
         self._task = task
-        self._pending[task] = partial(self._call.response, self._outbox)
+        self._pending[task] = partial(self._call.response, self._buffer)
 
     def answered(self) -> None:
         if self._task is not None and self._pending.pop(self._task, None) is not None:
-            self._outbox.abandon()  # the handlers have answered otherwise
+            self._buffer.abandon()  # the handlers have answered otherwise
 
     def refused(self) -> None:
-        self._outbox.abandon()
+        self._buffer.abandon()
 
 
 class Whole:

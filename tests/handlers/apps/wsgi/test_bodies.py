@@ -268,7 +268,7 @@ def test_an_iterator_that_yields_nothing_ends_when_its_client_has_left(
         with here.connect(request("/left")) as client:
             if begun:
                 receive(client, b"begin\r\n")
-            here.until(lambda: here.crew.calls.under_way)
+            here.until(lambda: here.pool.calls.under_way)
         here.until(lambda: ends)
     assert [(entry.target, entry.status) for entry in here.log] == [("/left", 200 if begun else 499)]
     assert not caplog.records
@@ -292,7 +292,7 @@ def test_an_iterator_that_yields_nothing_ends_when_its_client_has_had_a_504(
             ends.append("closed")
 
     with live(application, pinned=pinned, timeout=0.1) as here:
-        here.crew.calls.overdue = lambda call: next(iter(here.server.connections)).give_up()
+        here.pool.calls.overdue = lambda call: next(iter(here.server.connections)).give_up()
         assert parse(rest(here.connect(request("/")))).status == 504
         others = [here.connect() for _ in range(3)]  # one of which has its descriptor, most likely
         here.until(lambda: ends)

@@ -248,7 +248,7 @@ def test_the_request_body_is_closed_when_a_list_is_returned(body: Any) -> None:
 @pytest.fixture(
     params=[(False, 1), (False, 3), (True, 1), (True, 3)], ids=["inline 1", "inline 3", "pinned 1", "pinned 3"]
 )
-def crew(request: pytest.FixtureRequest) -> dict[str, Any]:
+def pool(request: pytest.FixtureRequest) -> dict[str, Any]:
     pinned, threads = request.param
     return {"pinned": pinned, "threads": threads}
 
@@ -284,7 +284,7 @@ class Lingering:
 @pytest.mark.parametrize("late", [False, True], ids=["an application that is quick", "one that is slow"])
 @pytest.mark.parametrize("in_close", [False, True], ids=["behind its last piece", "in close()"])
 def test_what_is_whole_leaves_before_the_application_has_come_to_its_end(
-    late: bool, in_close: bool, crew: dict[str, Any], caplog: pytest.LogCaptureFixture
+    late: bool, in_close: bool, pool: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     bodies = [Lingering(late=late, in_close=in_close) for _ in range(2)]
     made = iter(bodies)
@@ -295,7 +295,7 @@ def test_what_is_whole_leaves_before_the_application_has_come_to_its_end(
         body.threads.append(threading.get_ident())
         return body
 
-    with live(application, **crew) as here, here.connect() as client:
+    with live(application, **pool) as here, here.connect() as client:
         for body in bodies:  # on one connection
             client.sendall(request("/"))
             assert receive(client, b"\r\n\r\nwhole").endswith(b"\r\n\r\nwhole")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.errors import BodyLost
-from prefork.handlers.apps.wsgi.input import Inbox
+from prefork.handlers.apps.wsgi.input import BodyReader
 from prefork.http.message import Handler
 from prefork.runtime.calls import Call
 from prefork.runtime.loop import Loop
@@ -195,20 +195,20 @@ def test_a_thread_that_asks_as_the_reading_is_stopped_goes_on() -> None:
     call, posted, lost = Call("POST /", 1.0), SimpleQueue[Callable[[], None]](), SimpleQueue[BodyLost]()
     call.task = loop.current = loop.spawn(wait(PARKED), "a request")
     calls = SimpleNamespace(under_way={1: call})
-    crew: Any = SimpleNamespace(loop=loop, calls=calls, step_down=lambda: None, post=posted.put)
+    pool: Any = SimpleNamespace(loop=loop, calls=calls, step_down=lambda: None, call_soon=posted.put)
     body: Any = SimpleNamespace(ended=False, piece=lambda: wait(PARKED))
-    inbox = Inbox(body, call.what, crew)
+    reader = BodyReader(body, call.what, pool)
 
     def ask() -> None:
         try:
-            inbox.readinto(memoryview(bytearray(1)))
+            reader.readinto(memoryview(bytearray(1)))
         except BodyLost as error:
             lost.put(error)
 
     Thread(target=ask, daemon=True).start()
     posted.get(timeout=10)()
     assert call.since == inf
-    inbox.stop()
+    reader.stop()
     assert call.since < inf
     assert "has been answered" in str(lost.get(timeout=10))
     loop.close()

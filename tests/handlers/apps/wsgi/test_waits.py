@@ -46,7 +46,7 @@ def ask(here: Live, path: str) -> bytes:
 
 
 def counts(here: Live) -> tuple[int, int]:
-    return here.crew.inline, here.crew.counts[DELEGATED]
+    return here.pool.inline, here.pool.counts[DELEGATED]
 
 
 @pytest.mark.parametrize("kind", ["waits", "fails", "streams"])
@@ -71,7 +71,7 @@ def test_who_makes_one_call_at_a_time_counts_those_known_to_wait_as_handed_over(
         for _ in range(5):
             ask(here, "fast")
         here.until(lambda: counts(here) == (0, 5))
-        assert not here.crew.counts[TAKEOVERS]  # nothing has come unexpectedly
+        assert not here.pool.counts[TAKEOVERS]  # nothing has come unexpectedly
 
 
 def test_as_many_wait_at_once_as_there_are_threads() -> None:
@@ -123,11 +123,11 @@ def test_who_makes_one_call_at_a_time_makes_it_itself_and_others_go_on_meanwhile
         held = here.connect(b"GET /held HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert begun.wait(10)
         others = [here.connect(b"GET /waits HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") for _ in range(3)]
-        here.until(lambda: len(here.crew.jobs) == 3)  # the loop turns
+        here.until(lambda: len(here.pool.jobs) == 3)  # the loop turns
         go_on.set()
         threads |= {parse(rest(client)).body for client in (held, *others)}
         assert len(threads) == 1
-        assert here.crew.counts[QUEUED] >= 3
+        assert here.pool.counts[QUEUED] >= 3
 
 
 def test_a_thread_makes_the_next_call_without_the_loop() -> None:
@@ -139,8 +139,8 @@ def test_a_thread_makes_the_next_call_without_the_loop() -> None:
         start_response("200 OK", [])
         order.append(environ["PATH_INFO"])
         if environ["PATH_INFO"] == "/1":
-            here.until(lambda: len(here.crew.jobs) == 1)
-            here.crew.post(lambda: order.append(f"held until {second.wait(10)}"))
+            here.until(lambda: len(here.pool.jobs) == 1)
+            here.pool.call_soon(lambda: order.append(f"held until {second.wait(10)}"))
         else:
             second.set()
         return [b""]
@@ -171,13 +171,13 @@ def test_calls_that_are_not_made_as_their_clients_have_left_tell_nothing_of_thei
             ask(here, "waits")
         asked = b"GET /waits?%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         held = [here.connect(asked % name) for name in (b"first", b"second")]
-        here.until(lambda: len(here.crew.calls.under_way) == 2)
+        here.until(lambda: len(here.pool.calls.under_way) == 2)
         for _ in range(40):
             here.connect(asked % b"").close()
-        here.until(lambda: len(here.crew.jobs) == 40)
+        here.until(lambda: len(here.pool.jobs) == 40)
         first.set()
         rest(held[0])
-        here.until(lambda: len(here.crew.followers) == 1)
+        here.until(lambda: len(here.pool.followers) == 1)
         before = counts(here)
         ask(here, "waits")
         assert counts(here) == (before[0], before[1] + 1)

@@ -486,7 +486,7 @@ def test_a_client_that_reads_slowly_slows_the_writer_down_and_costs_little_memor
     try:
         with live(application, pinned=pinned) as here:
             client = here.connect(CLOSE)
-            calls = here.crew.calls
+            calls = here.pool.calls
             here.until(lambda: (len(written) + 2) * len(PIECE) > disk)
             here.until(lambda: [call.since for call in calls.under_way.values()] == [inf])  # it waits for the client
             assert len(written) < count
@@ -520,7 +520,7 @@ def test_the_timeout_counts_from_write_to_write(pinned: bool) -> None:
         return []
 
     with live(application, pinned=pinned, timeout=0.3) as here:
-        here.crew.calls.overdue = overdue.append
+        here.pool.calls.overdue = overdue.append
         assert parse(rest(here.connect(CLOSE))).body == b"x" * 10
     assert not overdue
 
@@ -543,11 +543,11 @@ def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, ca
         return []
 
     with live(application, pinned=pinned, timeout=0.1) as here:
-        here.crew.calls.overdue = overdue.append
+        here.pool.calls.overdue = overdue.append
         raw = rest(here.connect(request("/slow")))
         go.set()
         here.until(lambda: ends)
-        here.until(lambda: not here.crew.calls.under_way)
+        here.until(lambda: not here.pool.calls.under_way)
     assert raw.endswith(b"\r\n5\r\nbegin\r\n")
     assert [type(error) for error in ends] == [ClientGone]
     assert [call.what.target for call in overdue] == ["/slow"]
@@ -576,14 +576,14 @@ def test_what_is_written_after_the_client_has_had_its_504_goes_nowhere(
     with live(application, pinned=pinned, timeout=0.1) as here:
 
         def give_up(call: Any) -> None:
-            assert here.crew.calls.away.get(call.task) is call
+            assert here.pool.calls.away.get(call.task) is call
             next(one for one in here.server.connections if one.task is call.task).give_up()
 
-        here.crew.calls.overdue = give_up
+        here.pool.calls.overdue = give_up
         raw = rest(here.connect(request("/slow")))
         go.set()
         here.until(lambda: ends)
-        here.until(lambda: not here.crew.calls.under_way)
+        here.until(lambda: not here.pool.calls.under_way)
     assert parse(raw).status == 504
     assert parse(raw).rest == b""
     assert [(entry.target, entry.status) for entry in here.log] == [("/slow", 504)]

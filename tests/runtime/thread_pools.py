@@ -1,4 +1,4 @@
-"""A crew with its loop, checked at every touch, that runs a test's coroutines to their end."""
+"""A pool with its loop, checked at every touch, that runs a test's coroutines to their end."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from prefork.runtime.calls import Call
-from prefork.runtime.checked import CheckedCrew, CheckedLoop
+from prefork.runtime.checked import CheckedLoop, CheckedThreadPool
 from prefork.runtime.poller import make_poller
 from prefork.runtime.task import PARKED
-from prefork.runtime.threads import Crew
+from prefork.runtime.threads import ThreadPool
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds that anything in here may take
 
 
 class Ship:
-    """A crew of `threads`; `run` it once. `abandoned` is set where the main thread did not come back, and `lost` is
+    """A pool of `threads`; `run` it once. `abandoned` is set where the main thread did not come back, and `lost` is
     what had ended the loop then.
     """
 
     def __init__(self, threads: int = 2, pinned: bool = False) -> None:
         self.loop = CheckedLoop(make_poller())
-        self.crew = CheckedCrew(self.loop, threads)
-        self.crew.pinned = pinned
+        self.pool = CheckedThreadPool(self.loop, threads)
+        self.pool.pinned = pinned
         self.abandoned = threading.Event()
         self.lost: BaseException | None = None
         self._failures: list[BaseException] = []
@@ -35,18 +35,18 @@ class Ship:
 
     async def call(self, function: Callable[[], T], what: Any = "a call", timeout: float = 0) -> T:
         """What the handlers do around an application call."""
-        crew = self.crew
-        if crew.pinned or crew.is_full:
+        pool = self.pool
+        if pool.pinned or pool.is_full:
             return await self.delegate(function, what, timeout)
-        baton = crew.enter(what, timeout, monotonic())
+        token = pool.enter(what, timeout, monotonic())
         try:
             result = function()
         except BaseException:
-            if not crew.leave(baton):
-                await crew.rejoin()
+            if not pool.leave(token):
+                await pool.rejoin()
             raise
-        if not crew.leave(baton):
-            await crew.rejoin()
+        if not pool.leave(token):
+            await pool.rejoin()
         return result
 
     async def hold(self, event: threading.Event) -> None:
@@ -63,7 +63,7 @@ class Ship:
             except BaseException as error:
                 outcome.append((None, error))  # type: ignore[arg-type]
 
-        await self.crew.delegate(Call(what, timeout), work)
+        await self.pool.delegate(Call(what, timeout), work)
         result, error = outcome[0]
         if error is not None:
             raise error
@@ -75,9 +75,9 @@ class Ship:
         for coroutine in coroutines:
             self.loop.spawn(self._watched(coroutine, stop), "a test's")
         self.loop.spawn(self._give_up(), "patience")
-        with started(self.crew):
+        with started(self.pool):
             try:
-                self.crew.run(self._abandon)
+                self.pool.run(self._abandon)
             finally:
                 self.loop.close()
         if self._failures:
@@ -109,23 +109,23 @@ class Ship:
 
 
 @contextmanager
-def started(crew: Crew) -> Iterator[None]:
-    """The crew's threads are there within the block, in which the loop stops, and not after it."""
+def started(pool: ThreadPool) -> Iterator[None]:
+    """The pool's threads are there within the block, in which the loop stops, and not after it."""
     before, switch = set(threading.enumerate()), sys.getswitchinterval()
     sys.setswitchinterval(0.0005)  # as in a worker (surroundings.py)
-    crew.start()
-    threads, seats = set(threading.enumerate()) - before, list(crew.followers)
+    pool.start()
+    threads, standing_by = set(threading.enumerate()) - before, list(pool.followers)
     try:
         yield
     finally:
-        crew._over = True
-        for seat in seats:
+        pool._over = True
+        for follower in standing_by:
             with suppress(RuntimeError):
-                seat.lock.release()
-        crew._watcher.wake()
+                follower.lock.release()
+        pool._watcher.wake()
         for thread in threads:
             thread.join()
-        crew.loop.posts.close()
+        pool.loop.callbacks.close()
         sys.setswitchinterval(switch)
 
 
