@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prefork.errors import TargetError
 from prefork.handlers.apps.interface import Interface, load_application
@@ -67,6 +67,16 @@ class AsgiHost(Protocol):
     def close_in_child(self) -> None: ...
 
 
+class Wrapper(NamedTuple):
+    """Makes one handler of another. It `is_pure` where its outcome depends on nothing but the bytes of the request's
+    head and the outcome of the other. A wrapper that looks at the client or the time, or counts, is not, and sees each
+    request.
+    """
+
+    around: Callable[[Handler], Handler]
+    is_pure: bool = False
+
+
 @dataclass(frozen=True)
 class Host:
     """The worker as its handlers know it: who calls applications, and by which settings; what a status route shows;
@@ -89,13 +99,12 @@ class Host:
 def build(routes: Sequence[Route], host: Host) -> Router:
     """The router for `routes`. Raises TargetError, and whatever importing an application raises.
 
-    What a wrapper gives by its outcome alone may be Repeatable, and so be given again without that wrapper being asked.
-    One that has to see each request (who may come, how often) hands out a plain Response in the place of a Repeatable.
-    It is asked twice about the very same Request where a WSGI application writes (wsgi/write.py): what counts requests
-    has to know them again.
+    A route's Repeatable responses are sent again without its handler being asked, but only where all its wrappers are
+    pure. A wrapper is asked twice about the very same Request where a WSGI application writes (wsgi/write.py): one that
+    counts requests has to know them again.
     """
     compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
-    built, vital, limits, queue = [], [], {}, Queue(host.pool.loop)
+    built, vital, repeatable, limits, queue = [], [], [], {}, Queue(host.pool.loop)
     saturation = Saturation(host.pool)
     for route in routes:
         path = _spelled(route.path)
@@ -103,15 +112,29 @@ def build(routes: Sequence[Route], host: Host) -> Router:
             handler: Handler = _files(route, routes, host, queue)
         else:
             handler = _handler(route, mount(path), host, saturation)
-        handler = host.pages.around(handler)
+        wrappers = [Wrapper(host.pages.around, is_pure=True)]
         if host.compression.enabled if route.compression is None else route.compression:
-            handler = compression().around(handler, keeps=route.files is not None)
+            compress = partial(compression().around, keeps=route.files is not None)
+            wrappers.append(Wrapper(compress, is_pure=True))
+        handler, is_pure = wrapped(handler, wrappers)
+        if is_pure:
+            repeatable.append(handler)
         built.append((route.host, path, handler))
         if route.status:
             vital.append(handler)
         if route.max_body is not None:
             limits[handler] = BodyLimit(route.max_body, f"max_body of the route {route.host}{route.path}")
-    return Router(built, host.pages.around(not_found), vital, limits)
+    return Router(built, host.pages.around(not_found), vital, limits, repeatable)
+
+
+def wrapped(handler: Handler, wrappers: Iterable[Wrapper]) -> tuple[Handler, bool]:
+    """`handler` within these, the first one innermost; and whether all that are in force are pure."""
+    is_pure = True
+    for wrapper in wrappers:
+        around = wrapper.around(handler)
+        is_pure = is_pure and (wrapper.is_pure or around is handler)
+        handler = around
+    return handler, is_pure
 
 
 def load_applications(routes: Sequence[Route]) -> Load:

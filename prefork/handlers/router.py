@@ -25,8 +25,9 @@ class Router:
     """Routes are (host, path prefix, handler): host "" is any, "*.example.com" every name under it.
 
     A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple". Where none does,
-    `otherwise` answers. `vital` are those handlers that answer however full the server is; `limits` are those that
-    bodies have in some routes, by the routes' handlers.
+    `otherwise` answers. `vital` are those handlers that answer however full the server is, `repeatable` those that may
+    be passed over where a request repeats itself; `limits` are those that bodies have in some routes, by the routes'
+    handlers.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Router:
         otherwise: Handler = not_found,
         vital: Iterable[Handler] = (),
         limits: Mapping[Handler, BodyLimit] = MappingProxyType({}),
+        repeatable: Iterable[Handler] = (),
     ) -> None:
         self._otherwise = otherwise
         self._limits = limits
         self.vital = frozenset(vital)
+        self.repeatable = frozenset(repeatable)
         self._hosts: dict[str, list[tuple[str, Handler]]] = {}
         for host, path, handler in routes:
             self._hosts.setdefault(host, []).append((mount(path), handler))

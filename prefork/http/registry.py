@@ -59,8 +59,9 @@ class Served(Protocol):
 
 class Server:
     """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
-    `board` is the worker's scoreboard slot (see shared/counters.py); `with_error_page` is given what the server says by
-    itself. `limit` is how many connections there should be, `vital` the handlers that answer beyond that, too;
+    `board` is the worker's page of the scoreboard (see shared/counters.py); `with_error_page` is given the server's own
+    answers. `limit` is how many connections there should be, `vital` the handlers that answer beyond that, too;
+    `repeatable` are the handlers whose Repeatable responses may be sent again without the handler being asked;
     `limit_of_route` tells how large the body of a request may be where its route has a say in that.
     """
 
@@ -85,6 +86,7 @@ class Server:
         self.connections: set[Served] = set()
         self.limit = MOST_CONNECTIONS
         self.vital: Container[Handler] = ()
+        self.repeatable: Container[Handler] = ()
         self._per_client: Counter[str] = Counter()
         self._activity = Activity(board)
         self.draining = False

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from prefork.errors import TargetError
+from prefork.handlers.build import Wrapper, wrapped
 from prefork.handlers.error_pages import ErrorPages
+from prefork.http.message import Handler, Request, Response, plain
 from prefork.settings.schema import Compression, Files, Redirect, Respond, Route
 from tests.handlers.exchange import Answer, exchange, parse, request, routed
 
@@ -175,3 +177,31 @@ def test_a_route_for_the_index_that_redirects_to_it_is_none_that_answers_for_it(
     routes = [Route(files=Files(root=str(tmp_path))), Route(path="/index.html", redirect=Redirect(to="/"))]
     assert ask(routes, "/").body == b"home"
     assert ask(routes, "/index.html").headers["Location"] == "/"
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "pure"),
+    [
+        ([], True),
+        ([Wrapper(lambda handler: passing(handler), is_pure=True)], True),
+        ([Wrapper(lambda handler: passing(handler))], False),
+        ([Wrapper(lambda handler: handler)], True),  # it is not in force
+        ([Wrapper(lambda handler: passing(handler)), Wrapper(lambda handler: passing(handler), is_pure=True)], False),
+    ],
+)
+def test_a_route_is_repeated_past_its_wrappers_only_where_all_say_that_they_are_pure(
+    wrappers: list[Wrapper], pure: bool
+) -> None:
+    async def inner(request: Request) -> Response:
+        return plain(200)
+
+    handler, is_pure = wrapped(inner, wrappers)
+    assert is_pure == pure
+    assert (handler is inner) == (not any(wrapper.around(inner) is not inner for wrapper in wrappers))
+
+
+def passing(handler: Handler) -> Handler:
+    async def handle(request: Request) -> Response:
+        return await handler(request)
+
+    return handle

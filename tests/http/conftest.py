@@ -49,6 +49,13 @@ class Entry(NamedTuple):
     seconds: float
 
 
+class Everything:
+    """A container of everything."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
 class World:
     """A Server whose handler is `handler`. `log` is what was recorded, `errors` what was logged from ERROR up."""
 
@@ -62,6 +69,7 @@ class World:
         http = structs.replace(Http(), **limits)
         record = lambda *entry: self.log.append(Entry(*entry))  # noqa: E731
         self.server = Server(self.loop, http, lambda request: self.handler, self.board, record)
+        self.server.repeatable = Everything()
         self.protocol = Http1(self.server)
         self.clients: list[Peer] = []
         self.loop.spawn(self._tick(), "clock")

@@ -175,7 +175,8 @@ class Connection:
         judge = server.forwarding.judge
         spare = self.spare
         find = server.find_vital if spare else server.find
-        whole, render = self.protocol.whole, self.protocol.renderer(peer)
+        protocol = self.protocol
+        whole, render = protocol.whole, protocol.renderer(peer)
         readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
@@ -226,7 +227,7 @@ class Connection:
             if started >= self.busy_until:
                 server.note_busy(self)
             task.deadline = inf
-            memo = repeat.memo if repeat is not None else None
+            memo = repeat.memo if repeat is not None and repeat.protocol is protocol else None
             if memo is not None and memo.until > started and not server.draining:
                 response, outgoing = memo.response, memo.head
                 if memo.hold is not None:
@@ -234,10 +235,18 @@ class Connection:
                 board[REPEATS] += 1
             else:
                 try:
-                    response = await find(request)(request)
+                    handler = find(request)
+                    response = await handler(request)
                     try:
                         keep_alive = persistent and not server.draining and request.body.reusable
                         outgoing = render(response, line, keep_alive, loop.now)
+                        if (
+                            repeat is not None
+                            and type(response) is Repeatable
+                            and outgoing is response.memo.head
+                            and handler in server.repeatable
+                        ):
+                            repeat.memo, repeat.protocol = response.memo, protocol
                     except BaseException:
                         await release(response.body)
                         raise
@@ -247,8 +256,6 @@ class Connection:
                     response = server.with_error_page(failed(request, error))
                     keep_alive = persistent and not server.draining and request.body.reusable
                     outgoing = render(response, line, keep_alive, loop.now)
-                if repeat is not None and type(response) is Repeatable and outgoing is response.memo.head:
-                    repeat.memo = response.memo
             body = response.body
             if isinstance(body, bytes):
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body

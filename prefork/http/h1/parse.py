@@ -98,12 +98,15 @@ class _Blocks(_Cache[Headers]):
 
 
 class Repeat:
-    """What there is to say to a head that came more than once, byte for byte; None while nothing lasts."""
+    """How a head that came more than once, byte for byte, was answered last, and to connections of which `protocol`,
+    which is that of a listener; None while there is no answer that may be repeated.
+    """
 
-    __slots__ = ("memo",)
+    __slots__ = ("memo", "protocol")
 
     def __init__(self) -> None:
         self.memo: Memo | None = None
+        self.protocol: object = None
 
 
 Whole = tuple[RequestLine, Headers, Repeat | None]

@@ -16,12 +16,14 @@ Render = Callable[[Response, RequestLine, bool, float], Head]
 
 
 class Http1:
-    """HTTP/1 as the connections of `server` speak it."""
+    """HTTP/1 as the connections of one listener of `server` speak it. Those of several listeners share their `heads`,
+    but no answers: an answer may depend on the listener, and on its scheme.
+    """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, heads: Heads | None = None) -> None:
         http = server.http
         self.server = server
-        self.heads = Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
+        self.heads = heads or Heads(http.max_head, http.max_fields, ProxyFields(http.trusted_fields))
         self.whole = self.heads.whole  # bound once: 64 bytes less a connection
         name = "prefork" if http.server_header else ""
         idle = int(http.keepalive_timeout - KEEPALIVE_RESERVE)

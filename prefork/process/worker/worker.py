@@ -122,7 +122,7 @@ class Worker:
             self._server = self._assemble(assignment.environment or enter(settings))
             if self._asgi is not None:
                 self._asgi.start_up()
-        self._protocol = Http1(self._server)
+        self._heads = Http1(self._server).heads
         reserve = RESERVE + settings.file_cache.open_files
         self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
         self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
@@ -165,7 +165,7 @@ class Worker:
         record = None if logs.access is None else logs.access.record
         server = Server(self._loop, settings.http, router.find, self._board, record, environment.pages.with_error_page)
         forks.on_fork(server.close_in_child)
-        server.vital = router.vital
+        server.vital, server.repeatable = router.vital, router.repeatable
         server.limit_of_route = router.body_limit
         return server
 
@@ -245,7 +245,7 @@ class Worker:
 
     def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
         """What to do with clients of `listener` at `address`: a connection each, as a task of its own."""
-        loop, protocol = self._loop, self._protocol
+        loop, protocol = self._loop, Http1(self._server, self._heads)
         min_rate = self._assignment.settings.http.min_send_rate
         where = listener.getsockname()
         is_unix = address.kind == "unix"

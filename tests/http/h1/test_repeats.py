@@ -11,6 +11,7 @@ import pytest
 
 from prefork.http.h1 import parse as heads
 from prefork.http.h1.connection import HEAD_READ, UNKNOWN
+from prefork.http.h1.protocol import Http1
 from prefork.http.message import FileSegment, Repeatable, Request, Response, plain
 from prefork.net.stream import SLICE
 from prefork.shared.counters import REPEATS, REQUESTS
@@ -258,3 +259,33 @@ def test_a_head_as_long_as_one_read_is_no_less_one(here: World) -> None:
     for _ in range(3):
         peer.send(long)
         assert peer.answer().body == b"again"
+
+
+def test_a_rule_that_looks_at_the_client_sees_each_request(here: World) -> None:
+    """Though the handler below it gives the same answer again and again."""
+    below = here.handler
+    may_come = [False, True, True, True, True, True, False]
+
+    async def rule(request: Request) -> Response:
+        return await below(request) if may_come.pop(0) else plain(403)
+
+    here.handler = rule
+    here.server.repeatable = {below}
+    peer = here.connect()
+    statuses = []
+    while may_come:
+        peer.send(GET)
+        statuses.append(peer.answer().status)
+    assert statuses == [403, 200, 200, 200, 200, 200, 403]
+
+
+def test_what_one_listener_answers_is_not_repeated_to_clients_of_another(here: World) -> None:
+    other = Http1(here.server, here.protocol.heads)
+    for protocol, repeats in ((here.protocol, True), (other, False), (here.protocol, False)):
+        here.protocol = protocol
+        before = here.board[REPEATS]
+        peer = here.connect()
+        for _ in range(6 if repeats else 1):
+            peer.send(GET)
+            assert peer.answer().status == 200
+        assert (here.board[REPEATS] > before) == repeats
