@@ -30,13 +30,13 @@ path = "/"
 files = "public"
 [[route]]
 path = "/wsgi"
-wsgi = "coded_app:wsgi"
+wsgi = "encoded_app:wsgi"
 [[route]]
 path = "/asgi"
-asgi = "coded_app:asgi"
+asgi = "encoded_app:asgi"
 [[route]]
 path = "/plain"
-wsgi = "coded_app:wsgi"
+wsgi = "encoded_app:wsgi"
 compression = false
 """
 APP = """
@@ -95,7 +95,7 @@ SOURCES = ["/text.html", "/wsgi/whole", "/wsgi/pieces", "/asgi/whole", "/asgi/pi
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Iterator[Server]:
-    files = {"coded_app.py": APP, "public/text.html": TEXT, "public/page.html": PAGE + "<!-- " + "x" * 1024 + " -->"}
+    files = {"encoded_app.py": APP, "public/text.html": TEXT, "public/page.html": PAGE + "<!-- " + "x" * 1024 + " -->"}
     server = serve_module(CONFIG, files)
     yield server
     assert "Traceback" not in server.stderr
@@ -129,7 +129,7 @@ def test_who_accepts_nothing_gets_it_as_it_is(server: Server, path: str) -> None
     assert answer.body == TEXT
 
 
-def test_a_connection_goes_on_after_coded_answers_of_each_kind(server: Server) -> None:
+def test_a_connection_goes_on_after_encoded_answers_of_each_kind(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     for path in SOURCES * 3:
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
@@ -199,7 +199,7 @@ def test_a_reader_that_stops_stops_who_makes_the_body(server: Server) -> None:
     assert made[-1] < 200  # of 64 KiB: what is not read waits in the sockets, and no more than two pieces with us
 
 
-def test_chromium_hears_events_that_are_coded(server: Server, chromium: Chromium) -> None:
+def test_chromium_hears_events_that_are_encoded(server: Server, chromium: Chromium) -> None:
     (server.directory / "asgi.gate").touch()
     dom = chromium.dom(f"http://127.0.0.1:{server.port}/page.html")
     assert "<title>first</title>" in dom

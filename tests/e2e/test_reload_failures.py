@@ -163,7 +163,7 @@ def test_status_says_that_the_last_reload_failed(server: Server) -> None:
     assert ", FAILED: config/server.toml: line" in line
 
 
-def test_wishes_that_gather_during_a_failing_reload_are_granted_by_a_second_one(serve: Serve) -> None:
+def test_operations_that_gather_during_a_failing_reload_are_granted_by_a_second_one(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     slow = "import os, time\nopen('entered', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.005)\n1 / 0\n"
     (server.directory / "app.py").write_text(slow)

@@ -137,7 +137,7 @@ def test_no_request_is_lost_while_the_number_changes_up_and_down(server: Server)
             clients.wait_answers(50)
 
 
-def test_a_change_that_is_wished_while_a_reload_goes_on_comes_after_it(server: Server) -> None:
+def test_a_change_that_is_asked_for_while_a_reload_goes_on_comes_after_it(server: Server) -> None:
     generation = status(server)["master"]["generation"]
     server.signal(signal.SIGHUP)
     assert command(server, "scale", count=3)["ok"]

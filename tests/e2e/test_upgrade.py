@@ -230,7 +230,7 @@ def test_a_new_master_takes_over_from_one_that_is_killed_meanwhile(serve: Serve)
     assert server.command("status").returncode == 0
 
 
-def test_a_reload_that_is_wished_during_an_upgrade_is_told_whom_to_ask(serve: Serve) -> None:
+def test_a_reload_that_is_asked_for_during_an_upgrade_is_told_whom_to_ask(serve: Serve) -> None:
     server = serve(CONFIG, {"app.py": APP})
     (server.directory / "app.py").write_text(SLOW)
     server.signal(signal.SIGUSR2)

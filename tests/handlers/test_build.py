@@ -135,9 +135,12 @@ def test_the_pieces_of_an_application_are_compressed_as_they_come(tmp_path: Path
     )
     handler = routed([Route(wsgi="pieces_app:app", compression=True)])
     whole = b"".join(b"%d\n" % number * 1000 for number in range(1000))
-    coded, plain = parse(exchange(handler, request("/", "Accept-Encoding: gzip"))), ask([Route(wsgi="pieces_app:app")])
-    assert zlib.decompress(coded.body, 31) == plain.body == whole
-    assert len(coded.body) < len(whole) / 10
+    encoded, plain = (
+        parse(exchange(handler, request("/", "Accept-Encoding: gzip"))),
+        ask([Route(wsgi="pieces_app:app")]),
+    )
+    assert zlib.decompress(encoded.body, 31) == plain.body == whole
+    assert len(encoded.body) < len(whole) / 10
 
 
 def test_error_pages_are_compressed_with_what_they_stand_for(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_where_no_directory_can_be_written_to_that_is_known_beforehand() -> None
 
 
 @pytest.mark.usefixtures("unknown")
-def test_another_directory_than_the_wished_one_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_directory_than_the_asked_for_one_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
     told = trouble()
     assert told.startswith("request bodies are kept in /")

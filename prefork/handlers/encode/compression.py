@@ -67,7 +67,7 @@ class Compression:
         async def handle(request: Request) -> Response:
             encoding, asked = self._codings.choice(request), request.headers
             if "if-none-match" in asked.fields:
-                request.headers = _of_uncoded(asked, encoding)
+                request.headers = _of_unencoded(asked, encoding)
             try:
                 response = await handler(request)
             finally:
@@ -98,7 +98,7 @@ class Compression:
         status, reason, varied = response.status, response.reason, _varied(response.headers)
         if encoding is None:
             return Response(status, varied, response.body, reason)
-        fields, body = _coded(varied, encoding.name), _taken(response.body)
+        fields, body = _encoded(varied, encoding.name), _taken(response.body)
         if request.method == "HEAD" and not (isinstance(body, bytes) and 0 < len(body) <= SLICE):  # else as to GET
             if facts.size is None and isinstance(body, bytes):  # nobody knows how much GET would get
                 return Response(status, varied, body, reason)
@@ -267,7 +267,7 @@ def _varied(fields: Fields) -> Fields:
     return tuple(varied) if is_said else (*varied, ("Vary", "Accept-Encoding"))
 
 
-def _coded(fields: Fields, encoding: str) -> Fields:
+def _encoded(fields: Fields, encoding: str) -> Fields:
     kept = [field for field in _tagged(fields, encoding) if field[0].lower() not in _DROPPED]
     return (*kept, ("Content-Encoding", encoding))
 
@@ -277,7 +277,7 @@ def _tagged(fields: Fields, encoding: str) -> Fields:
     return tuple((name, encoded_tag(value, encoding) if name.lower() == "etag" else value) for name, value in fields)
 
 
-def _of_uncoded(asked: Headers, encoding: str) -> Headers:
+def _of_unencoded(asked: Headers, encoding: str) -> Headers:
     """`asked`, with If-None-Match naming what was encoded by `encoding` as its maker knows it, too. What was encoded by
     another is not what this client is to get: its tags say nothing to the maker.
     """

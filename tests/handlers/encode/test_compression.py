@@ -50,20 +50,20 @@ def plain(answer: Answer) -> bytes:
     return zlib.decompress(answer.body, 31) if answer.headers["Content-Encoding"] else answer.body
 
 
-def is_coded(answer: Answer) -> bool:
+def is_encoded(answer: Answer) -> bool:
     return answer.headers["Content-Encoding"] is not None
 
 
 # Which
 
 
-def test_a_response_is_coded_for_who_accepts_it_and_varies_for_everybody() -> None:
+def test_a_response_is_encoded_for_who_accepts_it_and_varies_for_everybody() -> None:
     answer = get(encoded())
     assert (answer.status, answer.headers["Content-Encoding"], plain(answer)) == (200, "gzip", TEXT)
     assert int(answer.headers["Content-Length"]) == len(answer.body) < len(TEXT) / 5
     for field_ in ("Accept-Encoding: identity", "Accept-Encoding: br;q=1", "Accept-Encoding: gzip;q=0", "X: y"):
         answer = get(encoded(), field_)
-        assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (False, TEXT, "Accept-Encoding")
+        assert (is_encoded(answer), answer.body, answer.headers["Vary"]) == (False, TEXT, "Accept-Encoding")
 
 
 def test_the_coding_is_the_one_that_the_client_prefers_and_then_we() -> None:
@@ -85,34 +85,34 @@ def test_the_coding_is_the_one_that_the_client_prefers_and_then_we() -> None:
 @pytest.mark.parametrize(
     "kind", ["text/html", "TEXT/CSS", "text/plain;charset=utf-8", "application/json", "image/svg+xml"]
 )
-def test_text_of_any_kind_is_coded(kind: str) -> None:
-    assert is_coded(get(encoded(Response(200, (("content-type", kind),), TEXT))))
+def test_text_of_any_kind_is_encoded(kind: str) -> None:
+    assert is_encoded(get(encoded(Response(200, (("content-type", kind),), TEXT))))
 
 
 @pytest.mark.parametrize("kind", ["image/png", "video/mp4", "application/zip", "application/octet-stream", "text", ""])
 def test_what_is_no_text_is_left_alone_and_does_not_vary(kind: str) -> None:
     answer = get(encoded(Response(200, (("Content-Type", kind),), TEXT)))
-    assert (is_coded(answer), answer.headers["Vary"]) == (False, None)
+    assert (is_encoded(answer), answer.headers["Vary"]) == (False, None)
 
 
 def test_the_types_are_the_operators_choice() -> None:
     png = Response(200, (("Content-Type", "image/png"),), TEXT)
-    assert is_coded(get(encoded(png, types=("image/*",))))
-    assert is_coded(get(encoded(png, types=("*",))))
-    assert not is_coded(get(encoded(png, types=("image/p", "mage/png", "image.png"))))
-    assert not is_coded(get(encoded(types=())))
+    assert is_encoded(get(encoded(png, types=("image/*",))))
+    assert is_encoded(get(encoded(png, types=("*",))))
+    assert not is_encoded(get(encoded(png, types=("image/p", "mage/png", "image.png"))))
+    assert not is_encoded(get(encoded(types=())))
 
 
 def test_what_is_too_small_is_left_alone() -> None:
     sizes = {size: get(encoded(Response(200, (HTML,), b"x" * size))) for size in (0, 1023, 1024)}
-    assert [is_coded(answer) for answer in sizes.values()] == [False, False, True]
+    assert [is_encoded(answer) for answer in sizes.values()] == [False, False, True]
     assert sizes[1023].headers["Vary"] is None
-    assert is_coded(get(encoded(Response(200, (HTML,), b"x" * 100), min_size=0)))
+    assert is_encoded(get(encoded(Response(200, (HTML,), b"x" * 100), min_size=0)))
 
 
 def test_what_does_not_get_smaller_is_left_alone() -> None:
     answer = get(encoded(Response(200, (HTML,), NOISE)))
-    assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (False, NOISE, "Accept-Encoding")
+    assert (is_encoded(answer), answer.body, answer.headers["Vary"]) == (False, NOISE, "Accept-Encoding")
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_what_would_not_be_true_any_more_is_left_alone(said: tuple[str, str]) ->
 @pytest.mark.parametrize("status", [204, 205, 206, 304])
 def test_a_part_and_what_has_no_body_is_left_alone(status: int) -> None:
     answer = get(encoded(Response(status, (HTML,), TEXT)))
-    assert not is_coded(answer)
+    assert not is_encoded(answer)
 
 
 @pytest.mark.parametrize("status", [200, 201, 301, 404, 500])
-def test_any_other_status_is_coded_and_keeps_its_reason(status: int) -> None:
+def test_any_other_status_is_encoded_and_keeps_its_reason(status: int) -> None:
     answer = get(encoded(Response(status, (HTML,), TEXT, "Because")))
     assert (answer.status, answer.reason, plain(answer)) == (status, "Because", TEXT)
 
@@ -200,7 +200,7 @@ def revalidating(etag: str) -> tuple[Handler, list[str]]:
 
 
 @pytest.mark.parametrize("etag", ['"v1"', 'W/"v1"'])
-def test_a_coded_response_is_known_again_by_its_own_tag_and_only_to_who_accepts_its_coding(etag: str) -> None:
+def test_a_encoded_response_is_known_again_by_its_own_tag_and_only_to_who_accepts_its_coding(etag: str) -> None:
     handler, seen = revalidating(etag)
     answers = {
         (GZIP, 'W/"v1-gzip"'): (304, 'W/"v1-gzip"'),
@@ -256,7 +256,7 @@ def test_a_handler_that_fails_at_a_known_tag_is_told_as_ever(caplog: pytest.LogC
 def test_a_part_varies_as_the_whole_does(kind: str, varies: bool) -> None:
     fields = (("Content-Type", kind), ("Content-Range", "bytes 0-4499/9000"))
     answer = get(encoded(Response(206, fields, TEXT)))
-    assert (is_coded(answer), answer.body, answer.headers["Vary"]) == (
+    assert (is_encoded(answer), answer.body, answer.headers["Vary"]) == (
         False,
         TEXT,
         "Accept-Encoding" if varies else None,
@@ -265,7 +265,7 @@ def test_a_part_varies_as_the_whole_does(kind: str, varies: bool) -> None:
 
 def test_a_handler_may_give_the_same_response_again() -> None:
     handler = encoded()
-    assert [is_coded(get(handler, accept)) for accept in (GZIP, "X: y", GZIP)] == [True, False, True]
+    assert [is_encoded(get(handler, accept)) for accept in (GZIP, "X: y", GZIP)] == [True, False, True]
 
 
 def test_head_says_of_the_coding_what_get_says() -> None:
@@ -278,7 +278,7 @@ def test_head_says_of_the_coding_what_get_says() -> None:
     small = (HTML, ("Content-Length", "10"))
     assert get(encoded(Response(200, small, b"")), method="HEAD").headers["Content-Length"] == "10"
     unknown = get(encoded(Response(200, (HTML,), b"")), method="HEAD")
-    assert (is_coded(unknown), unknown.headers["Vary"]) == (False, "Accept-Encoding")
+    assert (is_encoded(unknown), unknown.headers["Vary"]) == (False, "Accept-Encoding")
 
 
 def test_head_says_what_get_says_of_what_does_not_get_smaller() -> None:
@@ -286,10 +286,10 @@ def test_head_says_what_get_says_of_what_does_not_get_smaller() -> None:
     get_, head = (get(encoded(Response(200, noise, NOISE)), method=method) for method in ("GET", "HEAD"))
     for name in ("Content-Encoding", "Content-Length", "ETag", "Vary"):
         assert head.headers[name] == get_.headers[name], name
-    assert (is_coded(head), head.body) == (False, b"")
+    assert (is_encoded(head), head.body) == (False, b"")
 
 
-def test_http_1_0_gets_a_coded_stream_to_the_end_of_the_connection() -> None:
+def test_http_1_0_gets_a_encoded_stream_to_the_end_of_the_connection() -> None:
     answer = get(encoded(Response(200, (HTML,), Pieces(TEXT, TEXT))), version="HTTP/1.0")
     assert plain(answer) == TEXT * 2
     assert answer.headers["Transfer-Encoding"] is None
@@ -383,14 +383,14 @@ def test_a_head_waits_for_the_first_piece_or_not_as_ever(prompt: bool) -> None:
     assert body.prompt is prompt
 
 
-def test_a_large_piece_is_coded_in_slices() -> None:
+def test_a_large_piece_is_encoded_in_slices() -> None:
     data = os.urandom(SLICE * 3 + 1)
     got = steps(answered(encoded(Response(200, (HTML,), Pieces(data)))))
     assert zlib.decompress(b"".join(got), 31) == data
     assert max(map(len, got)) < SLICE * 1.2
 
 
-def test_others_have_their_turn_while_a_large_body_is_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_have_their_turn_while_a_large_body_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     large, order = b"x" * (64 << 20), []
 
     async def handler(asked: Request) -> Response:
@@ -430,16 +430,16 @@ def test_a_stream_is_closed_where_its_client_leaves_or_does_not_want_it() -> Non
     assert left.log[-1] == "closed"
     assert len(left.log) < 10_000
     head = Pieces(TEXT)
-    assert is_coded(get(encoded(Response(200, (HTML,), head)), method="HEAD"))
+    assert is_encoded(get(encoded(Response(200, (HTML,), head)), method="HEAD"))
     assert head.log == ["closed"]
 
 
 def test_a_stream_that_says_it_is_small_is_left_alone() -> None:
     response = Response(200, (HTML, ("Content-Length", "5")), Pieces(b"small"))
-    assert not is_coded(get(encoded(response)))
+    assert not is_encoded(get(encoded(response)))
 
 
-def test_events_are_coded_by_gzip_alone_with_little_memory() -> None:
+def test_events_are_encoded_by_gzip_alone_with_little_memory() -> None:
     """A window of 4 KiB: what repeats after 8 KiB is not found."""
     events = (("Content-Type", "text/event-stream"),)
     far = NOISE + os.urandom(8192) + NOISE
@@ -447,7 +447,7 @@ def test_events_are_coded_by_gzip_alone_with_little_memory() -> None:
     assert plain(answer) == far
     assert len(answer.body) > len(far)
     assert len(get(encoded(Response(200, (HTML,), Pieces(far)))).body) < len(far)
-    assert not is_coded(get(encoded(Response(200, events, Pieces(far)), codings=()), GZIP))
+    assert not is_encoded(get(encoded(Response(200, events, Pieces(far)), codings=()), GZIP))
 
 
 def test_beyond_a_number_of_streams_at_once_there_is_gzip_with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,7 +497,7 @@ def fetch(handler: Handler, target: str, *fields: str, method: str = "GET") -> A
 
 @pytest.mark.usefixtures("no_descriptor_is_left")
 @pytest.mark.parametrize("size", [2000, SLICE, SLICE * 2 + 1, KEPT, KEPT + 1])
-def test_a_file_of_any_size_is_coded_and_a_small_one_kept(root: Path, size: int) -> None:
+def test_a_file_of_any_size_is_encoded_and_a_small_one_kept(root: Path, size: int) -> None:
     data = (TEXT * (size // len(TEXT) + 1))[:size]
     (root / "page.html").write_bytes(data)
     compressing, handler = files(root)
@@ -513,7 +513,7 @@ def test_a_file_of_any_size_is_coded_and_a_small_one_kept(root: Path, size: int)
     assert fetch(handler, "/page.html", "X: y").body == data
 
 
-def test_what_is_kept_is_not_coded_again(root: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_not_encoded_again(root: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, handler = files(root)
     first = fetch(handler, "/page.html")
     monkeypatch.setattr(zlib, "compress", lambda *_: pytest.fail("encoded again"))
@@ -529,7 +529,7 @@ def test_what_does_not_get_smaller_is_not_tried_again(root: Path, monkeypatch: p
     again, head = fetch(handler, "/noise.txt"), fetch(handler, "/noise.txt", method="HEAD")
     assert first.body == again.body == NOISE
     for answer in (first, again, head):
-        assert (is_coded(answer), answer.headers["Vary"]) == (False, "Accept-Encoding")
+        assert (is_encoded(answer), answer.headers["Vary"]) == (False, "Accept-Encoding")
         assert answer.headers["ETag"].startswith('"')
 
 
@@ -550,7 +550,7 @@ def test_head_of_a_file_says_what_get_says_and_keeps_it_for_that(
             assert head.headers[field_] == get_.headers[field_], field_
 
 
-def test_a_file_that_has_changed_is_coded_anew(root: Path, page: Path) -> None:
+def test_a_file_that_has_changed_is_encoded_anew(root: Path, page: Path) -> None:
     _, handler = files(root)
     fetch(handler, "/page.html")
     page.write_bytes(TEXT[::-1])
@@ -565,7 +565,7 @@ def test_two_files_alike_are_two(root: Path, page: Path) -> None:
     assert [plain(fetch(handler, f"/{name}.html")) for name in ("page", "other", "page")] == [TEXT, TEXT[::-1], TEXT]
 
 
-def test_a_coded_file_is_revalidated(root: Path, page: Path) -> None:
+def test_a_encoded_file_is_revalidated(root: Path, page: Path) -> None:
     _, handler = files(root)
     etag = fetch(handler, "/page.html").headers["ETag"]
     again = fetch(handler, "/page.html", GZIP, f"If-None-Match: {etag}")
@@ -610,7 +610,7 @@ def test_nothing_is_kept_where_nothing_may_be_or_nobody_vouches_for_the_etag(roo
     assert [plain(fetch(handler, "/", GZIP, f"Cookie: {user}"))[:1] for user in "ab"] == [b"a", b"b"]
     assert len(compressing.kept) == 0
     weak = compressing.around(giving(Response(200, (HTML, ("ETag", 'W/"v1"')), TEXT)), keeps=True)
-    assert is_coded(fetch(weak, "/"))
+    assert is_encoded(fetch(weak, "/"))
     assert len(compressing.kept) == 0
 
 

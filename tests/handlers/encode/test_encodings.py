@@ -44,7 +44,7 @@ def _unbrotli(decompressor: Any, data: bytes) -> bytes:
 @pytest.mark.parametrize("name", PACKAGES)
 @pytest.mark.parametrize("level", [1, 4, 9])
 @pytest.mark.parametrize("data", [b"", b"x", TEXT], ids=["empty", "byte", "text"])
-def test_what_is_coded_at_once_is_decoded(name: str, level: int, data: bytes) -> None:
+def test_what_is_encoded_at_once_is_decoded(name: str, level: int, data: bytes) -> None:
     encoded = encoding(name, level).whole(data)
     assert decoder(name)(encoded) == data
     assert len(encoded) < max(len(data) / 5, 32)

@@ -180,7 +180,7 @@ def test_each_coding_has_validators_of_its_own(site: Path) -> None:
     content(other)
 
 
-def test_a_range_is_of_the_coded_bytes(site: Path) -> None:
+def test_a_range_is_of_the_encoded_bytes(site: Path) -> None:
     response = ask(serve(site, precompressed=True), "/app.js", accept_encoding="gzip", range="bytes=0-2")
     assert (response.status, content(response), field(response, "Content-Encoding")) == (206, b".gz", "gzip")
 

@@ -25,8 +25,8 @@ def by_length(body: bytes) -> bytes:
 
 def by_chunks(body: bytes) -> bytes:
     pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
-    coded = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    return POST + b"Transfer-Encoding: chunked\r\n\r\n" + coded + b"0\r\n\r\n"
+    encoded = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return POST + b"Transfer-Encoding: chunked\r\n\r\n" + encoded + b"0\r\n\r\n"
 
 
 # ---- reading

@@ -179,14 +179,14 @@ def test_what_a_line_and_a_block_are_only_together_is_decided_on_a_hit_too() -> 
     """Each half is valid, and cached; the two of them are not."""
     heads = Heads(32768, 100)
     hostless = b"A: b\r\n\r\n"
-    coded = b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    encoded = b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     for _ in range(2):
         parse(b"GET / HTTP/1.0\r\n" + hostless, heads)
-        parse(b"GET / HTTP/1.1\r\n" + coded, heads)
+        parse(b"GET / HTTP/1.1\r\n" + encoded, heads)
         with pytest.raises(BadRequest):
             parse(b"GET / HTTP/1.1\r\n" + hostless, heads)
         with pytest.raises(BadRequest):
-            parse(b"GET / HTTP/1.0\r\n" + coded, heads)
+            parse(b"GET / HTTP/1.0\r\n" + encoded, heads)
 
 
 def test_what_is_refused_once_is_refused_always() -> None:

@@ -32,7 +32,7 @@ class Source:
         return self.response
 
 
-def lasting(here: World, seconds: float = 60.0, body: bytes = b"again") -> Repeatable:
+def repeatable(here: World, seconds: float = 60.0, body: bytes = b"again") -> Repeatable:
     return Repeatable(200, (("Content-Type", "text/plain"),), body, here.loop.now + seconds)
 
 
@@ -51,7 +51,7 @@ def here(world: Make) -> World:
 def dated(world: Make) -> World:
     """Such a world, where seconds end."""
     here = world(lambda request: None)
-    here.handler = Source(lasting(here)).handle
+    here.handler = Source(repeatable(here)).handle
     return here
 
 
@@ -177,7 +177,7 @@ def test_pipelined_repeats_come_in_order(here: World) -> None:
 
 def test_a_reader_that_takes_its_time_gets_all_of_it(here: World) -> None:
     body = os.urandom(3_000_000)
-    source(here).response = lasting(here, body=body)
+    source(here).response = repeatable(here, body=body)
     for _ in range(4):
         here.talk(GET)
     peer = here.connect(buffer=4096)

@@ -36,7 +36,7 @@ FORMS: dict[str, tuple[str, str, str]] = {  # method, version, fields
 STATUSES = {"/text.txt": 200, "/large.txt": 200, "/none": 404, "/fixed": 200, "/down": 503, "/elsewhere": 308}
 
 
-@pytest.fixture(params=[False, True], ids=["uncoded", "coded"])
+@pytest.fixture(params=[False, True], ids=["unencoded", "encoded"])
 def here(request: pytest.FixtureRequest, world: Make, tmp_path: Path) -> World:
     """A world with routes of every kind that may last, and a page for 404."""
     for name, content in (("text.txt", TEXT), ("large.txt", LARGE), ("404.html", b"not here")):
