@@ -35,8 +35,9 @@ class Command(Enum):
 # The master has left an order: a worker hears of it by the line between them (worker/diagnostics.py), and notes it as
 # if it were this signal; as one it ends a child that boots. Nobody else has a use for it: applications take SIGTERM,
 # SIGHUP and SIGUSR2, Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets
-# SIGTTIN (signal(7)).
-ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else signal.SIGUSR2
+# SIGTTIN (signal(7)). Nor is it SIGUSR2, at which a worker writes all stacks. macOS and BSD have no real-time signals
+# that Python knows of, but SIGEMT, which no kernel of today sends.
+ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else getattr(signal, "SIGEMT", signal.SIGUSR2)
 
 MASTER: dict[int, Command] = {
     signal.SIGHUP: Command.RELOAD,
