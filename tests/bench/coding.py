@@ -1,6 +1,6 @@
 """gzip on the fly: CPU time per request of prefork and of nginx, side by side, for 100 KiB of HTML.
 
-    python tests/bench/encoding.py [--level 4] [--rounds 5] [--seconds 2] [--connections 16]
+    python tests/bench/coding.py [--level 4] [--rounds 5] [--seconds 2] [--connections 16]
 
 The page is pydoc's of asyncio, cut to 100 KiB, from a file and from a WSGI application; nginx has it from a file, with
 sendfile, tcp_nopush and open_file_cache. What a server sends is decoded and held against the page before it is loaded.
