@@ -69,7 +69,7 @@ HABITS = {  # options of other servers, and the equivalent of each here
     "--capture-output": _PRINTED,
     "--enable-stdio-inheritance": _PRINTED,
     "--initgroups": "not needed: workers have the groups of --user",
-    "--access-log": "it is on; --access-logfile FILE says where it goes",
+    "--access-log": "it is on by default; --access-logfile FILE sets its file",
     "--access-log-format": _FORMAT,
     "--log-config-json": _LOGGING,
     "--log-config-dict": _LOGGING,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from prefork.settings.schema import Route
 
-Nested = Sequence[tuple[str, bool]]  # a path below a route's, without a final slash, and whether it is closed to that
+Nested = Sequence[tuple[str, bool]]  # a path below a route's, without a final slash, and True if it is closed to that
 
 
 def mount(path: str) -> str:

@@ -36,7 +36,7 @@ class Files(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A route that serves the files of a directory."""
 
     short_form: ClassVar[str] = "root"
-    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory whose files are served.")]
+    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory of the files.")]
     index: Annotated[
         tuple[str, ...],
         kinds.INDEX,
