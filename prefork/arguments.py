@@ -1,7 +1,7 @@
-"""Arguments: the command line as it is typed. Owns the options, also those that people know from other servers.
+"""Arguments: owns the options of the command line, including those that people know from other servers.
 
-An option that has one meaning is accepted as gunicorn, uvicorn and others write it. Others are answered by the word for
-them here.
+An option with the same meaning here is accepted as gunicorn, uvicorn and others write it. Any other is refused, and the
+error names the equivalent in prefork (habits.py).
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from prefork.settings.schema import Settings
 from prefork.settings.tables import Key, keys
 from prefork.settings.wording import nearest, quoted
 
-LIKENESS = 0.75  # of an option to one that may have been meant: --name is not meant for --script-name
-MISTAKEN = 2  # a config error or a usage error, as argparse has it
+LIKENESS = 0.75  # of a mistyped option to a known one: --name must not be taken for --script-name
+MISTAKEN = 2  # the exit status of a config error or a usage error, as of argparse
 NEVER_EMPTY = {"config": "--config", "app": "APP", "app_dir": "--app-dir", "files": "--files", "host": "--host"}
 HELP = ("-h", "--help")
 VERSION = ("-V", "--version", "-v")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", "8000"
 
 COMMANDS = {
-    "start": "run the server, in the foreground unless told otherwise",
+    "start": "run the server, by default in the foreground",
     "check": "validate the configuration",
     "schema": "print the JSON Schema of the configuration",
-    "reload": "replace the workers by ones with the configuration and code of now",
-    "stop": "finish what is under way, then stop",
-    "upgrade": "put a new master, of the code of now, in the place of the running one",
+    "reload": "replace the workers by new ones, with the current configuration and code",
+    "stop": "finish the requests under way, then stop",
+    "upgrade": "replace the running master by a new one, with the current code",
     "reopen": "reopen the log files, after they have been moved away",
-    "scale": "have another number of workers, until the next reload",
-    "status": "show the master and its workers; exits 1 where none serves",
+    "scale": "change the number of workers, until the next reload",
+    "status": "show the master and its workers; exits 1 if no worker serves",
     "version": "print the version",
     "help": "explain a command",
 }
-ASKING = ("reload", "stop", "upgrade", "reopen", "scale", "status")  # a server that runs
+ASKING = ("reload", "stop", "upgrade", "reopen", "scale", "status")  # commands to a running server
 
 SYNONYMS = {"restart": "reload", "quit": "stop", "run": "start", "serve": "start", "test": "check", "validate": "check"}
 
-# Options of `start` that stand for a key of the file each. Errors call them by the first name.
+# Options of `start`, each of which sets a key of the file. Errors call an option by its first name.
 KEYS = {
     "workers.count": ("--workers", "-w"),
     "workers.threads": ("--threads",),
@@ -70,7 +70,7 @@ KEYS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """One that says in a line what is wrong, by the name that was typed, and where more is told."""
+    """A parser with one-line errors, which name the option and point to --help."""
 
     def error(self, message: str) -> NoReturn:
         option = r"argument (?:-\w/)?([^/\s]+)\S*: "  # by its first long name
@@ -88,8 +88,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The request of the operator: `command`, one of COMMANDS save help, and its options; those of `start` as
-    settings.load takes them. Ends by SystemExit after a help, and where it makes no sense.
+    """The parsed command line: `command`, one of COMMANDS except help, and its options; those of `start` are as
+    settings.load takes them. Raises SystemExit after a help text, and for a usage error.
     """
     top = Parser("prefork", usage="prefork COMMAND [OPTION ...]", description="The nginx process model for Python.")
     parsers = _parsers(top)
@@ -117,7 +117,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _with_command(arguments: Sequence[str], top: Parser) -> Sequence[str]:
-    """The same with the command that goes without saying: an application, or its options, mean `start`."""
+    """The arguments, with `start` in front if they begin with an application or an option."""
     first = arguments[0] if arguments else ""
     if not first:
         top.error(f"a command is missing: {', '.join(COMMANDS)}; or an application such as myapp:app")
@@ -143,10 +143,10 @@ def _no_command(name: str) -> str:
 
 
 def _unknown(others: Sequence[str], parser: Parser) -> str:
-    """The answer to the first of `others` that is an option; or to the first, which is one value too many."""
+    """The error for the first of `others` that is an option; if none is, for the first, an unexpected argument."""
     option = next((each for each in others if each.startswith("-") and each != "-"), "").partition("=")[0]
     if not option:
-        return f"{quoted(others[0])}: one too many"
+        return f"{quoted(others[0])}: unexpected argument"
     known = {name for action in parser._actions for name in action.option_strings}
     habits = HABITS if parser.prog == "prefork start" else {}
     short = option[:2] if not option.startswith("--") else ""  # -kgevent
@@ -159,7 +159,7 @@ def _unknown(others: Sequence[str], parser: Parser) -> str:
 
 
 def _parsers(top: Parser) -> dict[str, Parser]:
-    """That of each command."""
+    """The parser of each command, by its name."""
     commands = top.add_subparsers(metavar="COMMAND", title="commands", prog="prefork", parser_class=Parser)
     parsers: dict[str, Parser] = {}
     for name, about in COMMANDS.items():
@@ -169,11 +169,13 @@ def _parsers(top: Parser) -> dict[str, Parser]:
         help = "the configuration file, config/server.toml by default"
         parsers[name].add_argument("-c", "--config", metavar="FILE", help=help)
     for name in ASKING:
-        _add_listen(parsers[name], "where it listens, of several that run here without a file")
+        _add_listen(parsers[name], "the address of the server, if several run here without a file")
     _add_start(parsers["start"])
-    parsers["stop"].add_argument("--now", action="store_true", help="stop without finishing")
-    parsers["scale"].add_argument("count", metavar="N", type=_count, help=f"how many, from 1 to {MOST_WORKERS}")
-    parsers["status"].add_argument("--json", action="store_true", help="as JSON")
+    parsers["stop"].add_argument("--now", action="store_true", help="do not wait for the requests under way")
+    parsers["scale"].add_argument(
+        "count", metavar="N", type=_count, help=f"the number of workers, from 1 to {MOST_WORKERS}"
+    )
+    parsers["status"].add_argument("--json", action="store_true", help="print JSON")
     parsers["help"].add_argument("topic", metavar="COMMAND", nargs="?", help="the command")
     for parser in parsers.values():
         places = "".join(f" [{action.metavar}]" for action in parser._actions if not action.option_strings)
@@ -189,16 +191,22 @@ def _count(text: str) -> int:
 
 def _add_start(start: Parser) -> None:
     start.add_argument("app", metavar="APP", nargs="?", help='an application such as "myapp:app"')
-    start.add_argument("--app-dir", metavar="DIR", help="where its modules are, if not in this directory")
+    start.add_argument("--app-dir", metavar="DIR", help="the directory of its modules, this one by default")
     start.add_argument(
         "--files", metavar="DIR", nargs="?", const=os.curdir, help="serve a directory, this one by default"
     )
-    start.add_argument("--listing", action="store_true", help="list those of its directories that have no index.html")
-    _add_listen(start, "where to listen; repeatable")
-    start.add_argument("-D", "--daemon", action="store_true", help="run in the background; return when it is ready")
-    start.add_argument("--watch", action="store_true", help="reload when Python files or templates below here change")
-    start.add_argument("--watch-dir", metavar="DIR", action="append", help="below this directory instead; repeatable")
-    group = start.add_argument_group("in place of keys of the file")
+    start.add_argument(
+        "--listing", action="store_true", help="answer a directory without index.html by a list of its files"
+    )
+    _add_listen(start, "the address to listen on; repeatable")
+    start.add_argument(
+        "-D", "--daemon", action="store_true", help="run in the background; return when the workers are ready"
+    )
+    start.add_argument(
+        "--watch", action="store_true", help="reload when Python files or templates below this directory change"
+    )
+    start.add_argument("--watch-dir", metavar="DIR", action="append", help="watch DIR instead; repeatable")
+    group = start.add_argument_group("options that override keys of the file")
     for place, names in KEYS.items():
         key = _key(place)
         about = f"{key.about} ({place})".replace("%", "%%")
@@ -213,13 +221,13 @@ def _add_start(start: Parser) -> None:
 def _add_listen(parser: Parser, help: str) -> None:
     names = ("-b", "--listen", "--bind")
     parser.add_argument(*names, metavar="ADDRESS", dest="listen", action="append", default=[], help=help)
-    parser.add_argument("--host", help=f"the host of --listen; {DEFAULT_HOST} where --port stands alone")
-    parser.add_argument("--port", help=f"the port of --listen; {DEFAULT_PORT} where --host stands alone")
+    parser.add_argument("--host", help=f"the host of --listen; {DEFAULT_HOST} if only --port is given")
+    parser.add_argument("--port", help=f"the port of --listen; {DEFAULT_PORT} if only --host is given")
     parser.add_argument("--uds", metavar="PATH", help="the same as --listen unix:PATH")
 
 
 def _addresses(options: argparse.Namespace, parser: Parser) -> list[str]:
-    """All addresses as `listen` has them; settings.load says of `start` what is wrong with one."""
+    """All addresses, as texts for `listen`. Those of `start` are checked by settings.load, the others here."""
     listen: list[str] = options.listen
     if options.uds is not None:
         listen.append(f"unix:{options.uds}")
@@ -238,7 +246,7 @@ def _addresses(options: argparse.Namespace, parser: Parser) -> list[str]:
 
 
 def _refuse_empty(options: argparse.Namespace, parser: Parser) -> None:
-    """An empty text, as of a variable that is not set, is a mistake; but what was not given at all becomes one."""
+    """Refuse an empty text, as of a variable that is not set. A missing APP, --app-dir or --files becomes ""."""
     for name, called in NEVER_EMPTY.items():
         if getattr(options, name, None) == "":
             parser.error(f'{called}: expected a value, got ""; is a variable empty?')

@@ -1,4 +1,4 @@
-"""The commands. Each exits 0 only when what it asked for has happened, and otherwise says why in a line."""
+"""The commands. Owns their output and exit status: 0 only after success; otherwise a line on stderr says why."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from prefork.settings.schema import Settings
 from prefork.settings.wording import MORE_DESCRIPTORS, counted, quoted
 
 FAILED = 1
-INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 and the signal's number
+INTERRUPTED = 130  # by Ctrl-C, as in shells: 128 and the signal's number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command. Returns its exit status."""
     try:
         _open_closed_streams()
         options = parse(sys.argv[1:] if arguments is None else arguments)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # `prefork status | head`, `prefork schema >/dev/full`, no descriptors left, no /dev
         if not isinstance(error, BrokenPipeError):
             _complain(f"prefork: {_refused(error)}")
-        with suppress(OSError, ValueError):  # what is printed and cannot be written is to fail no more
+        with suppress(OSError, ValueError):  # later output must not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
@@ -70,11 +70,11 @@ def _start(options: argparse.Namespace) -> int:
     except Exception as error:
         if not predecessor.refuse(error):
             raise
-        return FAILED  # the predecessor says why, in our place
+        return FAILED  # the predecessor reports the error
 
 
 def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
-    # an APP or a directory is a whole configuration; a file beside it counts only when it is named
+    # an APP or a directory is a whole configuration; the default file does not count then
     path = options.config or (None if options.app or options.files else CONFIG)
 
     watched = _watched(options)
@@ -106,17 +106,17 @@ def _serve(options: argparse.Namespace, predecessor: Predecessor | None) -> int:
     if predecessor is None and (options.daemon or settings.master.daemon):
         background = Daemon()
         if background.is_mute and "-" in (settings.log.error, settings.log.access):
-            lost = 'prefork: what is logged to "-" is lost, as a daemon has no stderr'
+            lost = 'prefork: a daemon has no stderr, so the logs to "-" are lost'
             _complain(f"{lost}: name files in [log] (--error-logfile, --access-logfile)")
     status = Master(settings, load, watched, predecessor, background).run()
     sys.stdout.flush()
-    os._exit(status)  # nothing is left to do; for Python to take itself apart takes longer than all of a stop
+    os._exit(status)  # nothing is left to do; the interpreter's own shutdown takes longer than a whole stop
 
 
 def _place(settings: Settings) -> Place:
     place = find_place([listener.address for listener in settings.listen])
     if place.problem:
-        _complain(f"prefork: no pid file and no control socket, so signals reach it, but no command: {place.problem}")
+        _complain(f"prefork: no pid file and no control socket, so the server takes only signals: {place.problem}")
     return place
 
 
@@ -146,7 +146,7 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _change(options: argparse.Namespace, done: str, request: Message) -> int:
-    """Have the master change something, which it does wholly or not at all."""
+    """Ask the master for a change, which it makes wholly or not at all."""
     reply = _ask(options, request)
     if not reply["ok"]:
         command = request["command"]
@@ -198,7 +198,7 @@ def _status(options: argparse.Namespace) -> int:
         text = printable_json(reply) if options.json else table(reply, width)
         serves = bool(reply["ready"])
     except (LookupError, TypeError, ValueError) as error:
-        raise StartError(f"the master's answer makes no sense, is it of another version? ({error!r})") from None
+        raise StartError(f"cannot read the master's answer; is it another version of prefork? ({error!r})") from None
     say(text)
     return 0 if serves else FAILED
 
@@ -215,7 +215,7 @@ def _ask(options: argparse.Namespace, request: Message) -> Message:
 
 
 def _reached(options: argparse.Namespace) -> str:
-    """The control socket to ask."""
+    """The path of the control socket to ask."""
     path, note = reach.find(options.config, options.listen)
     if note:
         _complain(f"prefork: {note}")
@@ -223,7 +223,7 @@ def _reached(options: argparse.Namespace) -> str:
 
 
 def _open_closed_streams() -> None:
-    """Standard streams that were closed lead nowhere: else the first files that we open would take their places."""
+    """Open closed standard streams to os.devnull; otherwise the first files that we open would take their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -232,7 +232,7 @@ def _open_closed_streams() -> None:
 
 
 def _refused(error: OSError) -> str:
-    """What the system refuses, of what, and what to do where that is known."""
+    """The error of the system, with the file and the remedy if they are known."""
     where = f"{error.filename}: " if error.filename else ""
     way_out = f"; {MORE_DESCRIPTORS}" if error.errno == errno.EMFILE else ""
     return f"{where}{error.strerror or error}{way_out}"

@@ -61,7 +61,7 @@ class ForkedError(PreforkError, OSError):
     """Raised in a process that an application has forked, where it asks for what only its parent can give."""
 
     def __init__(self) -> None:
-        super().__init__("this process was forked by the application: the request is its parent's")
+        super().__init__("this process was forked by the application: the request belongs to its parent")
 
 
 class TimedOut(PreforkError):

@@ -151,10 +151,10 @@ def test_what_is_called_otherwise_here_is_answered_by_the_word(arguments: list[s
         (["start", "a:b", "-w"], "--workers: a value is missing"),
         (["start", "a:b", "--watch=x"], "--watch: expected no value, got 'x'"),
         (["start", "a:b", "-e", "A"], '--env: expected NAME=VALUE, got "A"'),
-        (["start", "a:b", "c:d"], '"c:d": one too many'),
+        (["start", "a:b", "c:d"], '"c:d": unexpected argument'),
         (["scale"], "N is missing"),
         (["scale", "many"], 'N: expected an integer from 1 to 1024, got "many"'),
-        (["status", "now"], '"now": one too many'),
+        (["status", "now"], '"now": unexpected argument'),
     ],
 )
 def test_what_makes_no_sense_is_told_in_a_line(arguments: list[str], said: str, capsys: Output) -> None:

@@ -24,9 +24,9 @@ class BodyLimit:
     def refuse(self, line: RequestLine, size: int) -> BodyTooLarge:
         """What to raise for a request whose body has `size` bytes, or more; the log gets to know, at times."""
         if count := self._notice.happened(monotonic()):
-            more = f"; {count - 1} more since this was last told" if count > 1 else ""
+            more = f"; {count - 1} more since the last such line" if count > 1 else ""
             target = line.target[:TARGET_LENGTH]
             log.warning(
-                "%s %s: 413, a body of %d bytes, and %s is %d%s", line.method, target, size, self._key, self.most, more
+                "%s %s: 413, a body of %d bytes, but %s is %d%s", line.method, target, size, self._key, self.most, more
             )
         return BodyTooLarge(f"a body of {size} bytes, beyond {self._key} ({self.most} bytes)")

@@ -39,7 +39,7 @@ def trouble() -> str:
     try:
         found = tempfile.gettempdir()
     except OSError:
-        return f"request bodies above http.body_buffer will be a 500: {explained(OSError()).strerror}"
+        return f"request bodies above http.body_buffer will get a 500: {explained(OSError()).strerror}"
     if wished and os.path.abspath(wished) != os.path.abspath(found):
-        return f"request bodies are kept in {found}, since TMPDIR, which is {wished}, cannot be written to"
+        return f"request bodies are kept in {found}, since TMPDIR ({wished}) cannot be written to"
     return ""

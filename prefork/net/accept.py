@@ -131,7 +131,7 @@ def _accept(loop: Loop, listener: socket.socket, greet: Greet) -> None:
         client, address = listener.accept()
         limit = loop.poller.limit
         if limit is not None and client.fileno() >= limit:
-            log.warning("a client refused: the event loop cannot watch descriptor %d", client.fileno())
+            log.warning("a client is refused: the event loop cannot watch descriptor %d", client.fileno())
             client.close()
         else:
             greet(client, address)

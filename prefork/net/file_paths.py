@@ -195,7 +195,7 @@ class Walk:
     def check(self, link: os.stat_result, target: os.stat_result) -> None:
         """Raises PermissionError where it is not for root to follow this link to that target."""
         if link.st_uid not in (ROOT, target.st_uid) and target.st_uid != self._friend:
-            raise PermissionError(errno.EPERM, f"a symlink of user {link.st_uid} leads to what is not that user's")
+            raise PermissionError(errno.EPERM, f"a symlink of user {link.st_uid} leads to a path of another user")
 
     def _read(self, link: int) -> tuple[str, os.stat_result]:
         self._links += 1

@@ -47,8 +47,8 @@ class Passed:
         for address in self.names.keys() - {listener.address for listener in listeners}:
             name = self.names[address]
             raise StartError(
-                f'the service manager passes a socket for {address} ("{name}"), which `listen` does not have; '
-                f'"systemd" there is all that it passes, "systemd:{name}" this one'
+                f'the service manager passes a socket for {address} ("{name}"), which `listen` does not name; '
+                f'write "systemd" for all sockets that it passes, or "systemd:{name}" for this one'
             )
         return tuple(listeners)
 

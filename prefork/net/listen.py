@@ -221,11 +221,11 @@ def _refused(address: Address, error: OSError, leaving: Sockets) -> StartError:
     }
     why = error.strerror or str(error)
     if address.kind == "unix" and error.errno == errno.EADDRINUSE and not socket_file.is_socket(address.path):
-        why = "it is there already, and is no socket"
+        why = "the file exists already, and is no socket"
     elif address.kind == "unix" and error.errno == errno.EACCES:
         why = "no permission to create a file in its directory"
     elif error.errno == errno.EADDRINUSE and (own := _in_the_way(address, leaving)):
-        why = f"this server itself listens there, on {own}; to change that takes a restart (stop and start)"
+        why = f"this server itself listens there, on {own}; only a restart (stop and start) can change that"
     elif error.errno in ways_out and not isinstance(error, socket.gaierror):  # which has numbers of its own
         why = ways_out[error.errno]
     return StartError(f"cannot listen on {address}: {why}")

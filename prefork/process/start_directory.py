@@ -29,8 +29,8 @@ class StartDirectory:
         try:
             file_paths.enter(self.name)
         except OSError as error:
-            lost = "lead nowhere" if _is_removed() else "are still those of the directory that it was"
-            problem = f"{self.name}, where this server was started, cannot be entered: {error.strerror}"
+            lost = "lead nowhere" if _is_removed() else "are still relative to the old directory"
+            problem = f"cannot enter {self.name}, where this server was started: {error.strerror}"
             log.warning("%s; relative paths %s", problem, lost)
             with _explained(problem):
                 yield
@@ -56,7 +56,7 @@ def enter_by_name() -> None:
     except OSError:
         log.warning("%s, where this server was started, has been removed; relative paths lead nowhere", name)
     else:
-        log.warning("%s, where this server was started, has been replaced; going on in what is there now", name)
+        log.warning("%s, where this server was started, has been replaced; going on in the new one", name)
 
 
 def _is_removed() -> bool:

@@ -43,7 +43,7 @@ class BridgeSelector(selectors.BaseSelector):
         self._turn: Callable[[float | None], None] = loop.turn
         self._inner: selectors.BaseSelector = selectors.DefaultSelector()
         if not hasattr(self._inner, "fileno"):
-            raise NotImplementedError("asyncio can be a guest only where there is epoll or kqueue")
+            raise NotImplementedError("asyncio can run in the server's loop only with epoll or kqueue")
         self._ready = False
         self._turning = False
         self.nested = False

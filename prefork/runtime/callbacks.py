@@ -62,7 +62,7 @@ class Callbacks:
             try:
                 callback()
             except Exception as error:
-                log.error("what another thread has posted went wrong: %r", error, exc_info=error)
+                log.error("a callback from another thread failed: %r", error, exc_info=error)
 
     async def _hear(self, loop: Loop) -> None:
         """Empty the pipe."""

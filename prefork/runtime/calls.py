@@ -169,7 +169,7 @@ class Calls:
         try:
             self.overdue(call)
         except Exception as error:  # there will be others to tell of
-            log.error("could not tell of a call that takes too long: %r", error, exc_info=error)
+            log.error("could not report a call that takes too long: %r", error, exc_info=error)
 
 
 def _replace(task: Task, coroutine: Coroutine[Wait, None, None]) -> Coroutine[Wait, None, None]:
@@ -187,7 +187,7 @@ def _end(coroutine: Coroutine[Wait, None, None]) -> None:
     except (StopIteration, Superseded):
         pass
     except Exception as error:
-        log.error("what a task has gone on without crashed", exc_info=error)
+        log.error("the coroutine of an abandoned call crashed", exc_info=error)
     else:
         coroutine.close()  # it waits for something, which is not its to have
 

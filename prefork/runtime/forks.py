@@ -106,8 +106,8 @@ def _told(error: BaseException | None) -> int:
     """Say how it ends, where there is something to say; its exit status."""
     if error is None:
         log.warning(
-            "a process that the application has forked returned to the server, to which only its parent belongs; "
-            "it ends here (os._exit or sys.exit in the application would be the proper end)"
+            "a process that the application has forked returned to the server's code, and ends here; "
+            "the application should end it by os._exit or sys.exit"
         )
         return 0
     if isinstance(error, KeyboardInterrupt):
@@ -168,7 +168,7 @@ def _in_child() -> None:
             try:
                 call()
             except Exception as error:
-                log.error("a process that the application has forked may hold what is ours", exc_info=error)
+                log.error("a process that the application has forked may hold resources of the server", exc_info=error)
         _in_parent()
 
 

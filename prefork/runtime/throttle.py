@@ -57,7 +57,7 @@ class ThrottledNotice:
             self._tell(count)
         elif not self._waiting:
             self._waiting = True
-            self._loop.spawn(self._tell_the_rest(), "telling what happened again")
+            self._loop.spawn(self._tell_the_rest(), "reporting repeated events")
 
     async def _tell_the_rest(self) -> None:
         try:

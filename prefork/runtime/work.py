@@ -82,6 +82,6 @@ def do(work: Work) -> None:
     except BaseException as error:
         if forks.forked:
             forks.leave(error)
-        log.error("an application's thread went wrong: %r", error, exc_info=error)
+        log.error("a thread of an application failed: %r", error, exc_info=error)
     if forks.forked:
         forks.leave()

@@ -1,4 +1,4 @@
-"""Addresses: where the server listens. Owns their written form; binds nothing and resolves no name."""
+"""Addresses to listen on. Owns their written form; binds nothing and resolves no name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 
 from prefork.settings.wording import quoted
 
-# A name to look up, which is less than a client may write into Host (grammar.NAME): labels as of RFC 1123 §2.1, and the
-# underscore that container networks use.
+# A name to look up: labels as of RFC 1123 §2.1, and the underscore that container networks use. A client may write
+# more into Host (grammar.NAME).
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -20,10 +20,10 @@ _SYSTEMD = re.compile(r"systemd(?::([\x21-\x39\x3b-\x7e]+))?")  # a FileDescript
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP `host` and `port` (0: the kernel chooses one), or the `path` of a unix socket, relative to the cwd; or what
-    the service manager passes: by the name `path`, "" for all.
+    """A TCP `host` and `port` (0: the kernel chooses one); or the `path` of a unix socket, relative to the cwd; or the
+    sockets that the service manager passes, by the name `path`, "" for all.
 
-    `number`, from 1 on, tells the sockets of one address apart where each worker has its own; 0 is one for all.
+    If each worker has a socket of its own, `number`, from 1 on, tells them apart; 0 is one socket for all workers.
     """
 
     kind: Literal["tcp", "unix", "systemd"]
@@ -36,7 +36,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Read "HOST:PORT", "[IPv6]:PORT", ":PORT" (all of IPv4), "unix:PATH", "systemd" or "systemd:NAME".
 
-        ValueError says what is wrong.
+        Raises ValueError with the reason, for the operator.
         """
         if passed := _SYSTEMD.fullmatch(text):
             return cls("systemd", path=passed[1] or "")
@@ -53,11 +53,12 @@ class Address:
         return cls("tcp", _host(host, text), int(port))
 
     def numbered(self, number: int) -> Address:
+        """The same address with this number."""
         return replace(self, number=number)
 
     @property
     def url(self) -> str:
-        """What a person types into a browser; a unix socket has no URL and stays as it is written."""
+        """The URL for a browser; a unix socket has none and stays as it is written."""
         return f"http://{self}/" if self.kind == "tcp" else str(self)
 
     def __str__(self) -> str:
@@ -67,7 +68,10 @@ class Address:
 
 
 def _host(host: str, text: str) -> str:
-    """`host` in the one form that makes equal addresses compare equal; `text` is the whole address, for the message."""
+    """`host` in a normal form, so that equal addresses compare equal. `text` is the whole address, for the message.
+
+    Raises ValueError.
+    """
     if not host:
         return "0.0.0.0"
     try:

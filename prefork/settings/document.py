@@ -1,4 +1,4 @@
-"""The document: a TOML file as it is read, or the line and the key at which it is none."""
+"""The document: owns the reading of a TOML file, and the line and the key of a syntax error."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from prefork.errors import ConfigError
 from prefork.settings.wording import dotted
 
-REACH = 100  # lines before the one where tomllib stopped, in which the statement may have begun that it stopped in
-_MARK = "?"  # a key of no table
+REACH = 100  # lines before the one at which tomllib stopped; its statement may have begun in them
+_MARK = "?"  # a key that no table has
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _KEY = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
 _STATEMENT = re.compile(rf"\s*(?:({_KEY})[ \t]*=|(\[\[?)[ \t]*({_KEY}))")
@@ -18,12 +18,12 @@ _GIVEN_TWICE = re.compile(r"Cannot (overwrite a value|declare .* twice|mutate im
 
 
 def read(path: str) -> dict[str, Any]:
-    """The TOML document in `path`; a ConfigError of one line where it is none."""
+    """The TOML document in `path`. Raises ConfigError, of one line, for a file that cannot be read or is no TOML."""
     try:
         with open(path, "rb") as file:
             data = file.read()
         if path.endswith(".py"):
-            problem = "expected TOML, got Python, as gunicorn's configuration is; `prefork schema` tells every key"
+            problem = "expected TOML, got Python, as gunicorn's configuration is; `prefork schema` lists every key"
             raise ConfigError(f"{path}: {problem}")
         return tomllib.loads(data.decode())
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _syntax(message: str, text: str) -> str:
-    """tomllib's "What (at line 3, column 5)" or "What (at end of document)" with the line and the key in front."""
+    """The message of tomllib, which ends "(at line 3, column 5)" or "(at end of document)", with line and key first."""
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     if not match:
         return message
@@ -55,9 +55,9 @@ def _syntax(message: str, text: str) -> str:
 
 
 def _key(text: str, line: int) -> str:
-    """The key, or the header, of the statement that `line` is in, as tomllib stops at it; "" where there is none.
+    """The key, or the header, of the statement at `line`, at which tomllib has stopped; "" if there is none.
 
-    It begins behind the longest part of the text that ends with a line and is a document of its own.
+    The statement begins after the longest run of whole lines, from the first on, that is a document by itself.
     """
     lines = text.split("\n")
     for first in range(line, max(0, line - REACH), -1):
@@ -75,7 +75,7 @@ def _key(text: str, line: int) -> str:
 
 
 def _where(table: dict[str, Any], path: str = "") -> str | None:
-    """The dotted path of the table that has _MARK, "" for `table` itself; None where none has it."""
+    """The dotted path of the table that has _MARK, "" for `table` itself; None if no table has it."""
     if _MARK in table:
         return path
     for name, value in table.items():

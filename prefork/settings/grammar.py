@@ -20,4 +20,4 @@ BRACKETED = r"\[[0-9A-Fa-f:.]{2,45}+\]"
 HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
-"""What belongs to one connection (RFC 9110 §7.6.1): an application does not say it, the server does."""
+"""The fields of one connection (RFC 9110 §7.6.1): the server sends them, an application must not."""

@@ -1,4 +1,6 @@
-"""The JSON Schema (draft 2020-12) of the config file, for editors and `prefork schema`. Derived from the Structs."""
+"""The JSON Schema (draft 2020-12) of the config file, for editors and `prefork schema`. Owns how it is derived from the
+Structs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from prefork.settings.tables import Key, keys
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of the whole file as its operator writes it. Every key has a description, and its default if any."""
+    """The schema of the whole file. Every key has a description, and a default if there is one."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "prefork configuration",
@@ -57,7 +59,7 @@ def _value(key: Key) -> dict[str, Any]:
 
 
 def _default(key: Key) -> Any:
-    """The default as it would be written, or None: for tables, whose own keys have theirs, and for what is unsaid."""
+    """The default as an operator would write it; None for a table, as its keys have their own, and for no default."""
     if key.field == "listen":
         return [str(listener.address) for listener in key.default]
     plain = isinstance(key.value, Kind | Entries) and key.default is not msgspec.NODEFAULT

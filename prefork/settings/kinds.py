@@ -1,6 +1,6 @@
-"""Kinds of values: how each is written in TOML, in words, as a type and as a reader. Owns no key and no default.
+"""Kinds of values. Owns how each is written in TOML: in words, as a type, and by a reader. Owns no key and no default.
 
-Paths are held against the file system here, so that a missing directory is a line among the other problems.
+Paths are checked in the file system here, so that a missing directory is reported with the other problems.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ T = TypeVar("T")
 MOST_WORKERS = 1024
 LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 104 on BSD and macOS, 108 on Linux
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_END = r"(?!\n)$"  # in Python `$` alone would let a last newline through; \Z is not known to JSON Schema
+_END = r"(?!\n)$"  # `$` alone would allow a last newline in Python, and JSON Schema does not know \Z
 _SIZE = re.compile(rf"^([0-9]{{1,9}}) ?(B|KiB|MiB|GiB){_END}")
 X_FORWARDED = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port")
 _FAMILIES = {"x-forwarded": X_FORWARDED, "forwarded": ("forwarded",)}
-# The server frames messages itself (RFC 9112 §6), and `type` already is the content type.
+# The server frames messages itself (RFC 9112 §6), and `type` is the content type.
 _OWN_FIELDS = HOP_BY_HOP | {"content-length", "content-type"}
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one kind of value is written: in words, and as the type that msgspec checks before `read` makes the value.
+    """One kind of value: `expected` describes it in words, msgspec checks the type `written`, `read` makes the value.
 
-    `read` raises ValueError: with a message of its own, or an empty one for "expected {expected}, got ...".
+    `read` raises ValueError: with a message of its own, or without one for "expected {expected}, got ...".
     """
 
     expected: str
@@ -50,7 +50,7 @@ class Kind:
     read: Callable[[Any], Any] = lambda value: value
 
     def convert(self, raw: object) -> Any:
-        """What the Struct holds for `raw`; ValueError says what was expected and what was found."""
+        """The value of the Struct for `raw`. Raises ValueError, which says what was expected and what was found."""
         try:
             return self.read(msgspec.convert(raw, self.written))
         except (msgspec.ValidationError, ValueError) as error:
@@ -60,7 +60,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """A table whose keys the operator chooses: the kinds of its names and of its values."""
+    """A table with names that the operator chooses: the kinds of its names and of its values."""
 
     name: Kind
     value: Kind
@@ -75,7 +75,7 @@ def integer(least: int, most: int) -> Kind:
 
 
 def size(least: int) -> Kind:
-    """Bytes as an integer, or text with a binary unit; below `least` is an error."""
+    """A number of bytes, as an integer or as text with a binary unit. A value below `least` is an error."""
 
     def read(value: int | str) -> int:
         if isinstance(value, str):
@@ -89,7 +89,7 @@ def size(least: int) -> Kind:
 
 
 def _when(condition: object, value: T) -> T:
-    """`value` where the condition holds; ValueError, in the kind's own words, where it does not."""
+    """`value` if the condition holds. Else raises ValueError without a message, for that of the kind."""
     if not condition:
         raise ValueError
     return value
@@ -143,7 +143,7 @@ def _address(text: str) -> Address:
 
 def _symlinks(text: str) -> str:
     if text == "owner" and sys.platform != "linux":
-        raise ValueError('expected another than "owner", for which this platform lacks O_PATH and /proc/self/fd')
+        raise ValueError('expected "inside", "all" or "none": for "owner" this platform lacks O_PATH and /proc/self/fd')
     return text
 
 
@@ -173,7 +173,7 @@ def _proxies(texts: list[str]) -> tuple[str, ...]:
         try:
             _when(text == "unix" or ipaddress.ip_network(text), text)
         except ValueError:
-            way_out = '; everybody is "0.0.0.0/0", "::/0" and "unix"' if text == "*" else ""
+            way_out = '; for all of them write "0.0.0.0/0", "::/0" and "unix"' if text == "*" else ""
             expected = 'expected addresses, networks such as "10.0.0.0/8", or "unix"'
             raise ValueError(f"{expected}, got {quoted(text)}{way_out}") from None
     return tuple(texts)
@@ -187,7 +187,7 @@ def _trusted_fields(value: str | list[str]) -> tuple[str, ...]:
         if name in HOP_BY_HOP | {"host", "content-length", "expect"} or not TOKEN.fullmatch(name):
             raise ValueError(f"expected names of fields that only a proxy writes, got {quoted(name)}")
     if "forwarded" in names and {"x-forwarded-for", "x-forwarded-proto"} & set(names):
-        raise ValueError("expected Forwarded, or X-Forwarded-For and X-Forwarded-Proto, got both: which one counts?")
+        raise ValueError("expected either Forwarded, or X-Forwarded-For and X-Forwarded-Proto, got both")
     return names
 
 
@@ -279,7 +279,7 @@ CODINGS = Kind(
     _codings,
 )
 MEDIA_TYPES = Kind(
-    'a list of media types such as "text/html", in which "*" stands for anything',
+    'a list of media types such as "text/html", in which "*" stands for any text',
     list[Annotated[str, Meta(pattern=rf"^[a-zA-Z0-9*!#$&^_.+/-]+{_END}")]],
     _media_types,
 )

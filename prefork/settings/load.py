@@ -1,4 +1,4 @@
-"""Loading: a TOML file and the command line become Settings, or a ConfigError with every problem that there is."""
+"""Loading: owns how a TOML file and the command line become Settings, or a ConfigError with every problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefork.settings.schema import KINDS, Listener, Master, Route, Settings
 from prefork.settings.tables import Walk, keys, twice
 from prefork.settings.wording import quoted
 
-# keys of a route that concern applications of some kinds
+# keys of a route that only some kinds of applications have
 BESIDE = {
     "lifespan": ("asgi", "app"),
     "request_buffering": ("wsgi", "app"),
@@ -36,16 +36,16 @@ def load(
     app_dir: str = "",
     overrides: Sequence[Override] = (),
 ) -> Settings:
-    """Settings from the file `path`, if any, and what the command line puts in their place.
+    """Settings from the file `path`, if any, and from the command line, which overrides it.
 
     `app` ("module:attribute") or `files` (a directory, with a `listing` or without) takes the route "/" of every host,
-    `listen` replaces the addresses; `app_dir` goes in front of the workers' pythonpath; `overrides` are further keys.
-    Raises ConfigError, and nothing else.
+    `listen` replaces the addresses, `app_dir` goes in front of the workers' pythonpath, and `overrides` set further
+    keys. Raises ConfigError, and nothing else.
     """
     walk = Walk(path or "")
     written = document.read(path) if path is not None else {}
     fields = walk.fields(Settings, written)
-    if path is not None:  # the default is relative to this directory: it can be too long as well
+    if path is not None:  # the default is relative to this directory, so it can be too long, too
         walk.single(SOCKET, fields.get("master", Master()).control, "master.control")
     elif not _is_somewhere():
         walk.problem("workers.chdir", "expected a directory for the application, but the current directory is gone")
@@ -92,8 +92,8 @@ def _check_listen(listeners: tuple[Listener | None, ...] | None, walk: Walk) -> 
 
 
 def _check_kinds(raw: object, walk: Walk) -> None:
-    """A route is exactly one of KINDS; an unknown key may be a misspelt one, and that is said already. What says how an
-    application is called stands beside one of that kind.
+    """A route has exactly one of KINDS; an unknown key, already reported, may be a misspelt one. The keys of BESIDE
+    stand only beside an application of a fitting kind.
     """
     for index, route in enumerate(raw if isinstance(raw, list) else ()):
         if isinstance(route, dict):
@@ -113,7 +113,7 @@ def _check_routes(routes: tuple[Route | None, ...], walk: Walk) -> None:
 
 
 def _check_tries(routes: tuple[Route | None, ...], walk: Walk) -> None:
-    """No name to try that is never given, since another route answers for its path."""
+    """A path to try must not belong to another route, which would answer for it."""
     for index, route in enumerate(routes):
         if route is None or route.files is None:
             continue

@@ -1,4 +1,4 @@
-"""Overrides: what the command line says in place of the file. Owns how an option's text becomes the value of a key."""
+"""Overrides: the options of the command line that replace keys of the file. Owns how text becomes a key's value."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?")
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """`value` for the key `key` of a table, such as "workers.threads", as the option called `option` has it: text, a
-    flag, a list, or entries, which join those of the file.
+    """The `value` that the option called `option` gives the key `key` of a table, such as "workers.threads": text, a
+    flag, a list, or entries, which are added to those of the file.
     """
 
     option: str
@@ -29,7 +29,7 @@ class Override:
 
 
 def override(fields: dict[str, Any], overrides: Sequence[Override]) -> Iterator[str]:
-    """Put each value into its table in `fields`; yields a problem for each option that is wrong."""
+    """Put each value into its table in `fields`. Yields a problem for each option that is wrong."""
     for one in overrides:
         place, _, name = one.key.partition(".")
         table = keys(Settings)[place].value
@@ -49,9 +49,9 @@ def override(fields: dict[str, Any], overrides: Sequence[Override]) -> Iterator[
 
 
 def _value(kind: Kind, given: object) -> Any:
-    """What the Struct holds for it. A text that is none of the kind's may be a number. Raises ValueError."""
+    """The value of the Struct for it. A text that the kind refuses may be a number. Raises ValueError."""
     if not isinstance(given, str) or kind is UMASK or not (number := _NUMBER.fullmatch(given)):
-        return kind.convert(given)  # a umask of digits is octal
+        return kind.convert(given)  # the digits of a umask are octal
     try:
         return kind.convert(given)
     except ValueError:
@@ -64,7 +64,7 @@ def _entries(kinds: Entries, given: object) -> dict[str, Any]:
 
 
 def override_listen(fields: dict[str, Any], listen: Sequence[str]) -> Iterator[str]:
-    """Likewise for the addresses, all of which `listen` replaces."""
+    """Replace all addresses in `fields` by `listen`, if it has any. Yields a problem for each that is wrong."""
     if not listen:
         return
     listeners: list[Listener] = []
@@ -79,7 +79,7 @@ def override_listen(fields: dict[str, Any], listen: Sequence[str]) -> Iterator[s
 
 
 def override_path(fields: dict[str, Any], app_dir: str) -> Iterator[str]:
-    """Likewise for workers.pythonpath, in front of which `app_dir` goes."""
+    """Put `app_dir`, if any, in front of workers.pythonpath in `fields`. Yields a problem if it is wrong."""
     if not app_dir:
         return
     try:
@@ -91,7 +91,7 @@ def override_path(fields: dict[str, Any], app_dir: str) -> Iterator[str]:
 
 
 def override_route(fields: dict[str, Any], app: str, files: str, listing: bool) -> Iterator[str]:
-    """Likewise for the route "/"."""
+    """Replace the route "/" of every host in `fields`. Yields a problem for each option that is wrong."""
     if app and files:
         yield "--files: expected no application beside it"
     if listing and not files:

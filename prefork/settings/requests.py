@@ -1,7 +1,7 @@
-"""Texts that are held against requests, or made of them: hosts, paths, file names, redirects. Owns no key.
+"""Texts that are matched with requests, or made of them: hosts, paths, file names, redirects. Owns no key.
 
-What looks like a variable or a pattern of another server, and would be taken literally here, is refused: the route
-would match nothing, or its clients would be sent to `https://$host/`. So is what no request can ever match.
+A variable or a pattern of another server is refused, as it would be taken literally here: the route would match
+nothing, or its clients would be sent to `https://$host/`. A text that no request can ever match is refused, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?[/\\]*")  # a scheme, slash
 
 
 def path(text: str) -> str:
-    """The path of a route, a plain prefix. ValueError: empty, or with what to write in its place."""
+    """The path of a route, a plain prefix. Raises ValueError: without a message, or with one that tells what to do."""
     if not text.startswith("/") or "?" in text or "#" in text or _CONTROL.search(text):
         raise ValueError
     if _PATTERN.search(text):
@@ -38,41 +38,42 @@ def path(text: str) -> str:
     if _ESCAPE.search(text):
         plain = unquote(text)
         hint = "" if _ESCAPE.search(plain) or "\ufffd" in plain or not _is_normal(plain) else f": write {quoted(plain)}"
-        raise ValueError(f"expected a path as it reads once decoded, got {quoted(text)}{hint}")
+        raise ValueError(f"expected a decoded path, got {quoted(text)}{hint}")
     if not _is_normal(text):
         raise ValueError
     return text
 
 
 def _is_normal(text: str) -> bool:
-    """Whether requests can have this path, by the spelling that they are routed by (http/paths.py)."""
+    """Whether requests can have this path, as they are routed by a normal spelling (http/paths.py)."""
     return "//" not in text and {".", ".."}.isdisjoint(text.split("/")) and not _CONTROL.search(text)
 
 
 def host(text: str) -> str:
-    """The host of a route, in lower case. ValueError as `path`."""
+    """The host of a route, in lower case. Raises ValueError as `path` does."""
     if text == "_":
-        raise ValueError('expected a host name, got "_": every host is ""')
+        raise ValueError('expected a host name, got "_": write "" for every host')
     if text.startswith(".") and text.strip("."):
         raise ValueError(f"expected a host name, got {quoted(text)}: write {quoted('*' + text)}")
     if "~" in text or "$" in text:
         raise ValueError(f"expected a host name, without a regular expression or a variable, got {quoted(text)}")
-    name = text.rstrip(".")  # a final dot says no more (RFC 1034 §3.1), and is cut off from a request's host, too
+    name = text.rstrip(".")  # a final dot means the same (RFC 1034 §3.1), and is cut off from a request's host, too
     if text and not _HOST.fullmatch(name):
         raise ValueError
     return name.lower()
 
 
 def location(text: str) -> str:
-    """Where a redirect leads, REQUEST_URI being its only variable. ValueError as `path`.
+    """The target of a redirect; REQUEST_URI is its only variable. Raises ValueError as `path` does.
 
-    REQUEST_URI begins with a slash: behind none of the site's own, `//evil.example/` would be another site.
+    REQUEST_URI begins with a slash. Without a host or a path of the site before it, a request for `//evil.example/`
+    would lead to another site.
     """
     if not FIELD_VALUE.fullmatch(text):
         raise ValueError
     _check_variables(text, REQUEST_URI, '; a dollar sign is "%24"')
     if "{" in text or "}" in text:
-        what = f'"{REQUEST_URI}" is what was asked for, and braces are "%7B" and "%7D"'
+        what = f'"{REQUEST_URI}" is the path and query of the request, and braces are "%7B" and "%7D"'
         raise ValueError(f"expected a path or URL without braces, got {quoted(text)}: {what}")
     before, variable, _ = text.partition(REQUEST_URI)
     if variable and _NO_HOST.fullmatch(before):
@@ -83,10 +84,10 @@ def location(text: str) -> str:
 
 
 def tries(texts: list[str]) -> tuple[str, ...]:
-    """The names that files are looked for by, URI being their only variable. ValueError as `path`."""
+    """The paths to try for a file; URI is their only variable. Raises ValueError as `path` does."""
     for text in texts:
         if text.startswith("="):
-            raise ValueError(f"expected paths, got {quoted(text)}: where none leads to a file, it is 404 anyway")
+            raise ValueError(f"expected paths, got {quoted(text)}: if none of them leads to a file, it is 404 anyway")
         if not text.startswith(("/", URI)) or ".." in text.split("/") or "\0" in text:
             raise ValueError(f'expected paths that begin with "/" or "{URI}", without "..", got {quoted(text)}')
         _check_variables(text, URI)
@@ -96,7 +97,7 @@ def tries(texts: list[str]) -> tuple[str, ...]:
 
 
 def index(value: str | list[str]) -> tuple[str, ...]:
-    """The names of index files. ValueError as `path`."""
+    """The names of index files. Raises ValueError as `path` does."""
     names = (value,) if isinstance(value, str) else tuple(value)
     for name in names:
         if "/" in name or "\0" in name:
@@ -107,7 +108,7 @@ def index(value: str | list[str]) -> tuple[str, ...]:
 
 
 def file_pattern(text: str) -> str:
-    """A pattern of file names or paths, as fnmatch has it. ValueError as `path`."""
+    """A pattern of file names or paths, in the syntax of fnmatch. Raises ValueError as `path` does."""
     if "\0" in text:
         raise ValueError
     if re.search(r"[{}\\|$]", text):
@@ -118,7 +119,7 @@ def file_pattern(text: str) -> str:
 
 
 def file_type(text: str) -> str:
-    """What a type is told by: an extension, a name, "*". ValueError as `path`."""
+    """The files of a content type: an extension, a name, or "*". Raises ValueError as `path` does."""
     if "/" in text:
         raise ValueError
     if "*" in text and text != "*":
@@ -132,5 +133,5 @@ def _check_variables(text: str, known: str, more: str = "") -> None:
     for variable in _VARIABLE.findall(text):
         if variable != known:
             near = nearest(variable.strip("${}").lower(), [known[1:]])
-            what = f'did you mean "{known}"?' if near else f'here there is "{known}" alone{more}'
+            what = f'did you mean "{known}"?' if near else f'the only variable here is "{known}"{more}'
             raise ValueError(f"unknown variable {quoted(variable)} in {quoted(text)} ({what})")

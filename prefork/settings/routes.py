@@ -1,4 +1,4 @@
-"""Routes beside each other: which paths below one of them another one has. Matches no requests; see handlers/router."""
+"""Nested routes: owns which paths below a route belong to another one. Matches no requests; see handlers/router."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from prefork.settings.schema import Route
 
-Nested = Sequence[tuple[str, bool]]  # a path below a route's, without a final slash, and whether it is closed to it
+Nested = Sequence[tuple[str, bool]]  # a path below a route's, without a final slash, and True if it is closed to that
 
 
 def mount(path: str) -> str:
@@ -15,11 +15,11 @@ def mount(path: str) -> str:
 
 
 def nested(route: Route, routes: Iterable[Route | None]) -> Nested:
-    """The paths of other routes below that of `route`, as they are below it, the longest first.
+    """The paths of other routes below that of `route`, relative to it, the longest first.
 
-    A path is closed to `route` where another one answers there by itself: with a refusal, say, or an application that
-    asks for a password. Files give and redirects point: beside them, a file of the outer route may still stand for a
-    directory. Routes of other hosts do not count: what one host refuses and `route` gives, a client gets by its Host.
+    A path is closed to `route` if the other route answers there by itself: with a refusal, say, or by an application
+    that asks for a password. Files and redirects do not close a path: the outer route may still have a file for a
+    directory there. Routes of other hosts do not count: a client that one host refuses may ask `route` by its Host.
     """
     own = mount(route.path)
     found = [

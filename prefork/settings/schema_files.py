@@ -14,21 +14,21 @@ Symlinks = Literal["inside", "owner", "all", "none"]
 
 
 class FileCache(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What each worker keeps of the files that it has served. Sizes are in bytes."""
+    """The files that each worker keeps in memory or open. Sizes are in bytes."""
 
     memory: Annotated[int, kinds.size(0), Meta(description="Bytes of small files kept in memory, per worker.")] = (
         64 << 20
     )
     entries: Annotated[
-        int, kinds.integer(0, 1 << 20), Meta(description="How many files are kept, per worker; 0: none.")
+        int, kinds.integer(0, 1 << 20), Meta(description="The number of files that are kept, per worker; 0: none.")
     ] = 16384
     open_files: Annotated[
-        int, kinds.integer(0, 1 << 20), Meta(description="How many large files are held open, per worker.")
+        int, kinds.integer(0, 1 << 20), Meta(description="The number of large files that are held open, per worker.")
     ] = 256
     valid: Annotated[
         float,
         kinds.TIMEOUT,
-        Meta(description="Seconds until a file that is kept is looked at again; 0: with each request."),
+        Meta(description="Seconds until a kept file is checked for changes; 0: with each request."),
     ] = 1.0
 
 
@@ -36,51 +36,55 @@ class Files(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A route that serves the files of a directory."""
 
     short_form: ClassVar[str] = "root"
-    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory whose files are served.")]
+    root: Annotated[str, kinds.DIRECTORY, Meta(description="The directory of the files.")]
     index: Annotated[
-        tuple[str, ...], kinds.INDEX, Meta(description='The file that answers for a directory, or several; "" is none.')
+        tuple[str, ...],
+        kinds.INDEX,
+        Meta(description='The file to serve for a directory, or a list of them; "": none.'),
     ] = ("index.html",)
     try_: Annotated[
         tuple[str, ...],
         kinds.TRIES,
-        Meta(description="The paths to try, in order; $uri is the path that was asked for, below the route's."),
+        Meta(description="The paths to try, in order; $uri is the path of the request, below the route's."),
     ] = field(name="try", default=("$uri",))
     max_age: Annotated[
         int | None,
         kinds.integer(0, LONGEST_AGE),
-        Meta(description="Seconds that clients may cache a file; unsaid by default."),
+        Meta(description="Seconds for which clients may cache a file; by default no max-age is sent."),
     ] = None
     cache_control: Annotated[
         dict[str, str],
         kinds.Entries(kinds.PATTERN, kinds.FIELD_TEXT),
-        Meta(description='Cache-Control by pattern: "*.html" of a name, "/assets/*" of a path; the first counts.'),
+        Meta(
+            description='Cache-Control by pattern: "*.html" of a name, "/assets/*" of a path; the first match counts.'
+        ),
     ] = field(default_factory=dict)
     types: Annotated[
         dict[str, str],
         kinds.Entries(kinds.FILE_TYPE, kinds.FIELD_TEXT),
-        Meta(description='Content types by extension (".md"), by name ("LICENSE"), or "*" for what is not known.'),
+        Meta(description='Content types by extension (".md") or name ("LICENSE"); "*" is for all other files.'),
     ] = field(default_factory=dict)
     precompressed: Annotated[
         bool,
         kinds.FLAG,
-        Meta(description="Whether the .zst, .br or .gz beside a file is sent in its place where a client likes that."),
+        Meta(description="Send the .zst, .br or .gz beside a file instead, if the client accepts it."),
     ] = False
     hidden: Annotated[
-        bool, kinds.FLAG, Meta(description="Whether names that begin with a dot are served; .well-known always is.")
+        bool, kinds.FLAG, Meta(description="Serve names that begin with a dot; .well-known is always served.")
     ] = False
     symlinks: Annotated[
         Symlinks,
         kinds.SYMLINKS,
         Meta(
-            description='Which symlinks are followed: those that stay "inside" the root, those whose "owner" owns what '
-            'they lead to, "all", "none".'
+            description='The symlinks to follow: "inside": those that stay inside the root; "owner": those that have '
+            'the same owner as their target; "all"; "none".'
         ),
     ] = "inside"
     max_ranges: Annotated[
         int,
         kinds.integer(1, 10_000),
-        Meta(description="How many ranges of a file a request may ask for; the whole is sent beyond."),
+        Meta(description="The number of ranges in one request; beyond it the whole file is sent."),
     ] = 100
     listing: Annotated[
-        bool, kinds.FLAG, Meta(description="Whether a directory without an index is answered by a list of its files.")
+        bool, kinds.FLAG, Meta(description="A directory without an index is answered by a list of its files.")
     ] = False

@@ -1,4 +1,4 @@
-"""What the tables of the schema are made of."""
+"""The table: owns the properties that all tables of the schema share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from msgspec import Struct
 
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every table of the file has in common."""
+    """A table of the file. `short_form` is the field that a plain text fills in its place, "" for none."""
 
     short_form: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""Tables: walks a parsed TOML document along the Structs of the schema. Collects every problem, stops at none."""
+"""Tables: owns the walk through a parsed TOML document, along the Structs. It collects every problem, stops at none."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from prefork.settings.wording import dotted, found, nearest
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a table: the `field` of the Struct that it fills, and what it holds.
+    """One key of a table, which fills the `field` of the Struct.
 
-    `value` is the Kind of a single value, the Entries of an open table, or the Struct of a table; `many` is a list of
-    such tables. `default` is NODEFAULT where the key is required.
+    `value` is the Kind of a single value, the Entries of an open table, or the Struct of a table; with `many`, the key
+    is a list of such tables. `default` is NODEFAULT if the key is required.
     """
 
     field: str
@@ -32,7 +32,7 @@ class Key:
 
 @cache
 def keys(table: type[Table]) -> dict[str, Key]:
-    """The keys of `table` as they are written: its fields that have a description."""
+    """The keys of `table`, by their names in the file: its fields that have a description."""
     found_keys = {}
     for field in structs.fields(table):
         held, *notes = get_args(field.type) or (field.type,)
@@ -48,7 +48,7 @@ def keys(table: type[Table]) -> dict[str, Key]:
 
 
 def _places(table: type[Table], where: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of the file with its dotted path, the outermost first."""
+    """Every key of the file with its dotted path, the outermost keys first."""
     known = keys(table)
     yield from ((name, dotted(where, name)) for name in known)
     for name, key in known.items():
@@ -57,14 +57,14 @@ def _places(table: type[Table], where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(name: str, table: type[Table]) -> str:
-    """The same key of another table, or the nearest key of this one; "" where there is neither."""
+    """A hint: the same key in another table, or the nearest key of this one; "" if there is neither."""
     elsewhere = [path for key, path in _places(Settings) if key == name]
     place = elsewhere[0] if elsewhere else nearest(name, keys(table))
     return f' (did you mean "{place}"?)' if place else ""
 
 
 def twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:
-    """The index of each item that stood before, with the index of the first; None is no item."""
+    """The index of each repeated item, with the index of its first occurrence; None is no item."""
     seen: dict[object, int] = {}
     for index, item in enumerate(items):
         if item is not None and seen.setdefault(item, index) != index:
@@ -72,7 +72,7 @@ def twice(items: Iterable[object]) -> Iterator[tuple[int, int]]:
 
 
 class Walk:
-    """One walk through a document. Whatever is wrong becomes a line of `problems`, and a None in the result."""
+    """One walk through a document. Each wrong value becomes a line of `problems`, and a None in the result."""
 
     def __init__(self, source: str) -> None:
         self.problems: list[str] = []
@@ -82,7 +82,7 @@ class Walk:
         self.problems.append(f"{self._prefix}{where}: {text}")
 
     def fields(self, table: type[Table], raw: dict[str, Any], where: str = "") -> dict[str, Any]:
-        """The fields of `table` that `raw` fills, by their names in the Struct, less those that are wrong."""
+        """The fields of `table` that `raw` fills, by their names in the Struct, without those that are wrong."""
         known = keys(table)
         for name in (name for name in raw if name not in known):
             self.problem(dotted(where, name), "unknown key" + _suggestion(name, table))

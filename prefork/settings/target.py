@@ -1,4 +1,4 @@
-"""Targets: how an application is named. "module:attribute", "module:factory(...)", or a module alone."""
+"""Targets. Owns how an application is named: "module:attribute", "module:factory(...)", or a module alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NO_LITERALS = "expected a factory's arguments to be literals: numbers, texts, l
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an application is: `attribute` (dotted) of `module`, "" for the module's usual name.
+    """The name of an application: `attribute` (dotted) of `module`, "" for the module's usual name.
 
-    `arguments` and `keywords` are what the attribute, a factory, is called with; None where it is not called.
+    A factory is called with `arguments` and `keywords`; `arguments` is None if the attribute is not called.
     """
 
     module: str
@@ -27,7 +27,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Raises ValueError: empty, or with what to write instead of a file's name."""
+        """Raises ValueError: without a message, or with one that says what to write."""
         module, colon, rest = text.partition(":")
         attribute, parenthesis, call = rest.partition("(")
         if "/" in module or module.endswith(".py"):
@@ -43,7 +43,7 @@ def _is_name(text: str) -> bool:
 
 
 def _instead(path: str, rest: str) -> str:
-    """The error for a file's name: the module that it is, seen from here or from its own directory."""
+    """The error for a file's name. It names the module, as seen from here or from its own directory."""
     folder, _, file = re.sub(r"^(?:\./+)+", "", path).rpartition("/")
     parts = [*folder.split("/"), file.removesuffix(".py")] if folder else [file.removesuffix(".py")]
     if all(map(_is_name, parts)):
@@ -52,7 +52,7 @@ def _instead(path: str, rest: str) -> str:
 
 
 def _arguments(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What `text`, all after the opening parenthesis, passes. Raises ValueError for what is no literal."""
+    """The arguments in `text`, which begins after the opening parenthesis. Raises ValueError if one is no literal."""
     try:
         source = f"f({text}"
         call = ast.parse(source, mode="eval").body
@@ -64,6 +64,6 @@ def _arguments(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         keywords = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(_NO_LITERALS) from None
-    if len(keywords) < len(call.keywords):  # **more, or one twice
+    if len(keywords) < len(call.keywords):  # **more, or a keyword twice
         raise ValueError(_NO_LITERALS)
     return arguments, keywords

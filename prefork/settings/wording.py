@@ -1,4 +1,4 @@
-"""Wording: how a problem shows keys and values, always on one line, and what to install. Owns no rule of its own."""
+"""Wording: owns how a message shows keys and values, always on one line. Owns no rule of the configuration."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from datetime import date, datetime, time
 
 MORE_DESCRIPTORS = "allow more by `ulimit -n`, or LimitNOFILE of a service"
-LONGEST = 60  # characters of a value that are worth repeating to its author
+LONGEST = 60  # characters of a value that a message repeats
 
 
 def quoted(text: str) -> str:
-    """`text` in double quotes, cut to LONGEST characters, and with nothing that a terminal would act upon."""
+    """`text` in double quotes, cut to LONGEST characters, with all unprintable characters escaped."""
     cut = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
     printable = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut.replace("\\", "\\\\")
@@ -22,12 +22,12 @@ def quoted(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """The known word that `word` may have been meant for; "" where none is as much like it, 1 being the same."""
+    """The known word that is most like `word`; "" if none has at least this `likeness`. A likeness of 1 is the same."""
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=likeness)), "")
 
 
 def found(value: object) -> str:
-    """What stands in the file, as its author would name it."""
+    """A value of the file, in words."""
     match value:
         case str():
             return quoted(value)
@@ -46,17 +46,17 @@ def found(value: object) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """As one says it: "1 route", "2 addresses"."""
+    """The number with its noun: "1 route", "2 addresses"."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{number} {noun if number == 1 else noun + plural}"
 
 
 def dotted(where: str, key: str) -> str:
-    """The path of `key` within the table `where`, which is "" for the whole file."""
+    """The dotted path of `key` in the table `where`; "" is the whole file."""
     shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
     return f"{where}.{shown}" if where else shown
 
 
 def to_install(package: str) -> str:
-    """The command that adds an optional package. Not `prefork[standard]`, as prefork itself is on no index of pip's."""
+    """The command that installs an optional package. Not `prefork[standard]`, as prefork is on no package index."""
     return f"pip install {package}"

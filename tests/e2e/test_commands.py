@@ -227,7 +227,7 @@ def test_commands_find_the_server_of_an_application_beside_a_file_of_which_it_ta
     with started(tmp_path, "app:app") as process:
         told = run(tmp_path, "status", "--json")
         assert json.loads(told.stdout)["master"]["pid"] == process.pid
-        note = "prefork: nobody answers at elsewhere.sock (config/server.toml); this is the one at "
+        note = "prefork: no prefork answers at elsewhere.sock (config/server.toml); asking the one at "
         assert told.stderr.startswith(note)
         path = told.stderr.removeprefix(note).strip()
         assert run(tmp_path, "reload").returncode == 0

@@ -94,7 +94,7 @@ def test_the_key_does_the_same_and_a_log_on_stderr_is_warned_of(directory: Path)
     (directory / "server.toml").write_text(f"[master]\ndaemon = true\n{CONFIG}")
     done = start(directory)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
-    assert 'what is logged to "-" is lost, as a daemon has no stderr' in done.stderr
+    assert 'a daemon has no stderr, so the logs to "-" are lost' in done.stderr
     again = start(directory)
     assert again.returncode == 1
     assert f"a master with pid {master(directory)} runs with this pid file" in again.stderr

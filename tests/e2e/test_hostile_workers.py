@@ -71,8 +71,8 @@ def test_a_worker_that_tells_the_master_nonsense_is_replaced_and_the_others_are_
     server = serve(CONFIG.replace("[log]", "max_requests = 1000\n[log]"), {"app.py": SPOILING})
     before = serving(server)
     babbler = int(server.get("/babble").body)
-    assert server.wait_log(rf"error: worker {babbler} says what makes no sense: .*; replacing it")
+    assert server.wait_log(rf"error: worker {babbler} sent a malformed message: .*; replacing it")
     eventually(lambda: len(serving(server) - {babbler}) == 2, what="another in its place")
     assert before - {babbler} < serving(server)
     assert all(worker["answers"] for worker in status(server)["workers"])
-    assert server.stderr.count("makes no sense") == 1
+    assert server.stderr.count("malformed message") == 1

@@ -221,4 +221,4 @@ def test_exit_functions_that_do_not_end_are_cut_short(serve: Serve) -> None:
     server = serve(CONFIG.format(preload="true", more=""), {"app.py": f"{hanging}manager.shutdown()\n"})
     server.signal(signal.SIGTERM)
     assert server.wait_exit(8) == 0
-    assert re.search(r"template \d+ is not gone 2 s after it was told; killing it", server.stderr)
+    assert re.search(r"template \d+ has not ended 2 s after it was told to; killing it", server.stderr)

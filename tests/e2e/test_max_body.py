@@ -97,8 +97,8 @@ def test_the_log_names_the_limit_the_size_and_the_target_once_a_minute(serve: Se
     for path in ("/?a=b", "/large/x"):
         for _ in range(3):
             assert upload(server, path, 10_000)[0] == 413
-    server.wait_log(r"POST /\?a=b: 413, a body of 10000 bytes, and http.max_body is 1024")
-    server.wait_log("POST /large/x: 413, a body of 10000 bytes, and max_body of the route /large is 8192")
+    server.wait_log(r"POST /\?a=b: 413, a body of 10000 bytes, but http.max_body is 1024")
+    server.wait_log("POST /large/x: 413, a body of 10000 bytes, but max_body of the route /large is 8192")
     assert server.stderr.count(": 413,") == 2
 
 

@@ -251,7 +251,7 @@ def test_a_template_that_tells_a_pid_which_is_no_new_child_is_replaced_and_nobod
             assert other in serving(server)
             if lie != b"\xff":  # which gives a reason why there is none
                 assert not is_alive(one)
-                assert server.stderr.count("the template says what makes no sense") == number + 1
+                assert server.stderr.count("the template sent a malformed message") == number + 1
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -266,7 +266,7 @@ def test_a_template_that_does_not_answer_in_time_is_replaced_and_bears_no_worker
     (victim, other), one = sorted(serving(server)), template(server)
     suspend(one)
     os.kill(victim, signal.SIGKILL)
-    server.wait_log("the template does not answer: in time")
+    server.wait_log("the template does not answer: timed out")
     eventually(lambda: len(serving(server)) == 2, what="its replacement")
     assert not is_alive(one)
     assert {child.pid for child in server.workers()} == {template(server).pid, *serving(server)}

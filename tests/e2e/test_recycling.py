@@ -33,7 +33,7 @@ note(")")
 
 def recycled(server: Server, reason: str) -> list[str]:
     """The pids of the workers that have asked to be replaced, in order."""
-    return re.findall(rf"\[(\d+)\] info: this worker is to be replaced, since {reason}", server.stderr)
+    return re.findall(rf"\[(\d+)\] info: this worker asks to be replaced, since {reason}", server.stderr)
 
 
 def test_max_requests_replaces_workers_one_by_one_and_no_request_fails(serve: Serve) -> None:

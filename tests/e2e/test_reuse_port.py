@@ -48,7 +48,7 @@ def test_each_worker_has_a_socket_of_its_own_and_the_kernel_deals_clients_out(se
 def test_the_number_of_workers_is_changed_by_a_reload_alone(server: Server) -> None:
     failed = command(server, "scale", count=3)
     assert failed["ok"] is False
-    assert "with reuse_port it takes a reload" in failed["message"]
+    assert "with reuse_port, scaling needs a reload" in failed["message"]
     assert states(server) == ["serving"] * 2
 
 

@@ -135,7 +135,7 @@ def test_a_release_that_is_removed_before_the_reload_is_replaced_by_the_one_of_n
     server.remove("1")
     server.kill_worker()
     assert server.version == b"two"
-    server.wait_log(f"{server.current}, where this server was started, has been replaced; going on in what is there")
+    server.wait_log(f"{server.current}, where this server was started, has been replaced; going on in the new one")
 
 
 def test_where_a_path_is_relative_and_leads_nowhere_the_command_says_why(deploy: Deploy) -> None:
@@ -145,9 +145,9 @@ def test_where_a_path_is_relative_and_leads_nowhere_the_command_says_why(deploy:
     for command in ("reload", "upgrade"):
         done = server.command(command)
         assert done.returncode == 1
-        why = f"({server.current}, where this server was started, cannot be entered: No such file or directory)"
+        why = f"(cannot enter {server.current}, where this server was started: No such file or directory)"
         said = done.stderr.splitlines()[-1]
-        assert "there is no module `app` on the path; --app-dir, or workers.pythonpath, says" in said
+        assert "there is no module `app` on the path; --app-dir, or workers.pythonpath, adds" in said
         assert said.endswith(why)
     assert server.version == b"one"
 

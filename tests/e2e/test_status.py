@@ -50,7 +50,7 @@ def test_a_worker_that_is_killed_when_its_time_is_over_is_named_with_what_it_was
     with_call = begin(server, "/wait")
     server.signal(signal.SIGTERM)
     assert server.wait_exit(5) == 0
-    server.wait_log(r"is not gone 1\.2 s after it was told; killing it, which is at GET /wait$")
+    server.wait_log(r"has not ended 1\.2 s after it was told to; killing it, which is at GET /wait$")
     with_call.close()
 
 

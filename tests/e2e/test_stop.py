@@ -48,7 +48,7 @@ def test_a_request_that_the_application_works_on_is_finished(
     server = serve(PAIR, {"app.py": APP})
     with_call = begin(server, path)
     server.signal(number)
-    server.wait_log("stopping: the workers finish what is under way")
+    server.wait_log("stopping: the workers finish the requests under way")
     assert len(server.family()) >= 2
     open_gate(server)
     assert answer(with_call) == body

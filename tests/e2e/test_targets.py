@@ -42,7 +42,7 @@ def test_an_app_dir(serve: Serve) -> None:
     ("route", "says"),
     [
         ("wsgi = 'app:asgi'", 'cannot boot: "app:asgi" is an ASGI application; write asgi = "app:asgi"'),
-        ("app = 'app:create'", '"app:create" needs no arguments, as a factory does; write "app:create()"'),
+        ("app = 'app:create'", '"app:create" takes no arguments, as a factory does; write "app:create()"'),
         ("app = 'ap:create'", "there is no module `ap` on the path; did you mean `app`?"),
     ],
 )

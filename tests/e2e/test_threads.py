@@ -225,7 +225,7 @@ def test_a_stuck_call_is_answered_504_and_its_worker_replaced_while_others_finis
     assert other().status == 200
     assert int(other().body.split()[0]) == old
     eventually(lambda: [worker.pid for worker in site.server.workers()] == [site.pid()], 10)
-    assert site.server.stderr.count("is to be replaced") == 1
+    assert site.server.stderr.count("asks to be replaced") == 1
     assert not re.search(r"\berror\b.*died", site.server.stderr)
 
 

@@ -244,7 +244,7 @@ def test_a_reload_that_is_asked_for_during_an_upgrade_is_told_whom_to_ask(serve:
     follow(server)
     assert said["ok"] is False
     assert said["message"].startswith(f"master {server.master.pid} ")
-    assert said["message"].endswith(" has taken over meanwhile; ask once more")
+    assert said["message"].endswith(" has taken over meanwhile; ask again")
     assert server.wait_exit() == 0
 
 

@@ -214,7 +214,7 @@ def test_what_is_no_socket_stays_and_is_called_by_its_name(directory: Path, kind
         path.mkdir()
     else:
         path.symlink_to("nothing")
-    with pytest.raises(StartError, match=r"app\.sock: it is there already, and is no socket"):
+    with pytest.raises(StartError, match=r"app\.sock: the file exists already, and is no socket"):
         bind(Address.parse("unix:app.sock"))
     assert os.path.lexists(path)
 
@@ -234,7 +234,7 @@ def test_a_link_is_neither_probed_nor_removed(directory: Path) -> None:
         living.setblocking(False)
         for target in ("dead.sock", "living.sock"):
             os.symlink(target, "app.sock")
-            with pytest.raises(StartError, match=r"app\.sock: it is there already, and is no socket"):
+            with pytest.raises(StartError, match=r"app\.sock: the file exists already, and is no socket"):
                 bind(Address.parse("unix:app.sock"))
             os.unlink("app.sock")
         with pytest.raises(BlockingIOError):
@@ -246,7 +246,7 @@ def test_a_link_of_another_user_leads_no_socket_of_roots_elsewhere(directory: Pa
     (directory / "elsewhere").mkdir()
     os.symlink("elsewhere", "run")
     os.chown("run", 12345, -1, follow_symlinks=False)
-    with pytest.raises(StartError, match=r"run/app\.sock: a symlink of user 12345 leads to what is not that user's"):
+    with pytest.raises(StartError, match=r"run/app\.sock: a symlink of user 12345 leads to a path of another user"):
         bind(Address.parse("unix:run/app.sock"))
     assert os.listdir("elsewhere") == []
 

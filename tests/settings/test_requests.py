@@ -18,7 +18,7 @@ Load = Callable[..., Settings]
 Problems = Callable[..., list[str]]
 
 PLAIN = "expected a plain path, which stands for all below it, not a pattern, got"
-DECODED = "expected a path as it reads once decoded, got"
+DECODED = "expected a decoded path, got"
 NORMAL = (
     'expected a path that starts with "/" and has no "?", "#", "//", no "." or ".." segments and no control characters'
 )
@@ -75,7 +75,7 @@ def test_a_path_that_is_taken_is_one_that_requests_can_have(text: str) -> None:
 @pytest.mark.parametrize(
     ("host", "problem"),
     [
-        ("_", 'expected a host name, got "_": every host is ""'),
+        ("_", 'expected a host name, got "_": write "" for every host'),
         (".example.com", 'expected a host name, got ".example.com": write "*.example.com"'),
         ("~www", 'expected a host name, without a regular expression or a variable, got "~www"'),
         ("$host", 'expected a host name, without a regular expression or a variable, got "$host"'),
@@ -85,7 +85,7 @@ def test_a_host_of_another_servers_grammar_is_refused(problems: Problems, host: 
     assert problems(f"[[route]]\nhost = '{host}'\nstatus = true") == [f"route[0].host: {problem}"]
 
 
-ALONE = 'here there is "$request_uri" alone; a dollar sign is "%24"'
+ALONE = 'the only variable here is "$request_uri"; a dollar sign is "%24"'
 CHOSEN = 'expected a path or a host before "$request_uri", else clients choose it, got'
 
 
@@ -101,7 +101,7 @@ CHOSEN = 'expected a path or a host before "$request_uri", else clients choose i
         (
             "https://x{uri}",
             'expected a path or URL without braces, got "https://x{uri}": '
-            '"$request_uri" is what was asked for, and braces are "%7B" and "%7D"',
+            '"$request_uri" is the path and query of the request, and braces are "%7B" and "%7D"',
         ),
         *(
             (f"{before}$request_uri", f'{CHOSEN} "{before}$request_uri"')
@@ -141,9 +141,9 @@ FILES = "[[route]]\nfiles = {{ root = 'public', {} }}"
     [
         ("try = ['$url']", 'try: expected paths that begin with "/" or "$uri", without "..", got "$url"'),
         ("try = ['/x$url']", 'try: unknown variable "$url" in "/x$url" (did you mean "$uri"?)'),
-        ("try = ['/x$args']", 'try: unknown variable "$args" in "/x$args" (here there is "$uri" alone)'),
+        ("try = ['/x$args']", 'try: unknown variable "$args" in "/x$args" (the only variable here is "$uri")'),
         ("try = ['$uri', '$uri_x']", 'try: unknown variable "$uri_x" in "$uri_x" (did you mean "$uri"?)'),
-        ("try = ['=404']", 'try: expected paths, got "=404": where none leads to a file, it is 404 anyway'),
+        ("try = ['=404']", 'try: expected paths, got "=404": if none of them leads to a file, it is 404 anyway'),
         ("try = ['/a?b']", 'try: expected paths of files, without a pattern or a query, got "/a?b"'),
         ("try = ['/*.html']", 'try: expected paths of files, without a pattern or a query, got "/*.html"'),
         ("index = ['a', '*.html']", 'index: expected a file name, not a pattern or a variable, got "*.html"'),

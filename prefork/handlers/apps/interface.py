@@ -38,9 +38,9 @@ def load_application(target: str, key: str) -> tuple[Interface, Any]:
     if found is Interface.FACTORY and (":" not in target or "(" in target):
         found = Interface.NONE  # nothing to append "()" to
     problem = {
-        Interface.ASGI2: f'"{target}" is an ASGI 2 application, of the scope alone; what is served is ASGI 3: '
+        Interface.ASGI2: f'"{target}" is an ASGI 2 application, called with the scope alone; prefork serves ASGI 3: '
         "async (scope, receive, send)",
-        Interface.FACTORY: f'"{target}" needs no arguments, as a factory does; write "{target}()"',
+        Interface.FACTORY: f'"{target}" takes no arguments, as a factory does; write "{target}()"',
         Interface.NONE: f'"{target}" is no application: neither (environ, start_response), as WSGI has it, '
         "nor async (scope, receive, send), as ASGI has it",
         Interface.UNKNOWN: f'"{target}" does not tell whether it is a WSGI or an ASGI application; '

@@ -53,7 +53,7 @@ def _import(target: str, name: str) -> ModuleType:
     else:
         here = [] if parent else [module.name for module in pkgutil.iter_modules([file_paths.absolute(os.curdir)])]
         near = nearest(missing, here)
-    way_out = "" if parent else "; --app-dir, or workers.pythonpath, says where else to look"
+    way_out = "" if parent else "; --app-dir, or workers.pythonpath, adds a directory to it"
     raise TargetError(
         f'"{target}": there is no module `{missing}` on the path{_did_you_mean(near) or way_out}'
     ) from None

@@ -218,8 +218,8 @@ class Renderer:
     def _explain(self, name: str) -> None:
         if count := self._notice.happened(monotonic()):
             log.warning(
-                "an application answers with %s, for a proxy to send a file, but no trusted one asks "
-                "(http.trusted_proxies): dropped, the client gets the body as it is; %d such answers",
+                "an application answers with %s, which tells a proxy to send a file, but no trusted proxy asks "
+                "(http.trusted_proxies): the field is dropped, the client gets the body as it is; %d such answers",
                 name,
                 count,
             )

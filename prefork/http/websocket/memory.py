@@ -46,6 +46,6 @@ class Memory:
             self._shed += 1
             largest.shed()
         if self._shed and monotonic() >= self._told + QUIET:
-            what = "%s closed, as messages that were not whole, or not received, took more than websocket.max_buffered"
+            what = "%s closed: incomplete and unreceived messages took more than websocket.max_buffered"
             log.warning(what, counted(self._shed, "WebSocket"))
             self._shed, self._told = 0, monotonic()

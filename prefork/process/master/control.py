@@ -176,12 +176,12 @@ def _ask(connection: socket.socket, path: str, request: Message) -> Message:
         _believe(path, stranger)
         text += piece
         if len(text) > LONGEST_REPLY:
-            raise StartError(f"the master at {path} answers without an end")
+            raise StartError(f"the master at {path} sends an answer that does not end")
     try:
         msgspec.json.decode(text, type=Reply)
         reply: Message = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise StartError(f"the master at {path} answers what makes no sense: {error}") from None
+        raise StartError(f"the master at {path} sends a malformed answer: {error}") from None
     return reply
 
 
@@ -194,14 +194,14 @@ def _believe(path: str, stranger: int | None) -> None:
     if stranger is not None:
         name = privileges.called(stranger)
         raise StartError(
-            f"{path}: {name} answers there, who is neither root nor {privileges.called(os.geteuid())}; "
-            f"if that is as it should be, run this command as {name}"
+            f"{path}: the server there runs as {name}, neither as root nor as {privileges.called(os.geteuid())}; "
+            f"if that is intended, run this command as {name}"
         )
 
 
 def _unanswered(path: str, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return f"{path}: no permission; the control socket is its owner's alone"
+        return f"{path}: no permission; only its owner may use the control socket"
     if isinstance(error, TimeoutError | BlockingIOError):
         return f"the master at {path} does not answer: is it stopped, or stuck?"
     return f"no prefork answers at {path}: is it running, was it started in this directory, with this config?"

@@ -162,7 +162,7 @@ class Master:
             try:
                 obey[command]()
             except Exception as error:  # the next ones are to be heard all the same
-                log.error("%s went wrong: %r", command.name, error, exc_info=error)
+                log.error("%s failed: %r", command.name, error, exc_info=error)
 
     async def _answer(self, request: Message) -> Message:
         """Obey a command that came through the control socket."""
@@ -284,7 +284,7 @@ class Master:
             size = operation.resize(size) if operation.resize is not None else size
         if size != before:
             if any(address.number for address in self.generation.sockets):
-                raise BootError("with reuse_port it takes a reload: set workers.count, then `prefork reload`")
+                raise BootError("with reuse_port, scaling needs a reload: set workers.count, then `prefork reload`")
             await self.generation.resize(size)
             log.info("scaled: generation %d serves with %s", self.generation.number, counted(size, "worker"))
 
@@ -314,7 +314,7 @@ class Master:
     async def _upgrade(self) -> str:
         """A new master in our place, or all stays as it was. Raises BootError then."""
         if os.getpid() == 1:
-            raise BootError("the master is process 1, with which its container would end; `prefork reload` is for that")
+            raise BootError("the master is process 1, and its container would end with it; use `prefork reload`")
         log.info("upgrading: a new master starts")
         inheritance = Inheritance(self.generation.sockets, self._passed.names, self._endpoints)
         successor = Successor(self._children, self._home.name, self._manager, inheritance)
@@ -337,7 +337,7 @@ class Master:
         self._manager.succeeded(successor.child.pid, outcome)
         set_process_title("master, leaving")
         log.info("upgraded: %s; master %d leaves", outcome, os.getpid())
-        self._leave(f"{outcome} meanwhile; ask once more")
+        self._leave(f"{outcome} meanwhile; ask again")
         self._loop.spawn(self._stop_gracefully(), "leaving")
         return outcome
 
@@ -368,7 +368,7 @@ class Master:
         if fast:
             self._loop.spawn(self._stop_now(), "stopping at once")
         elif not leaving:
-            log.info("stopping: the workers finish what is under way")
+            log.info("stopping: the workers finish the requests under way")
             self._loop.spawn(self._stop_after_notice(), "stopping")
 
     async def _stop_after_notice(self) -> None:

@@ -70,7 +70,7 @@ def find(config: str | None, addresses: Sequence[str]) -> Reached:
     told = None if addresses or not os.path.isfile(CONFIG) else _tell(CONFIG)
     if told is not None and _answers(told):
         return Reached(told.socket)
-    note = f"nobody answers at {told.socket} ({CONFIG}); this is the one at " if told and told.socket else ""
+    note = f"no prefork answers at {told.socket} ({CONFIG}); asking the one at " if told and told.socket else ""
     if not addresses and _runs_by(USUAL.control) in ("", CONFIG):  # started before the file was there, or said so
         return Reached(USUAL.control, note and note + USUAL.control)
     servers = _without_file(addresses)
@@ -100,7 +100,7 @@ def _of_file(config: str) -> str:
     else:
         missing = f"no prefork answers at {told.socket}: {MISSING}"
         if problems and told.control is None:
-            missing += " The file as it is does not say where else"
+            missing += " The file, as it is, names no other socket"
     raise StartError(missing + _master_by(told), problems)
 
 
@@ -160,7 +160,7 @@ def _master(path: str) -> Itself:
     try:
         return msgspec.convert(reply.get("master"), Itself)
     except msgspec.ValidationError as error:
-        problem = f"answers what makes no sense, is it of another version? ({error})"
+        problem = f"sends a malformed answer; is it another version of prefork? ({error})"
         raise StartError(f"the master at {path} {problem}") from None
 
 

@@ -98,14 +98,14 @@ class Generations:
         self._ending = True
         shutdown = max(time_for_shutdown(each.settings.workers) for each in self.living)
         hosts = [child for child in living if child.asgi]
-        telling = self._children.loop.spawn(self._tell_of_waiting(hosts), "telling of applications that shut down")
+        telling = self._children.loop.spawn(self._tell_of_waiting(hosts), "reporting applications that shut down")
         await self._children.dismiss(living, FAST, shutdown=shutdown, urgent=True)
         telling.cancel()
 
     async def _tell_of_waiting(self, children: Sequence[Child]) -> None:
         await self._children.loop.sleep(FAST + LOOK)
         if not all(child.exited.is_set() for child in children):
-            log.info("the applications shut down; INT once more does not wait for that")
+            log.info("waiting for the applications to shut down; another INT ends the wait")
 
     def _crown(self, generation: Generation) -> None:
         self.current = generation

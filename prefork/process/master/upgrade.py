@@ -133,7 +133,7 @@ class Successor:
         except OSError as error:
             _send(talk, Word(problem=f"cannot execute {sys.executable}: {error.strerror}"))
         except UnicodeEncodeError as error:
-            _send(talk, Word(problem=f"cannot hand over what has a name that is not UTF-8: {error.object!a}"))
+            _send(talk, Word(problem=f"cannot hand over a name that is not UTF-8: {error.object!a}"))
         return os.EX_OSERR
 
     async def ready(self) -> str:
@@ -146,7 +146,7 @@ class Successor:
         except TimedOut:
             raise BootError(f"the new master {self.child.pid} did not get ready in time", self._written()) from None
         except MalformedMessage as error:
-            raise BootError(f"the new master {self.child.pid} says what makes no sense: {error}") from None
+            raise BootError(f"the new master {self.child.pid} sent a malformed message: {error}") from None
 
     async def take_over(self) -> None:
         """Give way, and wait until it serves: it is no child of ours any more. Raises BootError when it does not."""
@@ -157,7 +157,7 @@ class Successor:
                 await self._hear()
         except TimedOut:
             self.child.signal(signal.SIGKILL)  # it may be about to serve, and to stop then would take down what is ours
-            raise BootError(f"the new master {self.child.pid} got ready, and did not serve") from None
+            raise BootError(f"the new master {self.child.pid} got ready, but did not serve") from None
         self._children.let_go(self.child)
         self._hang_up()
 
@@ -252,7 +252,7 @@ class Predecessor:
         try:
             return cls(msgspec.json.decode(text, type=Offer))
         except (msgspec.MsgspecError, OSError, ValueError, OverflowError, RecursionError) as error:
-            raise StartError(f"{VARIABLE}: expected what a master hands over in an upgrade: {error}") from None
+            raise StartError(f"{VARIABLE}: expected the offer of a master that upgrades: {error}") from None
 
     def place(self) -> Place:
         """Where its pid file and its control socket are."""

@@ -144,7 +144,7 @@ class Watch:
                         log.info("reloading: %s changed", _summary(said) if said else "something may have")
                         self._reload()
         except MalformedMessage as error:
-            log.error("the watcher says what makes no sense, so no change is seen any more: %s", error)
+            log.error("the watcher sent a malformed message, so no change is seen any more: %s", error)
             child.signal(signal.SIGKILL)
             return False
         finally:

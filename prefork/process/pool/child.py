@@ -76,7 +76,7 @@ class Child:
             self._ready_at = monotonic()
             self.asgi = report.asgi
         except MalformedMessage as error:
-            raise BootError(f"{self.name} {self.pid} says what makes no sense: {error}") from None
+            raise BootError(f"{self.name} {self.pid} sent a malformed message: {error}") from None
         except TimedOut:
             place = await self._place()
             late = f"{self.name} {self.pid} was not ready within {timeout:g} s (workers.boot_timeout)"
@@ -144,7 +144,7 @@ class Child:
             while report := await self._hear():
                 self._note(report)
         except MalformedMessage as error:
-            log.error("%s %d says what makes no sense: %s; replacing it", self.name, self.pid, error)
+            log.error("%s %d sent a malformed message: %s; replacing it", self.name, self.pid, error)
             self._turn_deaf()
             self.departing.set()
             await self.exited.wait()
@@ -176,13 +176,13 @@ class Child:
         """
         if report.account is None:
             if self.departing.is_set():
-                raise MalformedMessage("it wants to be replaced once more")
+                raise MalformedMessage("it asks to be replaced a second time")
             self.departing.set()
         elif self._asked:
             self._asked -= 1
             self.account = report.account.within(self.age)
         else:
-            raise MalformedMessage("an account that nobody has asked for")
+            raise MalformedMessage("an account that was not requested")
         self.heard.notify_all()
 
     def ask(self, question: bytes) -> None:
@@ -250,6 +250,6 @@ class Child:
             with suppress(TimedOut), self._loop.within(ENDING / TIMES):
                 await self.exited.wait()
                 return
-        log.warning("%s %d is not gone %g s after it was told; killing it", self.name, self.pid, ENDING)
+        log.warning("%s %d has not ended %g s after it was told to; killing it", self.name, self.pid, ENDING)
         self.signal(signal.SIGKILL)
         await self.exited.wait()

@@ -198,7 +198,7 @@ class Children:
                 continue
             request = told[child.pid].request if child.pid in told else ""
             at = f", which is at {request}" if request else ""
-            log.warning("worker %d is not gone %g s after it was told; killing it%s", child.pid, waited, at)
+            log.warning("worker %d has not ended %g s after it was told to; killing it%s", child.pid, waited, at)
             child.signal(signal.SIGKILL)
         for child in children:
             await child.exited.wait()

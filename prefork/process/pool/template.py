@@ -82,7 +82,7 @@ class Template:
         self._busy = True
         try:
             if self._dismissed:
-                raise BootError("its generation leaves")
+                raise BootError("its generation is leaving")
             if self._child is None or self._child.exited.is_set():
                 await self._boot()
             return await self._ask(b"%d %d %d" % (slot, position, workers), pages)
@@ -154,7 +154,7 @@ class Template:
             except (OSError, TimedOut) as error:
                 self._child.signal(signal.SIGKILL)  # or it would answer this when it is asked the next time
                 await self._child.exited.wait()
-                raise BootError(f"the template does not answer: {str(error) or 'in time'}") from None
+                raise BootError(f"the template does not answer: {str(error) or 'timed out'}") from None
             finally:
                 loop.forget(line.fileno())
             if not answer.isdigit():
@@ -164,7 +164,7 @@ class Template:
             except MalformedMessage as error:
                 self._child.signal(signal.SIGKILL)  # the application there has taken over: another begins anew
                 await self._child.exited.wait()
-                raise BootError(f"the template says what makes no sense: {error}") from None
+                raise BootError(f"the template sent a malformed message: {error}") from None
         child.ask(KNOWN)
         return child
 

@@ -93,7 +93,7 @@ class Diagnostics:
             if WHERE in asked:
                 self.explain()
         except Exception as error:  # the loop may be changing what is looked at, after all
-            log.error("cannot tell what goes on: %r", error, exc_info=error)
+            log.error("cannot give diagnostics: %r", error, exc_info=error)
 
 
 def _read(fd: int) -> bytes:

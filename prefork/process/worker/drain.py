@@ -60,7 +60,7 @@ class Drain:
 
     async def run(self) -> None:
         """All of it, until the loop stops."""
-        finishing = self._loop.spawn(self._finish(), "finishing what is under way")
+        finishing = self._loop.spawn(self._finish(), "finishing requests")
         with suppress(TimedOut), self._loop.within(self._workers.graceful_timeout):
             await self._waited.wait()
         finishing.cancel()

@@ -22,11 +22,11 @@ def prepare(settings: Settings) -> str:
     is_root = os.geteuid() == ROOT
     if not is_root and (master.user not in (None, os.geteuid()) or master.group not in (None, os.getegid())):
         key = "user" if master.user not in (None, os.geteuid()) else "group"
-        raise StartError(f"master.{key}: only root can become somebody else, and this is {called(os.geteuid())}")
+        raise StartError(f"master.{key}: only root can change the user or group, and this is {called(os.geteuid())}")
     if master.user is not None and master.group is None and _entry(master.user) is None:
-        raise StartError(f'master.user: {master.user} is no user of this system, so "group" has to stand beside it')
+        raise StartError(f'master.user: {master.user} is no user of this system, so "group" must be set, too')
     if is_root and master.user is None and any(route.app or route.wsgi or route.asgi for route in settings.routes):
-        return 'applications run as root: name a "user" in [master] (--user), or root itself, if it is to be so'
+        return 'applications run as root: name a "user" in [master] (--user), or name root there, if that is intended'
     return ""
 
 

@@ -81,8 +81,8 @@ class Reserve:
         if self._loop.now >= self._warned + QUIET:
             self._warned = self._loop.now
             upgraded = sum(one.upgrade is not None for one in self._server.connections)
-            what = "all %d connections are taken for long, %d of them by WebSockets: new clients get a 503, but for the"
-            log.warning(f"{what} status; more are allowed by workers.connections", self._server.limit, upgraded)
+            what = "all %d connections are taken for long, %d of them by WebSockets: new clients get a 503, except"
+            log.warning(f"{what} for the status route; workers.connections allows more", self._server.limit, upgraded)
         return len(self._server.connections) < self._server.limit + PLACES
 
 

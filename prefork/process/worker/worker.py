@@ -277,7 +277,7 @@ class Worker:
         """Ask, once, to be replaced: another will be ready before this worker is told to leave."""
         if not (self._retiring or self._draining):
             self._retiring = True
-            log.log(level, "this worker is to be replaced, since %s", reason)
+            log.log(level, "this worker asks to be replaced, since %s", reason)
             self._reporter.send(Report())
 
     def _explain(self) -> None:
@@ -409,6 +409,6 @@ def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         if raised < wanted:
             connections = max(1, raised - reserve)
-            words = "at most %s at once, as no more than %d descriptors are allowed; %s"
+            words = "at most %s at once, as only %d descriptors are allowed; %s"
             log.warning(words, counted(connections, "connection"), hard, MORE_DESCRIPTORS)
     return connections

@@ -11,7 +11,7 @@ import pytest
 from prefork.errors import TargetError
 from prefork.handlers.apps.target import load, load_callable
 
-WAY_OUT = "; --app-dir, or workers.pythonpath, says where else to look"
+WAY_OUT = "; --app-dir, or workers.pythonpath, adds a directory to it"
 
 Module = Callable[[str], str]
 _numbers = itertools.count()

@@ -71,7 +71,7 @@ class Impostor(threading.Thread):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_user_is_not_believed_and_hears_nothing(path: str) -> None:
     impostor = Impostor(path, b'{"ok": true}\n', 12345)
-    with impostor, pytest.raises(StartError, match="user 12345 answers there, who is neither root nor root"):
+    with impostor, pytest.raises(StartError, match="the server there runs as user 12345, neither as root nor as root"):
         ask(path, {"command": "reload"})
     assert impostor.heard == b""
 
@@ -92,7 +92,7 @@ def test_a_worker_is_not_believed_where_it_answers_by_a_socket_of_roots_that_it_
         listener.listen()
         answerer = subprocess.Popen([sys.executable, "-c", ANSWERER], stdin=listener)
         try:
-            with pytest.raises(StartError, match="user 12345 answers there, who is neither root nor root"):
+            with pytest.raises(StartError, match="the server there runs as user 12345, neither as root nor as root"):
                 ask(path, {"command": "reload"})
         finally:
             answerer.wait(10)
@@ -102,15 +102,15 @@ def test_a_worker_is_not_believed_where_it_answers_by_a_socket_of_roots_that_it_
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [
-        (b"garbage\n", "answers what makes no sense"),
-        (b"[]\n", "answers what makes no sense"),
-        (b"{}\n", "answers what makes no sense"),
-        (b'{"ok": 1}\n', "answers what makes no sense"),
-        (b'{"ok": true, "message": {}}\n', "answers what makes no sense"),
-        (b'{"ok": true, "pid": 99999999999999999999}\n', "answers what makes no sense"),
-        (b'{"ok": true, "message": "\xff"}\n', "answers what makes no sense"),
-        (b'{"ok": true, "x": ' + b"[" * 100_000 + b"\n", "answers what makes no sense"),
-        (b" " * (17 << 20), "answers without an end"),
+        (b"garbage\n", "sends a malformed answer"),
+        (b"[]\n", "sends a malformed answer"),
+        (b"{}\n", "sends a malformed answer"),
+        (b'{"ok": 1}\n', "sends a malformed answer"),
+        (b'{"ok": true, "message": {}}\n', "sends a malformed answer"),
+        (b'{"ok": true, "pid": 99999999999999999999}\n', "sends a malformed answer"),
+        (b'{"ok": true, "message": "\xff"}\n', "sends a malformed answer"),
+        (b'{"ok": true, "x": ' + b"[" * 100_000 + b"\n", "sends a malformed answer"),
+        (b" " * (17 << 20), "sends an answer that does not end"),
         (b'{"ok": true', "no prefork answers"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_link_to_another_control_socket_is_no_master_in_the_way(path: str) -> 
         other.bind(f"{path}.other")
         other.listen()
         os.symlink(f"{path}.other", path)
-        with pytest.raises(StartError, match="it is there already, and is no socket"):
+        with pytest.raises(StartError, match="the file exists already, and is no socket"):
             ControlSocket(path)
     os.unlink(path)
     os.unlink(f"{path}.other")

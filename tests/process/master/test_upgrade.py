@@ -26,7 +26,7 @@ OFFER = '{{"talk": {0}, "stderr": {0}, "sockets": {{}}, "pid_file": ["p", {0}, f
 def test_an_offer_that_no_master_has_made_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     with open(os.devnull) as null:
         monkeypatch.setenv(VARIABLE, text.replace("NULL", str(null.fileno())))
-        with pytest.raises(StartError, match=f"^{VARIABLE}: expected what a master hands over in an upgrade: .+"):
+        with pytest.raises(StartError, match=f"^{VARIABLE}: expected the offer of a master that upgrades: .+"):
             Predecessor.find()
     assert VARIABLE not in os.environ
     assert Predecessor.find() is None

@@ -197,7 +197,7 @@ def test_a_child_that_says_what_makes_no_sense_in_place_of_being_ready_cannot_bo
     children: Children, said: bytes
 ) -> None:
     child = children.fork(lambda reporter: (os.write(reporter.fd, said) and time.sleep(1000)) or 0)
-    assert str(boot(children, child)).startswith(f"worker {child.pid} says what makes no sense: ")
+    assert str(boot(children, child)).startswith(f"worker {child.pid} sent a malformed message: ")
 
 
 @pytest.mark.parametrize("said", [*NONSENSE.values(), b'{"account": {}}\n' * 1000], ids=[*NONSENSE, "unasked"])
@@ -224,7 +224,7 @@ def test_a_worker_that_says_what_makes_no_sense_is_to_be_replaced_and_told_of_on
     children.loop.spawn(wait(), "waiting")
     children.loop.run()
     (message,) = caplog.messages
-    assert message.startswith(f"worker {child.pid} says what makes no sense: ")
+    assert message.startswith(f"worker {child.pid} sent a malformed message: ")
     assert not other.departing.is_set()
 
 

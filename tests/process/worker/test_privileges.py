@@ -28,7 +28,7 @@ def test_who_is_not_root_can_only_stay_who_he_is(become: pytest.MonkeyPatch) -> 
     become.setattr(os, "geteuid", lambda: 1000)
     assert privileges.prepare(settings()) == ""
     assert privileges.prepare(settings(user=1000, group=1000)) == ""
-    with pytest.raises(StartError, match=r"^master.user: only root can become somebody else, and this is "):
+    with pytest.raises(StartError, match=r"^master.user: only root can change the user or group, and this is "):
         privileges.prepare(settings(user=33))
     with pytest.raises(StartError, match=r"^master.group: only root"):
         privileges.prepare(settings(user=1000, group=33))

@@ -189,7 +189,7 @@ class Mounted:
         except ModuleNotFoundError as error:
             if error.name != "websockets":
                 raise
-            log.error("a WebSocket was asked for, and `websockets` is not installed: %s", to_install("websockets"))
+            log.error("a client asks for a WebSocket, but `websockets` is not installed: %s", to_install("websockets"))
             return plain(501)
         refused = refusal(request)
         if refused is not None:

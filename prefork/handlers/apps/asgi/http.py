@@ -231,7 +231,7 @@ class RequestCycle:
             if not more:
                 self._enter(COMPLETE)
             elif self.host.loop.now > self._until:
-                raise ClientGone("nobody is to see this body, and it does not end")
+                raise ClientGone("no client will see this body, and it does not end")
             return
         if self.phase is STARTED:
             self._begin_stream()

@@ -105,7 +105,8 @@ class Lifespan:
             self._enter(_Phase.RUNNING)
         elif kind == "lifespan.startup.failed" and self._phase in (_Phase.SCOPE, _Phase.STARTING):
             reason = str(message.get("message", "")).strip().rpartition("\n")[2]  # of a traceback, the last line
-            self._failure = LifespanError(f"the application's lifespan failed to start: {reason or 'it says not why'}")
+            why = reason or "it does not say why"
+            self._failure = LifespanError(f"the application's lifespan failed to start: {why}")
             self._enter(_Phase.OVER)
         elif kind == "lifespan.shutdown.complete" and self._phase in (_Phase.LEAVING, _Phase.OVER):
             self._enter(_Phase.OVER)
@@ -122,7 +123,7 @@ class Lifespan:
         """What an application says of its failure is a traceback, or a line."""
         if not self._told:
             self._told = True
-            reason = text.strip().rpartition("\n")[2] or "it says not why"
+            reason = text.strip().rpartition("\n")[2] or "it does not say why"
             report = text if "\n" in text.strip() else ""
             doing = "failed to shut down" if self._phase is not _Phase.RUNNING else "failed"
             log.error("the application's lifespan %s: %s", doing, reason, extra={"report": report})

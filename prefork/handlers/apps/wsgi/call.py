@@ -88,14 +88,14 @@ class Call:
             buffer = self._open()
         if self._until:
             if monotonic() > self._until:
-                raise ClientGone("nobody is to see this body, and it does not end")
+                raise ClientGone("no client will see this body, and it does not end")
         elif not buffer.put(piece):
             raise ClientGone("the client is gone")
 
     def _open(self) -> ResponseBuffer:
         """Let the response begin with the pieces that are there."""
         if not self.thread or self.sent:
-            raise ApplicationError("write() was called once the response was over")
+            raise ApplicationError("write() was called after the response was over")
         if get_ident() != self.thread:
             raise ApplicationError("write() was called first in another thread than the application")
         self.sent = True

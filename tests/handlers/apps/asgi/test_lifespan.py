@@ -130,5 +130,5 @@ def test_failure_without_a_word_says_so(caplog: pytest.LogCaptureFixture) -> Non
 
     live(application)
     assert [record.getMessage() for record in caplog.records] == [
-        "the application's lifespan failed to shut down: it says not why"
+        "the application's lifespan failed to shut down: it does not say why"
     ]
