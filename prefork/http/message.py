@@ -187,7 +187,7 @@ class RequestBody(Protocol):
         """The next piece of the body, as it arrives; b"" at its end."""
 
     async def spool(self) -> IO[bytes]:
-        """The whole body as a file at position 0: in memory up to `http.body_buffer`, on disk beyond that."""
+        """The rest of the body as a file at position 0: in memory up to `http.body_buffer`, on disk beyond that."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The rest of the body, piece by piece, as it arrives."""
