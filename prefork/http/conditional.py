@@ -51,7 +51,7 @@ def encoded_tag(etag: str, encoding: str) -> str:
 
 
 def unencoded_tags(known: str, encoding: str) -> str:
-    """The weak tags of which `encoded_tag` makes those in the list `known`, as a list; "" where none has `encoding`."""
+    """The list of tags, each made weak, that `encoded_tag` turns into those of `known`; "" where there is none."""
     end = f'-{encoding}"'
     return ", ".join(f'W/{tag.removesuffix(end)}"' for _, tag in _tags(known) if tag.endswith(end))
 

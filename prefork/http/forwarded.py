@@ -21,7 +21,7 @@ ENTRIES = 1024  # of each cache
 ENTRY_LENGTH = 256  # characters: longer values are read each time
 LEFT_OUT = 16  # dropped fields that the log names, once each: a client can make up any number of X-Forwarded-*
 NAME_LENGTH = 64  # characters of a field's name: the log names no longer ones
-HOPS = 32  # that are read: where all of them are proxies of ours, the outermost one is taken for the client
+HOPS = 32  # hops that are read: where all of them are proxies of ours, the outermost one is taken for the client
 HOP_LENGTH = 1024  # characters: a longer hop counts as unreadable, and costs no reading
 
 # RFC 7239 §4: pairs of a token and a token or a quoted string; addresses in brackets are quoted
@@ -137,7 +137,7 @@ def _network(proxy: str) -> IPv4Network | IPv6Network:
 
 
 def _agrees(real_ip: str, client: Client) -> bool:
-    """True where X-Real-IP names the client that is known from the other fields: then it is true, whoever wrote it."""
+    """True where X-Real-IP names the same client as the other fields: then it does not matter who wrote it."""
     return bool(client.address) and (real_ip == client.address or canonical(real_ip) == client.address)
 
 

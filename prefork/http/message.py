@@ -70,7 +70,7 @@ class Headers:
         return self._copy([pair for pair in self.pairs if pair[0] not in names])
 
     def saying(self, name: str, value: str) -> Headers:
-        """A copy in which the field `name` (lower case) has this `value` alone. It may not concern the connection."""
+        """A copy in which field `name` (lower case) has this `value` alone. It may not be one of the connection."""
         copy = self._copy([*(pair for pair in self.pairs if pair[0] != name), (name, value)])
         copy.shared = False
         return copy
@@ -136,9 +136,9 @@ class Client:
     """A client's address, and the address of ours that it is connected to. A connection has one, and each request that
     a trusted proxy passes on has one of its own.
 
-    On a unix socket `address` is "" and `port` is "0"; `server_name` is the socket's path, and `server_port`
-    is "". A client is not `direct` where a proxy speaks for it, or where it came through a unix socket. It then knows
-    the server by another name and port than these: see `server`.
+    On a unix socket `address` is "" and `port` is "0"; `server_name` is the socket's path, and `server_port` is "". A
+    client is not `direct` where a proxy speaks for it, or where it came through a unix socket. It then knows the server
+    by another name and port than these: see `server`.
 
     `prepared` is as in Headers, but None until an object is put there.
     """
@@ -159,7 +159,7 @@ class Client:
 
 @lru_cache(1024)
 def server(host: str, scheme: str) -> tuple[str, str]:
-    """The server's name and port, as a client knows them that asks for `host`; without a port, that of the `scheme`.
+    """The server's name and port, from the `host` that a client asks for. Without a port in it, that of the `scheme`.
 
     `host` is a Request's: "" where an HTTP/1.0 client names none, which gives "localhost".
     """

@@ -151,7 +151,10 @@ class Incoming:
     __slots__ = ("_awaited", "_buffer", "_decoder", "_limit", "_line", "_pace", "_silent", "_stream", "_timeout")
 
     def __init__(self, stream: Stream, request: Request, http: Http, limit: BodyLimit) -> None:
-        """Raises BodyTooLarge where the request's Content-Length is beyond `limit`."""
+        """Bodies above `http.body_buffer` bytes are spooled to disk. A read may take `http.body_timeout` seconds.
+
+        Raises BodyTooLarge where the request's Content-Length is beyond `limit`.
+        """
         headers = request.headers
         if headers.length is None:
             self._decoder: Decoder = ChunkedDecoder(limit.most)

@@ -41,7 +41,7 @@ from prefork.shared.counters import REPEATS, REQUESTS, SENT, status_class
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 CLIENT_LEFT = 499  # as in nginx's log: the client did not wait for the answer
 RETRY = (("Retry-After", "1"),)
-UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # the request line for an answer where no request has come
+UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # the request line of an answer where no request has come
 NO_HEADERS = Headers(())
 
 
@@ -345,13 +345,13 @@ class Connection:
             data += piece
 
     def _unreadable(self) -> Request | None:
-        """A request for the access log, made of a head that is refused; None where no byte of it has come."""
+        """A request made of a head that is refused, for the answer and the access log; None where no byte has come."""
         data = self.stream.unread
         self.since = monotonic()
         return Request(guess_line(data), NO_HEADERS, Nothing(self.stream), self.client) if data else None
 
     async def _after_body(self, request: Request) -> bytes:
-        """Drop the rest of a request body. Returns the bytes behind it. Raises Disconnected where that is impossible."""
+        """Drop the rest of a request body. Returns the bytes behind it. Raises Disconnected where it cannot."""
         try:
             reusable = await request.body.discard()
         except ProtocolError:

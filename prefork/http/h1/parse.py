@@ -155,7 +155,7 @@ class Heads:
         """The head, where `data` is exactly one whole head; else None. Raises ProtocolError.
 
         `data` is not searched for an empty line before its end, which takes 0.4 us less (tests/bench/head.py). A known
-        head has none there. In an unknown head it fails to parse as a field line, and only then is the search made.
+        head has none there. In an unknown head an empty line is no valid field line; only then is the search made.
         """
         wholes = self._wholes
         known = wholes.get(data) if wholes else None
@@ -223,7 +223,7 @@ def _check_pair(line: RequestLine, headers: Headers) -> None:
 
 
 def guess_line(data: bytes) -> RequestLine:
-    """The request line that `data` begins with, for the access log. Where it is not valid, all of it is the target.
+    """The request line that `data` begins with, for an answer and the access log. An invalid one is all target.
 
     At most LINE_SHOWN bytes of it are read.
     """
@@ -267,8 +267,8 @@ def parse_line(raw: bytes) -> RequestLine:
 class _Fields(_Cache[tuple[str, str]]):
     """Field line with its CR -> (lower-case name, value). Two blocks that differ have most of their lines in common.
 
-    The name of a field that only a proxy may write is put into `met` each time that one is looked up. So the lines of
-    such fields are not kept in this dict, but in a cache of their own.
+    The name of a field that only a proxy may write is put into `met` each time that its line is looked up. So such
+    lines are not kept in this dict, but in a cache of their own.
     """
 
     def __init__(self, proxy_fields: ProxyFields) -> None:

@@ -245,7 +245,7 @@ def _pair(field: Any) -> tuple[str, str]:
 
 
 def _frame(status: int, block: Block, size: int | None, head_only: bool, minor: int, keep_alive: bool) -> Head:
-    """Decide on one framing. `size` is the body's, None where it is not known before its end. Raises ApplicationError."""
+    """Decide on one framing. `size` is the body's, None where it is not known yet. Raises ApplicationError."""
     keep_alive = keep_alive and not block.close
     if status == 204:
         return Head(status, None, False, keep_alive, True)  # no Content-Length either (RFC 9110 §8.6)

@@ -33,10 +33,11 @@ from prefork.settings.schema import Websocket
 HIGH_WATER = 64 * 1024
 OVERHEAD = 64  # bytes that a message counts beside its own, so that many empty ones count, too
 PORTION = 4096  # bytes parsed at once, of a client whose frames are not tiny
-COMPRESSED = 1024  # the same where frames may be compressed (RFC 7692): to 1 MiB, and a message begun before
+# the same where frames may be compressed (RFC 7692): it inflates to 1 MiB, beside a message that began before it
+COMPRESSED = 1024
 TINY = 512  # the same once a portion has had more than BUSY frames or BUSY_BYTES: up to 85 empty frames, 0.4 ms
 BUSY = 32  # frames in a portion, beyond which the other tasks have a turn
-BUSY_BYTES = 256 * 1024  # bytes that a portion was inflated to: the same
+BUSY_BYTES = 256 * 1024  # bytes that a portion was inflated to, beyond which they have a turn, too
 CLOSING = 2.0  # seconds that a client has to answer a close frame
 RESTART = "service restart"  # the reason that goes with 1012
 ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
