@@ -1,4 +1,4 @@
-"""How large a request body may be, and what the operator is told of those that are larger."""
+"""The limit on request bodies. Owns how large a body may be, and the operator's warnings of bodies that are larger."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from prefork.http.message import RequestLine
 from prefork.logger import log
 from prefork.runtime.throttle import Throttle
 
-INTERVAL = 60.0  # seconds between two lines of the log
-TARGET_LENGTH = 200  # characters of a target in one
+INTERVAL = 60.0  # seconds between two warnings
+TARGET_LENGTH = 200  # characters of a request's target that a warning shows
 
 
 class BodyLimit:
-    """At most `most` bytes (0: any), as `key` of the configuration has it. One for all requests that it applies to."""
+    """A body may have `most` bytes at most (0: any number), as the configuration's `key` says.
+
+    All requests that the limit applies to share one object.
+    """
 
     def __init__(self, most: int, key: str) -> None:
         self.most = most
@@ -22,7 +25,10 @@ class BodyLimit:
         self._notice = Throttle(INTERVAL)
 
     def refuse(self, line: RequestLine, size: int) -> BodyTooLarge:
-        """What to raise for a request whose body has `size` bytes, or more; the log gets to know, at times."""
+        """The error to raise for a request whose body has `size` bytes or more.
+
+        It is logged as well, at most once in INTERVAL seconds.
+        """
         if count := self._notice.happened(monotonic()):
             more = f"; {count - 1} more since the last such line" if count > 1 else ""
             target = line.target[:TARGET_LENGTH]

@@ -1,6 +1,6 @@
-"""Conditional requests: whether what the client knows still holds (RFC 9110 §13).
+"""Conditional requests: whether a client's copy is still the current version (RFC 9110 §13).
 
-Owns the comparison of validators, and the tags of what is encoded.
+Owns the comparison of validators, and the tags of encoded versions.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from itertools import islice
 
 from prefork.http.members import MOST
 
-# The fields that make an answer depend on more than the target; a request without them gets the whole file.
+# These fields make an answer depend on more than the target. A request without them gets the whole file.
 CONDITIONS = frozenset(("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "range"))
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')  # RFC 9110 §8.8.3
 
 
 def names(known: str, etag: str, *, strongly: bool) -> bool:
-    """Whether the list of tags `known`, which may be "*", names `etag`, by the one or the other comparison of RFC 9110
-    §8.8.3.2. Weakly, `W/"x"` and `"x"` are the same. A tag beyond the first MOST is not seen: who sends so many gets
-    the whole, or a 412, and has lost nothing.
+    """Whether the list of tags `known`, which may be "*", names `etag`: by the strong or the weak comparison of RFC
+    9110 §8.8.3.2. In the weak one, `W/"x"` and `"x"` are the same.
+
+    Tags beyond the first MOST are ignored: a client that sends more gets the whole, or a 412, and has lost nothing.
     """
     if known == "*":
         return True
-    if known == etag:  # as a rule: 1 us less
+    if known == etag:  # the usual case: 1 us less
         return not (strongly and etag.startswith("W/"))
     if strongly:
         return any(tag == etag and not weak for weak, tag in _tags(known))
@@ -35,29 +36,31 @@ def names(known: str, etag: str, *, strongly: bool) -> bool:
 
 
 def _tags(known: str) -> Iterator[tuple[str | None, str]]:
-    """The first MOST tags, each with its W/ or None."""
+    """(W/ or None, opaque tag) of the first MOST tags."""
     return ((match[1], match[2]) for match in islice(_TAG.finditer(known), MOST))
 
 
 def encoded_tag(etag: str, encoding: str) -> str:
-    """The tag of what has `etag`, once it is encoded: a weak one, as who codes it anew may get other bytes (RFC 9110
-    §8.8.1), and another for each encoding, or a cache would give what is encoded to who cannot read it (§8.8.3.3).
+    """The tag of the encoded version of a response that has `etag`; `etag` itself where that is malformed.
+
+    It is weak, since another encoder may give other bytes (RFC 9110 §8.8.1). Each encoding has its own, or a cache
+    would give an encoded response to a client that cannot decode it (§8.8.3.3).
     """
     match = _TAG.fullmatch(etag)
     return f'W/{match[2][:-1]}-{encoding}"' if match else etag
 
 
 def unencoded_tags(known: str, encoding: str) -> str:
-    """The tags of which those in the list `known` are the encoded ones, "" where none is."""
+    """The list of tags, each made weak, that `encoded_tag` turns into those of `known`; "" where there is none."""
     end = f'-{encoding}"'
     return ", ".join(f'W/{tag.removesuffix(end)}"' for _, tag in _tags(known) if tag.endswith(end))
 
 
 def precondition(fields: Mapping[str, str], etag: str, modified: str) -> int:
-    """200, 304 or 412: the answer to GET or HEAD of a file with a strong `etag`, `modified` at that HTTP-date.
+    """200, 304 or 412: the answer to GET or HEAD of a file with a strong `etag`, last `modified` at that HTTP-date.
 
-    In the order of RFC 9110 §13.2.2: of each pair the tag decides alone where there is one. A date that is none says
-    nothing (§13.1.3, §13.1.4).
+    The order is that of RFC 9110 §13.2.2. Where If-Match or If-None-Match is there, the date field of the same
+    pair is ignored. An invalid date is ignored, too (§13.1.3, §13.1.4).
     """
     if "if-match" in fields:
         if not names(fields["if-match"], etag, strongly=True):
@@ -71,21 +74,22 @@ def precondition(fields: Mapping[str, str], etag: str, modified: str) -> int:
 
 
 def range_holds(fields: Mapping[str, str], etag: str) -> bool:
-    """Whether Range is to be honoured: If-Range, if there is one, names this very version (RFC 9110 §13.1.5).
+    """Whether Range must be honoured: If-Range, if there is one, names this very version (RFC 9110 §13.1.5).
 
-    By its strong tag, which whoever has a part of it has, and is to use. A date names no version unless it was sent at
-    least a second later than it says (§8.8.2.2), which only who got it could tell.
+    It must name the strong `etag`, which a client that has a part of the file has got as well. A date is not accepted:
+    it names one version only if it was sent at least a second later than it says (§8.8.2.2), and only the client could
+    know that.
     """
     return fields.get("if-range", etag) == etag
 
 
 def _later(modified: str, date: str) -> bool | None:
-    """Whether the HTTP-date `modified` is later than `date`; None where that is none (RFC 9110 §5.6.7)."""
+    """Whether the HTTP-date `modified` is later than `date`; None where `date` is no HTTP-date (RFC 9110 §5.6.7)."""
     try:
         parsed = email.utils.parsedate_to_datetime(date)  # reads all three forms
     except (ValueError, OverflowError):
         return None
-    if parsed.utcoffset():  # mail has time zones, HTTP has not; no zone at all is the asctime form, in GMT as well
+    if parsed.utcoffset():  # mail has time zones, HTTP has only GMT; the asctime form names no zone, and is GMT as well
         return None
     known = email.utils.parsedate_to_datetime(modified)
     return calendar.timegm(known.timetuple()) > calendar.timegm(parsed.timetuple())

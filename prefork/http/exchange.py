@@ -1,4 +1,7 @@
-"""The exchange: a request and its response, whichever version carries them. Owns how one ends that goes wrong."""
+"""The exchange: a request and its response, whichever version of HTTP carries them.
+
+Owns the end of one that goes wrong: the log entry, the 500, and the closing of the body.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from prefork.logger import log
 
 
 def failed(request: Request, error: BaseException) -> Response:
-    """Log what an application or a handler raised, with its stack; the client's 500."""
+    """Log `error`, which an application or a handler raised, with its stack. Returns the 500 for the client."""
     log.error("%s %s failed: %r", request.method, request.target, error, exc_info=error)
     return plain(500)
 
 
 async def release(body: Body) -> None:
-    """Close a body, sent or not."""
+    """Close a response's body, whether it was sent or not."""
     if isinstance(body, FileSegment):
         body.close()
     elif not isinstance(body, bytes):

@@ -1,8 +1,9 @@
-"""Whom a trusted proxy speaks for: X-Forwarded-For/-Proto, or Forwarded (RFC 7239) -> the client they tell of.
+"""Forwarded requests: X-Forwarded-For/-Proto, or Forwarded (RFC 7239) -> the client that a trusted proxy speaks for.
 
-What only a proxy may write (proxy_fields.py) is dropped from everybody else's requests before anybody can believe it. A
-proxy writes some of these fields, and passes the others on as they came from its own client. So the operator says which
-ones it writes, and the others are dropped from its requests as well.
+Owns the trust in proxies. The fields that only a proxy may write (proxy_fields.py) are dropped from all other requests
+before an application can believe them. A trusted proxy writes some of these fields, and passes the others on as they
+came from its own client. So the operator names the fields that it writes, and the others are dropped from its requests
+as well.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from prefork.http.message import Client, Headers
 from prefork.http.proxy_fields import FORWARDED
 from prefork.logger import log
 
-ENTRIES = 1024  # of what is remembered
-ENTRY_LENGTH = 256  # characters: what is longer is read each time
-LEFT_OUT = 16  # fields that the log tells of, once each: clients make up any X-Forwarded-,
-NAME_LENGTH = 64  # and longer ones
-HOPS = 32  # proxies of ours that one request may have come through; the client is the outermost of them otherwise
-HOP_LENGTH = 1024  # characters: what is longer tells nothing, and costs nothing
+ENTRIES = 1024  # of each cache
+ENTRY_LENGTH = 256  # characters: longer values are read each time
+LEFT_OUT = 16  # dropped fields that the log names, once each: a client can make up any number of X-Forwarded-*
+NAME_LENGTH = 64  # characters of a field's name: the log names no longer ones
+HOPS = 32  # hops that are read: where all of them are proxies of ours, the outermost one is taken for the client
+HOP_LENGTH = 1024  # characters: a longer hop counts as unreadable, and costs no reading
 
 # RFC 7239 §4: pairs of a token and a token or a quoted string; addresses in brackets are quoted
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PAIR = re.compile(rf'[ \t]*+({_TOKEN}++)=(?:"([^"\\]*+)"|((?:{_TOKEN}|[:\[\]])++))[ \t]*+(?:;|\Z)')
-_ELEMENT = re.compile(r'(?:[^,"\\]++|"[^"\\]*+")*+')  # reads the same from both ends, as nothing is escaped in it
+_ELEMENT = re.compile(r'(?:[^,"\\]++|"[^"\\]*+")*+')  # matches the same text backwards, as it has no escapes
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 _NODE = re.compile(r"\[([0-9A-Fa-f:.]++)\](?::[0-9]++)?|([0-9.]++)(?::[0-9]++)?|([0-9A-Fa-f:.]++)")
 
-# Traefik names the scheme of a WebSocket's handshake, which begins as a request of HTTP (RFC 6455 §3)
+# Traefik tells ws and wss for the handshake of a WebSocket, which begins as an HTTP request (RFC 6455 §3)
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 _MAPPED = 96  # bits before the IPv4 address (RFC 4291 §2.5.5.2)
@@ -40,8 +41,9 @@ Hops = Callable[[str, str], Iterator[tuple[str, str]]]
 
 
 class Forwarding:
-    """`proxies` are those whose word counts: addresses, networks, "unix" for whoever comes through a unix socket;
-    `fields` are what they write (lower case): Forwarded, or X-Forwarded-For and -Proto, and what else.
+    """`proxies` are the trusted ones: addresses, networks, and "unix" for every peer on a unix socket.
+
+    `fields` are those that they write (lower case): Forwarded, or X-Forwarded-For and -Proto, and any others.
     """
 
     def __init__(self, proxies: Sequence[str], fields: Sequence[str]) -> None:
@@ -49,9 +51,9 @@ class Forwarding:
         is_standard = FORWARDED in self._written
         self._hops: Hops = _hops if is_standard else _x_hops
         sources = (FORWARDED, "") if is_standard else ("x-forwarded-for", "x-forwarded-proto")
-        self._sources = [name if name in self._written else "" for name in sources]  # of an empty name there is nothing
+        self._sources = [name if name in self._written else "" for name in sources]  # "": no field has that name
         self._networks = [_network(proxy) for proxy in proxies if proxy != "unix"]
-        self._ipv4 = [  # as numbers: nearly every request of a busy proxy is of another client, and `in` takes 5 us
+        self._ipv4 = [  # as numbers: `in` takes 5 us, and nearly every request of a busy proxy tells of another client
             (int(network.network_address), int(network.netmask)) for network in self._networks if network.version == 4
         ]
         self._unix = "unix" in proxies
@@ -60,8 +62,9 @@ class Forwarding:
         self._known = lru_cache(ENTRIES)(self._read)
 
     def judge(self, peer: Client, headers: Headers) -> tuple[Client, Headers]:
-        """Who asks, and the fields that may be believed, when `peer` is at the other end of the connection and its
-        request has fields that only a proxy may write.
+        """The client of a request, and the fields of it that may be believed.
+
+        `peer` is the other end of the connection. The request has fields that only a proxy may write.
         """
         if not self.trusts(peer.address):
             return peer, _strip(headers, headers.proxy_fields)
@@ -87,7 +90,7 @@ class Forwarding:
         return any(number & mask == network for network, mask in self._ipv4)
 
     def _client(self, proxy: Client, headers: Headers) -> Client:
-        """The client that the trusted `proxy` speaks for; `proxy` itself where it tells nothing that can be read."""
+        """The client that the trusted `proxy` speaks for; `proxy` itself where its fields tell nothing readable."""
         first, second = headers.get(self._sources[0]), headers.get(self._sources[1])
         read = self._known if len(first) + len(second) <= ENTRY_LENGTH else self._read
         address, scheme = read(first, second)
@@ -98,10 +101,11 @@ class Forwarding:
         return Client(address, port, scheme, proxy.server_name, proxy.server_port, False)
 
     def _read(self, first: str, second: str) -> tuple[str, str]:
-        """The client's address and scheme by the fields that tell of them; "" for what is not told.
+        """The client's address and scheme, as the fields `first` and `second` tell them; "" for one that is not told.
 
-        Each proxy adds to the right, so the first from the right that is not ours is the client: what stands further
-        left it has made up itself, perhaps. The scheme is the one in which that client came to a proxy of ours.
+        Each proxy adds its peer at the right. So the first address from the right that is not a proxy of ours is the
+        client, which may have made up all that stands further left. The scheme is the one in which that client came to
+        a proxy of ours.
         """
         address = scheme = ""
         for hop, told in self._hops(first, second):
@@ -114,7 +118,7 @@ class Forwarding:
         return address, scheme
 
     def _explain(self, proxy: Client, names: frozenset[str]) -> None:
-        """Tell of each field once, that its operator may name it."""
+        """Log each dropped field once, so that the operator may name it; LEFT_OUT of them at most."""
         room = LEFT_OUT - len(self._left_out)
         new = sorted(name for name in names - self._left_out if len(name) <= NAME_LENGTH)[:room]
         if new:
@@ -124,7 +128,7 @@ class Forwarding:
 
 
 def _network(proxy: str) -> IPv4Network | IPv6Network:
-    """An address or a network; of IPv4-mapped IPv6 addresses it is the IPv4 one, as addresses are (`canonical`)."""
+    """An address or a network. One of IPv4-mapped IPv6 addresses becomes IPv4, as addresses do in `canonical`."""
     network = ip_network(proxy)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is None or network.prefixlen < _MAPPED:
@@ -133,12 +137,12 @@ def _network(proxy: str) -> IPv4Network | IPv6Network:
 
 
 def _agrees(real_ip: str, client: Client) -> bool:
-    """X-Real-IP says what is known from the other fields, so it is no matter who has written it."""
+    """True where X-Real-IP names the same client as the other fields: then it does not matter who wrote it."""
     return bool(client.address) and (real_ip == client.address or canonical(real_ip) == client.address)
 
 
 def _strip(headers: Headers, fields: frozenset[str]) -> Headers:
-    """`headers` without these fields, which nobody has written who may; remembered with them."""
+    """`headers` without these `fields`, whose writer may not be believed. The copy is remembered in `headers`."""
     stripped: Headers | None = headers.prepared.get(fields)
     if stripped is None:
         stripped = headers.prepared[fields] = headers.without(fields)
@@ -146,25 +150,27 @@ def _strip(headers: Headers, fields: frozenset[str]) -> Headers:
 
 
 def _x_hops(addresses: str, schemes: str) -> Iterator[tuple[str, str]]:
-    """(address, scheme) by X-Forwarded-For and -Proto, from the nearest hop outwards; "" for what is not told or not
-    readable.
+    """(address, scheme) of each hop by X-Forwarded-For and -Proto, from the nearest hop outwards.
+
+    "" stands for one that is not told, or not readable.
     """
     told = schemes.rsplit(",", HOPS)[-HOPS:]
     for text in reversed(addresses.rsplit(",", HOPS)[-HOPS:]):
-        # one scheme is the whole chain's, several go with the hops that added them
+        # a single scheme is that of the whole chain; several belong to the hops that added them
         yield _address(text), told.pop().strip().lower() if told else ""
 
 
 def _hops(forwarded: str, _: str) -> Iterator[tuple[str, str]]:
-    """The same by Forwarded. It is read from its end, where our proxy has written: nothing that its client has begun,
-    a quoted string without an end, say, reaches into that.
+    """The same by Forwarded, which is read backwards from its end, where our proxy has written.
+
+    So text of the proxy's client, such as a quoted string that is not closed, cannot reach into the proxy's own.
     """
     backwards, at = forwarded[::-1], 0
     for _hop in range(HOPS):
         if at >= len(backwards):
             return
         match = _ELEMENT.match(backwards, at)
-        assert match is not None  # it matches nothing, too
+        assert match is not None  # it matches the empty string, too
         is_whole = match.end() - at <= HOP_LENGTH and backwards[match.end() : match.end() + 1] in ("", ",")
         pairs = _pairs(match[0][::-1]) if is_whole else {}
         yield _address(pairs.get("for", "")), pairs.get("proto", "").lower()
@@ -172,7 +178,7 @@ def _hops(forwarded: str, _: str) -> Iterator[tuple[str, str]]:
 
 
 def _pairs(element: str) -> dict[str, str]:
-    """The parameters of one element of Forwarded; none where any is malformed, or there twice."""
+    """The parameters of one element of Forwarded; none where one of them is malformed or repeated."""
     pairs: dict[str, str] = {}
     at = 0
     while at < len(element):
@@ -194,8 +200,10 @@ def _address(node: str) -> str:
 
 
 def canonical(address: str) -> str:
-    """An IP address as text, one spelling each; "" for anything else. An IPv4-mapped IPv6 address, which is how a
-    dual-stack socket shows its IPv4 clients, is the IPv4 one (RFC 4291 §2.5.5.2).
+    """The one spelling of an IP address; "" for any other text.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 one (RFC 4291 §2.5.5.2): a dual-stack socket shows its IPv4 clients
+    like that.
     """
     if _IPV4.fullmatch(address):  # 4 us less
         return address

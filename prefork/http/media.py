@@ -1,4 +1,4 @@
-"""Media types: what a file is, by its name. Owns the table; the operator's own comes first."""
+"""Media types of files, by their names. Owns the table, over which the operator's own types take precedence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 UNKNOWN = "application/octet-stream"
 
-# What the standard library lacks, calls by an old name in some versions, or takes for a coding of the file before it: a
-# .tar.gz is what the client asked for and is to get as it is, so it is a type here and never a Content-Encoding.
+# These types the standard library lacks, calls by an old name in some versions, or takes for an encoding. A .tar.gz is
+# the very file that the client asked for and must get as it is, so .gz is a type here and never a Content-Encoding.
 # XML is application/xml, since a charset on text/xml would overrule the document's own (RFC 7303 §3).
 _MORE_TYPES = {
     ".atom": "application/atom+xml",
@@ -50,7 +50,7 @@ _MORE_TYPES = {
 
 
 def _content_types() -> dict[bytes, str]:
-    """Content-Type by extension (lower case, no dot), the same on every machine: /etc/mime.types is not asked."""
+    """Content-Type by extension (lower case, no dot), the same on every machine: /etc/mime.types is not read."""
     strict = mimetypes.MimeTypes(filenames=()).types_map[True]
     return {extension[1:].encode(): _with_charset(kind) for extension, kind in {**strict, **_MORE_TYPES}.items()}
 
@@ -68,8 +68,8 @@ def content_type(name: bytes) -> str:
 
 
 class Types:
-    """The table with the operator's `own` types: by extension (".md"), by whole name ("LICENSE"), and "*" for what is
-    in no table.
+    """The table with the operator's `own` types: by extension (".md"), by whole name ("LICENSE"), and "*" for any name
+    that is in neither table.
     """
 
     def __init__(self, own: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""Messages: what was asked and what is answered. Owns no bytes on the wire, touches no socket.
+"""Messages: the request and the response, as handlers see them. Owns no bytes on the wire, touches no socket.
 
-Text is latin-1 throughout, one character a byte, as PEP 3333 has it: `path.encode("latin-1")` gives the bytes back.
+Text is latin-1 throughout, one character a byte, as in PEP 3333: `path.encode("latin-1")` gives the bytes back.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NONE: frozenset[str] = frozenset()
 class Headers:
     """One validated header block, immutable; `shared` where it is kept for every request that repeats it.
 
-    `pairs` are (lower-case name, value) in order of arrival. What framing and connection handling need is worked out
-    once, when the block is parsed: `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the
-    version's default), `expects_continue`, `host`; and so are `proxy_fields`, the names in it that only a proxy may
-    write (proxy_fields.py). `views` holds what others derive from the block, each under a key
-    of its own (the WSGI environ, say). `fields` maps each name to its value; repeated ones are joined by comma
-    (RFC 9110 §5.3), cookies by semicolon.
+    `pairs` are (lower-case name, value) in order of arrival. `fields` maps each name to its value; repeated fields are
+    joined by comma (RFC 9110 §5.3), cookies by semicolon. The parser sets once what framing and the connection need:
+    `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the version's default),
+    `expects_continue` and `host`. It also sets `proxy_fields`, the names in the block that only a proxy may write
+    (proxy_fields.py); a copy has none. `prepared` holds objects that other modules derive from the block (the WSGI
+    environ, for example), each under a key of its own.
     """
 
     __slots__ = (
@@ -66,11 +66,11 @@ class Headers:
         return name in self.fields
 
     def without(self, names: Container[str]) -> Headers:
-        """A copy without the fields of these names, which say nothing of the connection."""
+        """A copy without the fields of these `names`. None of them may concern the connection."""
         return self._copy([pair for pair in self.pairs if pair[0] not in names])
 
     def saying(self, name: str, value: str) -> Headers:
-        """A copy in which the field `name` (lower case), which says nothing of the connection, is this."""
+        """A copy in which field `name` (lower case) has this `value` alone. It may not be one of the connection."""
         copy = self._copy([*(pair for pair in self.pairs if pair[0] != name), (name, value)])
         copy.shared = False
         return copy
@@ -95,15 +95,18 @@ def _join(pairs: Fields) -> dict[str, str]:
 class RequestLine:
     """A validated request line, immutable and shared like Headers.
 
-    `target` is as received. `path` is the one spelling (see paths.py) that everybody who looks at a path goes by; it
-    always starts with "/" (or is "*"). `decoded` differs from it in slashes that came in runs, if at all, and is for
-    applications alone. `query` is raw, without the "?"; `version` is "HTTP/1.0" or "HTTP/1.1".
+    `target` is as received. `path` is the one spelling (see paths.py) by which all code decides; it starts with "/", or
+    is "*". `decoded` is the same path with its runs of slashes as they came, for applications alone. `query` is raw,
+    without the "?". `authority` is that of an absolute target, else "". `minor` is 0 or 1, and `version` is "HTTP/1.0"
+    or "HTTP/1.1". `prepared` is as in Headers.
+
+    A line that stands for an unreadable one (h1/parse.py) has the path "-", and the version "" where none is known.
     """
 
     __slots__ = ("authority", "decoded", "method", "minor", "path", "prepared", "query", "target", "version")
 
     def __init__(self, method: str, target: str, decoded: str, query: str, authority: str, minor: int) -> None:
-        """`decoded` is as `paths.decode` gives it."""
+        """`decoded` is the result of `paths.decode`."""
         self.method = method
         self.target = target
         self.decoded = decoded
@@ -115,7 +118,7 @@ class RequestLine:
         self.prepared: dict[Any, Any] = {}
 
     def below(self, mount: str) -> str:
-        """What an application at `mount` ("" or "/prefix"), with which `path` begins, gets: slashes as they came."""
+        """The path for an application at `mount` ("" or "/prefix"), with which `path` begins: slashes as they came."""
         if self.decoded is self.path:
             return self.path[len(mount) :]
         return paths.below(self.decoded, mount)
@@ -130,11 +133,14 @@ class RequestLine:
 
 
 class Client:
-    """Who asks, and at which door: one a connection. On a unix socket `address` is "" and `port` "0"; `server_name` is
-    its path, and `server_port` "". Where the client is not `direct`, since a proxy speaks for it or it came through a
-    unix socket, that door is not the one that it knows: see `server`.
+    """A client's address, and the address of ours that it is connected to. A connection has one, and each request that
+    a trusted proxy passes on has one of its own.
 
-    `views` holds what others derive from it, as those of Headers and RequestLine do, once anybody has.
+    On a unix socket `address` is "" and `port` is "0"; `server_name` is the socket's path, and `server_port` is "". A
+    client is not `direct` where a proxy speaks for it, or where it came through a unix socket. It then knows the server
+    by another name and port than these: see `server`.
+
+    `prepared` is as in Headers, but None until an object is put there.
     """
 
     __slots__ = ("address", "direct", "port", "prepared", "scheme", "server_name", "server_port")
@@ -143,7 +149,7 @@ class Client:
         self, address: str, port: int, scheme: str, server_name: str, server_port: str, direct: bool = True
     ) -> None:
         self.address = address
-        self.port = str(port)  # as CGI and PEP 3333 have it
+        self.port = str(port)  # a string, as in CGI and PEP 3333
         self.scheme = scheme
         self.server_name = server_name
         self.server_port = server_port
@@ -153,9 +159,9 @@ class Client:
 
 @lru_cache(1024)
 def server(host: str, scheme: str) -> tuple[str, str]:
-    """The name and the port of the server that a client which says `host` means; the scheme's port where it says none.
+    """The server's name and port, from the `host` that a client asks for. Without a port in it, that of the `scheme`.
 
-    `host` is as in a Request: "" where an old client says nothing.
+    `host` is a Request's: "" where an HTTP/1.0 client names none, which gives "localhost".
     """
     name, port = host, ""
     if ":" in host and not host.endswith("]"):
@@ -164,44 +170,44 @@ def server(host: str, scheme: str) -> tuple[str, str]:
 
 
 class RequestBody(Protocol):
-    """The request body as a handler sees it; whoever reads first answers `Expect: 100-continue`."""
+    """The request body for a handler. The first read that waits for the client answers `Expect: 100-continue`."""
 
     @property
     def reusable(self) -> bool:
-        """True where the connection can be used after this body, even if nobody reads it."""
+        """True where, as far as is known, the connection can be used after this body, even if nobody reads it."""
 
     @property
     def ended(self) -> bool:
         """True once the body has been read to its end."""
 
     def arrived(self) -> bytes:
-        """What has arrived and was not read, without waiting for more."""
+        """The bytes of the body that have arrived and were not read. Does not wait for more."""
 
     async def piece(self) -> bytes:
         """The next piece of the body, as it arrives; b"" at its end."""
 
     async def spool(self) -> IO[bytes]:
-        """The whole body as a file at position 0: in memory, beyond `http.body_buffer` on disk."""
+        """The rest of the body as a file at position 0: in memory up to `http.body_buffer`, on disk beyond that."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body piece by piece, as it arrives."""
+        """The rest of the body, piece by piece, as it arrives."""
 
     async def discard(self) -> bool:
-        """Read what nobody read. False when that is not worth it, and the connection cannot be used again."""
+        """Read the rest and drop it. False where it is too much for that, and the connection cannot be used again."""
 
     async def hangup(self) -> None:
-        """Wait, once the body has ended, until the client hangs up. What it sends meanwhile is kept for later."""
+        """Wait, once the body has ended, until the client hangs up. The bytes that it sends meanwhile are kept."""
 
     @property
     def client_left(self) -> bool:
-        """The client has hung up by now, whatever it has sent."""
+        """True once the client has hung up, even if bytes that it sent before were not read."""
 
     def answered(self) -> None:
-        """The response's head is about to leave."""
+        """Note that the response's head is about to be sent: no 100 Continue may follow."""
 
 
 class Request:
-    """One request. `line` and `headers` are shared and immutable; the rest is this request's own."""
+    """One request. `line` and `headers` are immutable and may be shared with other requests that repeat them."""
 
     __slots__ = ("body", "client", "headers", "line")
 
@@ -233,12 +239,12 @@ class Request:
 
     @property
     def host(self) -> str:
-        """Whom the client means, port included: an absolute target's authority, else Host (RFC 9112 §3.3)."""
+        """The host that the client asks for, with its port: an absolute target's, else that of Host (RFC 9112 §3.3)."""
         return self.line.authority or self.headers.host
 
 
 class FileSegment:
-    """A response body: `count` bytes of an open regular file from `offset` on; `close` is called when done."""
+    """A response body: `count` bytes of an open regular file from `offset` on. `close` is called at its end."""
 
     __slots__ = ("close", "count", "file", "offset")
 
@@ -252,7 +258,7 @@ class FileSegment:
 class Chunks(Protocol):
     """A response body in pieces. `aclose` is called once, whatever happened, even where nothing was iterated.
 
-    Where it is `prompt`, the head does not wait for the first of them.
+    Where it is `prompt`, the head is sent without waiting for the first piece.
     """
 
     @property
@@ -264,9 +270,9 @@ class Chunks(Protocol):
 
 
 class Upgrade:
-    """The body of a 101 response: what the connection becomes behind the head (RFC 9110 §7.8).
+    """The body of a 101 response: the protocol that the connection speaks behind the head (RFC 9110 §7.8).
 
-    `protocol` is its name, as the Upgrade field has it. `aclose` is called once, whatever happened.
+    `protocol` is its name in the Upgrade field. `aclose` is called once, whatever happened.
     """
 
     __slots__ = ()
@@ -274,14 +280,14 @@ class Upgrade:
     protocol: str
 
     async def converse(self, stream: Stream) -> None:
-        """Own the stream until the conversation is over, after which it is closed.
+        """Own the stream until the conversation is over, after which the connection closes it.
 
-        What the client has sent already is in `stream.unread`. A peer that leaves is no error.
+        Bytes that the client has sent already are in `stream.unread`. A peer that leaves is no error.
         """
         raise NotImplementedError
 
     def drain(self, seconds: float) -> None:
-        """The server is leaving: come to an end, so many seconds from now."""
+        """End the conversation `seconds` from now, as the server is leaving."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
@@ -292,7 +298,9 @@ Body = bytes | FileSegment | Chunks | Upgrade
 
 
 class Response:
-    """One response. `reason` is "" for the standard phrase; of framing, `headers` may say Content-Length only."""
+    """One response. `reason` is "" for the standard phrase. Of the fields that frame a body, `headers` may have only
+    Content-Length: the renderer drops the others.
+    """
 
     __slots__ = ("body", "headers", "reason", "status")
 
@@ -303,14 +311,14 @@ class Response:
         self.reason = reason
 
 
-GIVEN_UP = Response(503)  # stands where a response stood, and is never sent
+GIVEN_UP = Response(503)  # takes the place of a retired response, and is never sent
 
 
 class Memo:
-    """What the repeated request is answered with, until `until` (monotonic seconds); `head` is `response`'s.
+    """The answer to a repeated request until `until` (monotonic seconds): a `response` with its rendered `head`.
 
-    `hold`, if there is one, is called before the body is sent once more, as the body is closed afterwards. Kept apart
-    from the response, so that whoever remembers it keeps no body that was given up.
+    `hold`, if there is one, is called each time before the body is sent again, since the body is closed after each. The
+    memo is an object apart from its response: a cache that keeps the memo does not keep the body of a retired response.
     """
 
     __slots__ = ("head", "hold", "response", "until")
@@ -323,11 +331,11 @@ class Memo:
 
 
 class Repeatable(Response):
-    """A response, of bytes or a file, that is given again, this very object, until `valid` (monotonic seconds).
+    """A response, of bytes or a file, that may be sent again, this very object, until `valid` (monotonic seconds).
 
-    Whoever sends the same request, byte for byte, may get it without its handler being asked, or whatever is wrapped
-    around that: it must not depend on who asks. A wrapper that answers for some clients only hands out a plain Response
-    in its place. `valid` may be moved on; `retire` ends it. `again` is the renderer's and the connection's.
+    A client that sends the same request, byte for byte, may get it without a call of the handler or of its wrappers. So
+    the response must not depend on the client. A wrapper that answers only some clients must return a plain Response in
+    its place. `valid` may be moved to a later time; `retire` ends it. `memo` is for the renderer and the connection.
     """
 
     __slots__ = ("memo", "valid")
@@ -353,12 +361,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Plain(Response):
-    """What the server says by itself, in place of which an operator may have put a page."""
+    """A response of the server's own, which the operator's error page may replace."""
 
     __slots__ = ()
 
 
 def plain(status: int, *fields: tuple[str, str]) -> Plain:
-    """The small text that goes with a status where there is nothing better to say: "404 Not Found"."""
+    """A response whose body is its status as a short text, "404 Not Found", with further header `fields`."""
     text = f"{status} {REASONS.get(status, 'Unknown')}\n"
     return Plain(status, (("Content-Type", "text/plain; charset=utf-8"), *fields), text.encode())

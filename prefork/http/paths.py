@@ -1,11 +1,11 @@
-"""Paths: the one spelling that a request's path is routed by, looked up by, kept by and decided about. Owns no state.
+"""Paths. Owns the one spelling of a request's path, by which it is routed, looked up, cached and permitted; no state.
 
-A path can be written in many ways: `//a`, `/%61`, `/b/../a`, `/b//../a`. Whoever decides by one spelling what another
-acts upon can be led past. So there is one, nginx's: percent-decoded once, runs of slashes merged, then dot segments
-removed. Nothing else is changed: a backslash, a semicolon, a final dot, an overlong UTF-8 sequence and the case of
-letters are ordinary bytes of a name here, as they are to a POSIX file system.
+A path can be written in many ways: `//a`, `/%61`, `/b/../a`, `/b//../a`. A check of one spelling can be bypassed where
+another spelling is acted upon. So there is only one, nginx's: percent-decoded once, runs of slashes merged, then dot
+segments removed. Nothing else is changed: a backslash, a semicolon, a final dot, an overlong UTF-8 sequence and the
+case of letters are ordinary bytes of a name here, as they are to a POSIX file system.
 
-Text is latin-1, a character a byte.
+Text is latin-1, one character a byte.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from urllib.parse import unquote_to_bytes
 from prefork.errors import BadRequest
 from prefork.http import grammar
 
-LONGEST_REMEMBERED = 1024  # characters of a path by which caches remember what it leads to
+LONGEST_REMEMBERED = 1024  # characters of a path: caches remember no longer ones
 
 _SLASHES = re.compile("//+")
 
 
 def decode(path: str) -> str:
-    """Percent-decode `path` once and remove its dot segments, its other slashes staying as they came.
+    """Percent-decode `path` once and remove its dot segments. All other slashes stay as they came.
 
-    A `..` takes away the segment before it and the slashes between them, however many: so `merge(decode(path))` is
-    what comes out where slashes are merged first, as nginx does it. RFC 3986 §5.2.4 would take `/a//..` for `/a/`.
-    Raises BadRequest for a malformed escape, a NUL, and for dot segments that climb above the root.
+    A `..` removes the segment before it and all slashes between the two. So `merge(decode(path))` gives the same path
+    as nginx, which merges slashes first. RFC 3986 §5.2.4 would make `/a/` of `/a//..`, and this makes `/` of it.
+    Raises BadRequest for a malformed escape, an escaped NUL, and dot segments that climb above the root.
     """
     if "%" in path:
         if grammar.BAD_ESCAPE.search(path):
@@ -48,19 +48,19 @@ def decode(path: str) -> str:
         elif segment != ".":
             kept.append(segment)
     if segments[-1] in (".", ".."):
-        kept.append("")  # they name a directory
+        kept.append("")  # a final dot segment names a directory
     return "/" + "/".join(kept)
 
 
 def merge(path: str) -> str:
-    """`path` with one slash where there are several; itself where there are none to merge."""
+    """`path` with each run of slashes merged into one; `path` itself where there is no run."""
     return _SLASHES.sub("/", path) if "//" in path else path
 
 
 def below(path: str, mount: str) -> str:
-    """What `path`, its slashes as they came, has behind the segments of `mount`, with which `merge(path)` begins.
+    """The rest of `path`, its slashes as they came, behind the segments of `mount`. `merge(path)` begins with `mount`.
 
-    So an application at "/app" that is asked for `//app//x` gets `//x`: merged, mount and rest are the path again.
+    So an application at "/app" gets `//x` of `//app//x`. Mount and rest, merged, are the merged path again.
     """
     at = 0
     for segment in mount.split("/")[1:]:

@@ -1,4 +1,4 @@
-"""Byte ranges: which parts of a file a client asks for, and several of them as one body (RFC 9110 §14)."""
+"""Byte ranges (RFC 9110 §14). Owns the reading of the Range field, and the body that holds several ranges."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Range = tuple[int, int]  # offset, count
 def parse(value: str, size: int, most: int) -> list[Range] | None:
     """The ranges that the Range field `value` asks for of `size` bytes, in its order, none of them empty.
 
-    [] where there is nothing at any of these places: 416. None where the field is to be ignored: it is not valid, has
-    more than `most` ranges, or asks for more than the whole, which is then the better answer (§14.2, §17.15), as it is
-    where that is empty.
+    [] where all of them lie beyond the end: 416. None where the field must be ignored, and the whole is the better
+    answer (§14.2, §17.15): it is not valid, has more than `most` ranges, or asks for more bytes than `size` in all, or
+    `size` is 0.
     """
     match = _RANGES.fullmatch(value)
-    if match is None or not size or match[1].count(",") > 2 * most:  # some of which may be empty
+    if match is None or not size or match[1].count(",") > 2 * most:  # empty members are allowed, and take commas, too
         return None
     members = [member for part in match[1].split(",") if (member := part.strip(" \t"))]
     if not members or len(members) > most:
@@ -66,13 +66,13 @@ class Multipart:
         self.length = sum(map(len, self.heads)) + sum(count for _, count in ranges) + len(self.end)
 
     def of(self, content: bytes) -> bytes:
-        """The body, from the whole `content`."""
+        """The body, made from the whole `content`."""
         parts = zip(self.heads, self.ranges, strict=True)
         return b"".join(head + content[offset : offset + count] for head, (offset, count) in parts) + self.end
 
 
 class Parts:
-    """The body of `multipart` piece by piece, from an open file; `close` is called when it is done with.
+    """The body of `multipart` piece by piece, from an open file. `close` is called when it is not needed any more.
 
     Raises CutShort where the file is shorter than its ranges say.
     """

@@ -1,6 +1,6 @@
-"""What the connections of one worker share, and who they are: counts them in and out, makes room, ends them in a drain.
+"""The registry of one worker's connections: it counts them in and out, makes room for new ones, and drains them.
 
-Owns the set of the open connections; never reads or writes one of them.
+Owns the set of the open connections and the objects that they share; never reads or writes one of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from prefork.settings.schema import MOST_CONNECTIONS, Http
 from prefork.shared.activity import Activity
 from prefork.shared.counters import ACCEPTED, CONNECTIONS
 
-LASTING = 1.0  # seconds after which a response that is being sent, or a WebSocket, may be there to stay
-LAME_DUCK = 1.0  # seconds that an idle connection lives on in a drain: its client may be sending at this very moment
+LASTING = 1.0  # seconds after which a WebSocket, or a response that is being sent, is taken to hold its place for long
+LAME_DUCK = 1.0  # seconds that an idle connection stays open in a drain: its client may be sending at this very moment
 
 Limit = Callable[[Request], BodyLimit | None]
 Find = Callable[[Request], Handler]
@@ -32,7 +32,7 @@ Record = Callable[[Client, Request | None, int, int, int, float], None]
 
 
 class Served(Protocol):
-    """A connection, as far as the server looks at it (h1/connection.py)."""
+    """The part of a connection (h1/connection.py) that the registry uses."""
 
     client: Client
     request: Request | None
@@ -44,11 +44,11 @@ class Served(Protocol):
 
     @property
     def answers(self) -> bool:
-        """A response is being sent."""
+        """True while a response is being sent."""
 
     @property
     def has_asked(self) -> bool:
-        """Something has arrived that nobody has read."""
+        """True where bytes have arrived that were not read."""
 
     def cut(self) -> None: ...
 
@@ -58,11 +58,13 @@ class Served(Protocol):
 
 
 class Server:
-    """What the connections of one worker share. `find` routes; `record` writes the access log (None: it is off);
-    `board` is the worker's page of the scoreboard (see shared/counters.py); `with_error_page` is given the server's own
-    answers. `limit` is how many connections there should be, `vital` the handlers that answer beyond that, too;
-    `repeatable` are the handlers whose Repeatable responses may be sent again without the handler being asked;
-    `limit_of_route` tells how large the body of a request may be where its route has a say in that.
+    """The objects that the connections of one worker share.
+
+    `find` gives the handler of a request. `record` writes the access log (None: it is off). `board` is the worker's
+    page of the scoreboard (see shared/counters.py). `with_error_page` gives the operator's page in place of one of the
+    server's own responses, if there is one. `limit` is how many connections there should be; the `vital` handlers
+    answer beyond it, too. A Repeatable response of a handler in `repeatable` may be sent again without the handler
+    being asked. `limit_of_route` gives the limit on a request's body that its route sets, or None.
     """
 
     def __init__(
@@ -90,14 +92,14 @@ class Server:
         self._per_client: Counter[str] = Counter()
         self._activity = Activity(board)
         self.draining = False
-        self._fewer = Condition(loop)  # rung when a connection ends, or is idle
+        self._fewer = Condition(loop)  # notified when a connection ends, or is idle
         self.waiting = self._fewer.waiting
         self.notify = self._fewer.notify_all
 
     def enter(self, connection: Served) -> bool:
-        """Count a connection in; False where its client's address has `connections_per_client` already.
+        """Count a connection in. False where its client's address has `connections_per_client` others already.
 
-        The proxies that speak for others may have any number, as may who comes through a unix socket.
+        A trusted proxy may have any number of connections, and so may the clients of a unix socket.
         """
         address, limit = connection.client.address, self.http.connections_per_client
         self.connections.add(connection)
@@ -110,15 +112,15 @@ class Server:
         return self.forwarding.trusts(address)
 
     def note_busy(self, connection: Served) -> None:
-        """To be called where a connection begins a request, once the loop's time has come to its `busy_until`."""
+        """Count a connection as busy, where it begins a request and the loop's time has come to its `busy_until`."""
         self._activity.note(connection, self.loop.now, self.loop.lasted)
 
     def body_limit(self, request: Request) -> BodyLimit:
-        """How large the body of `request` may be."""
+        """The limit on the body of `request`: its route's, else `http.max_body`."""
         return self.limit_of_route(request) or self._usual_limit
 
     def leave(self, connection: Served) -> None:
-        """Count a connection out, once."""
+        """Count a connection out. A second call does nothing."""
         if connection not in self.connections:
             return
         self.connections.remove(connection)
@@ -135,43 +137,46 @@ class Server:
         await self._fewer.wait_for(lambda: len(self.connections) < count)
 
     def has_room(self) -> bool:
-        """Whether there is room for one more, or an idle connection that can give way."""
+        """Whether there is room for another connection, or an idle one that could give way to it."""
         return len(self.connections) < self.limit or any(one.idle for one in self.connections)
 
     @property
     def is_taken(self) -> bool:
-        """Whether every place has been taken for LASTING seconds by what need not end by itself: a WebSocket, or the
-        sending of a response.
+        """Whether every place has been taken for LASTING seconds by a connection that may not end by itself: by a
+        WebSocket, or by one that is sending a response.
         """
         before = monotonic() - LASTING
         lasting = [one for one in self.connections if one.upgrade is not None or one.answers]
         return sum(one.since < before for one in lasting) >= self.limit
 
     async def room(self, wanted: bool) -> None:
-        """Wait until there is room for one more, or an idle connection that can give way.
+        """Wait until there is room for another connection, or an idle one that could give way to it.
 
-        With `wanted`, those that have been idle the longest do give way.
+        With `wanted`, the connections that have been idle the longest are ended, and there is room.
         """
         if not wanted:
             await self._fewer.wait_for(self.has_room)
         elif len(self.connections) >= self.limit:
-            await PAUSE  # after that, whoever has sent something is not idle any more
+            await PAUSE  # after that, a connection whose client has sent something is not idle any more
             await self._fewer.wait_for(lambda: len(self.connections) < self.limit or self._evict())
 
     @property
     def is_over(self) -> bool:
-        """Whether there are more connections than there should be, in a reserve for what is vital."""
+        """Whether there are more connections than `limit`. Those beyond it are a reserve for the vital handlers."""
         return len(self.connections) > self.limit and not self.draining
 
     def find_vital(self, request: Request) -> Handler:
-        """As `find`, in that reserve. Raises TooManyConnections for what is not vital."""
+        """As `find`, for a connection in the reserve. Raises TooManyConnections where the handler is not vital."""
         handler = self.find(request)
         if handler not in self.vital:
             raise TooManyConnections(f"all {self.limit} connections are taken")
         return handler
 
     def _evict(self) -> bool:
-        """End an eighth of the idle connections, so that not every new client costs a look at all; False: none is."""
+        """End those that have been idle the longest, unless their clients have sent something. False: none was ended.
+
+        An eighth of the idle ones is ended at once, so that not every new client costs a search of all connections.
+        """
         idle = sorted((one for one in self.connections if one.idle), key=lambda connection: connection.since)
         silent = (connection for connection in idle if not connection.has_asked)
         evicted = list(islice(silent, max(1, len(idle) // 8)))
@@ -181,24 +186,27 @@ class Server:
         return bool(evicted)
 
     async def relieve(self) -> bool:
-        """Have idle connections give way to one that there is no descriptor for; False: none is."""
+        """End idle connections, as there is no descriptor left for a new one. False where none could be ended."""
         await PAUSE  # as in `room`
         return self._evict()
 
     def close(self) -> None:
-        """Close every connection, whatever it is at; save those whose task another thread has, or has not begun."""
+        """Close every connection, whatever it is doing.
+
+        One whose task another thread has, or has not begun, stays open.
+        """
         for connection in tuple(self.connections):
             connection.cut()
             if connection.task is not None:
                 connection.task.cancel_unless_away()
 
     def cut(self) -> None:
-        """The loop has stopped: what is under way does not come to its end."""
+        """Cut every response that is being sent, as the loop has stopped and will not send the rest."""
         for connection in self.connections:
             connection.cut()
 
     def close_in_child(self) -> None:
-        """In a process that an application has forked: hold no client, and count and record nothing."""
+        """In a process that an application has forked: close the copies of the sockets; count and record nothing."""
         self.board = memoryview(bytearray(self.board.tobytes())).cast("Q")
         self._activity = Activity(self.board)
         self.record = None
@@ -206,13 +214,14 @@ class Server:
             connection.close_in_child()
 
     def resume(self) -> None:
-        """Go on as if there had been no drain; what it has ended is ended."""
+        """Go on as if there had been no drain. Connections that it has ended do not come back."""
         self.draining = False
 
     def drain(self, spread: float = 0.0) -> None:
-        """Answer what is under way with `Connection: close`, and let idle connections go after LAME_DUCK seconds.
+        """Answer the requests under way with `Connection: close`, and end idle connections after LAME_DUCK seconds.
 
-        Upgraded ones are ended one after another over `spread` seconds, as their clients will come back at once.
+        Upgraded connections are ended one after another over `spread` seconds, or all their clients would come back at
+        the same moment.
         """
         self.draining = True
         upgrades = [connection.upgrade for connection in self.connections if connection.upgrade is not None]

@@ -1,4 +1,7 @@
-"""Where request bodies lie that are too large for memory: temporary files, and what is told where there can be none."""
+"""Spooling: temporary files for request bodies that are too large for memory.
+
+Owns the making of these files, and the text of every error about them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ NONE = "no directory for temporary files can be written to; set TMPDIR to one"
 
 
 def spool_file() -> IO[bytes]:
-    """A temporary file, which is gone once it is closed. Raises OSError, which says what is wrong."""
+    """A temporary file, which is deleted once it is closed. Raises OSError with a text that says what is wrong."""
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
@@ -19,22 +22,22 @@ def spool_file() -> IO[bytes]:
 
 
 def explained(error: OSError) -> OSError:
-    """`error`, which was met with such a file, in words that name the matter, and the directory.
+    """An OSError like `error`, which a temporary file has raised, whose text names the request body and the directory.
 
-    `tempfile` looks for a directory when it first needs one, and says that there is none whatever it has met there.
+    `tempfile` looks for a directory when it first needs one. It reports that there is none, whatever the cause was.
     """
     if tempfile.tempdir is not None:
         text = f"a request body cannot be kept in {tempfile.gettempdir()}: {error.strerror or error}"
         return OSError(error.errno, text)
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as cause:  # no descriptor is left, say
+    except OSError as cause:  # no descriptor is left, for example
         return OSError(cause.errno, f"a request body cannot be kept on disk: {cause.strerror}")
     return OSError(errno.ENOENT, NONE)
 
 
 def trouble() -> str:
-    """What will be wrong with temporary files in this process, "" where nothing is. To be asked once, at its boot."""
+    """A warning of what is wrong with temporary files in this process, "" where nothing is. Called once, at boot."""
     wished = os.environ.get("TMPDIR")
     try:
         found = tempfile.gettempdir()

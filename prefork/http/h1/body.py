@@ -1,6 +1,6 @@
 """Request bodies: by length or chunked (RFC 9112 §6, §7), read on demand. Owns the decoders and the spooling.
 
-The decoders are plain state machines over bytes; RequestBody pulls bytes through one of them.
+The decoders are plain state machines over bytes; Incoming pulls bytes through one of them.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from prefork.net.stream import Pace, Stream
 from prefork.runtime.task import PAUSE
 from prefork.settings.schema import Http
 
-LINE_LIMIT = 1024  # bytes of a chunk's size line, extensions included: nobody sends any
+LINE_LIMIT = 1024  # bytes of a trailer field, or of a chunk's size line with its extensions, which nobody sends
 TRAILER_LIMIT = 16 * 1024
-CHUNK_FRAMING = (
-    16  # bytes that a chunk may have besides its data, and two for each of its data: as Go's net/http has it
-)
-FRAMING_LIMIT = 16 * 1024  # bytes beyond that: extensions, which nobody sends
-CHUNKS = 1024  # taken apart at a time, which takes 2 ms: a read may hold ten times as many of one byte each
-DISCARD = 256 * 1024  # bytes of an unread body worth reading to keep its connection
+# bytes of framing that a chunk may have, beside two for each byte of its data: the same bound as in Go's net/http
+CHUNK_FRAMING = 16
+FRAMING_LIMIT = 16 * 1024  # bytes of framing beyond that, for all chunks of a body: extensions
+CHUNKS = 1024  # decoded at a time, which takes 2 ms: a read may hold ten times as many of one byte each
+DISCARD = 256 * 1024  # bytes of an unread body that are read and dropped to keep its connection
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Decoder(Protocol):
-    """`feed` takes what arrived and returns what of it is body; once `done`, `rest` is what came after. Where more of
-    it than is decoded at a time has arrived it is `held`, to be fed on, with nothing, when others have had their turn.
+    """`feed` takes bytes that have arrived, and returns the part of the body in them.
+
+    Once the decoder is `done`, `rest` has the bytes behind the body. It is `held` where more chunks have arrived than
+    it decodes at a time. Then it must be fed with b"" when other tasks have had a turn.
     """
 
     done: bool
@@ -69,9 +70,9 @@ class _Part(Enum):
 
 
 class ChunkedDecoder:
-    """A chunked body of at most `max_body` bytes (0: any). Extensions and trailers are checked, and dropped.
+    """A chunked body of at most `max_body` bytes (0: any number). Extensions and trailers are checked, and dropped.
 
-    `total` is how many bytes the chunks so far have, that at hand included.
+    `total` is the size of all chunks so far, with the whole of the one that is being read.
     """
 
     def __init__(self, max_body: int) -> None:
@@ -79,14 +80,14 @@ class ChunkedDecoder:
         self.done = self.held = False
         self.rest = b""
         self._part = _Part.SIZE
-        self._left = 0  # of the chunk at hand
+        self._left = 0  # of the chunk that is being read
         self.total = 0
         self._trailer = 0
-        self._excess = 0  # bytes of framing beyond what the chunks so far may have
+        self._excess = 0  # bytes of framing beyond those that the chunks so far may have
 
     def feed(self, data: bytes) -> bytes:
-        """Raises BadRequest, BodyTooLarge, HeadTooLarge (trailers)."""
-        data = self.rest + data  # of rest there is at most a line, or what is held of one read
+        """Decode `data`. Raises BadRequest, BodyTooLarge, HeadTooLarge (trailers)."""
+        data = self.rest + data  # `rest` is at most a line, or the held part of one read
         at = 0
         pieces = []
         left = CHUNKS
@@ -145,12 +146,15 @@ class ChunkedDecoder:
 
 
 class Incoming:
-    """The body of one request, as it comes in from `stream` (a RequestBody)."""
+    """A RequestBody: the body of one request, as it arrives from `stream`."""
 
     __slots__ = ("_awaited", "_buffer", "_decoder", "_limit", "_line", "_pace", "_silent", "_stream", "_timeout")
 
     def __init__(self, stream: Stream, request: Request, http: Http, limit: BodyLimit) -> None:
-        """Bodies above `body_buffer` are spooled to disk; `body_timeout` is between two reads. Raises BodyTooLarge."""
+        """Bodies above `http.body_buffer` bytes are spooled to disk. A read may take `http.body_timeout` seconds.
+
+        Raises BodyTooLarge where the request's Content-Length is beyond `limit`.
+        """
         headers = request.headers
         if headers.length is None:
             self._decoder: Decoder = ChunkedDecoder(limit.most)
@@ -173,7 +177,7 @@ class Incoming:
         return self._decoder.done
 
     def arrived(self) -> bytes:
-        """What has arrived and was not read, without waiting for more. Raises ProtocolError."""
+        """The bytes that have arrived and were not read, b"" while others must have a turn. Raises ProtocolError."""
         if self._decoder.held:
             return b""
         data, self._stream.unread = self._stream.unread, b""
@@ -200,7 +204,7 @@ class Incoming:
         return self._stream.has_left
 
     def answered(self) -> None:
-        """The response has begun: no 100 Continue may come any more (RFC 9110 §15.2)."""
+        """Note that the response has begun, and no 100 Continue may follow (RFC 9110 §15.2)."""
         self._silent = True
 
     def _feed(self, data: bytes) -> bytes:
@@ -215,7 +219,10 @@ class Incoming:
         return piece
 
     async def spool(self) -> IO[bytes]:
-        """The whole body as a file at position 0. Raises ProtocolError, Disconnected; OSError when the disk is full."""
+        """The rest of the body as a file at position 0: in memory up to `http.body_buffer` bytes, on disk beyond that.
+
+        Raises ProtocolError, Disconnected; OSError where the disk is full, or there is no directory for the file.
+        """
         file: IO[bytes] = io.BytesIO()
         try:
             async for piece in self.chunks():
@@ -225,7 +232,7 @@ class Incoming:
                 file.write(piece)
             file.seek(0)
         except BaseException as error:
-            with suppress(OSError):  # it writes what it still holds, and may not be able to
+            with suppress(OSError):  # `close` writes its buffer, which may fail
                 file.close()
             if isinstance(error, OSError) and not isinstance(file, io.BytesIO):
                 raise explained(error) from error
@@ -234,14 +241,20 @@ class Incoming:
 
     @property
     def reusable(self) -> bool:
-        """False where the body is still awaited, and may come or not, or where too much of it is to come."""
+        """False where the client may be waiting for a 100 Continue, or where too much of the body is left.
+
+        More than DISCARD bytes are too much, where the length is known.
+        """
         decoder = self._decoder
         if decoder.done:
             return True
         return not self._awaited and not (isinstance(decoder, LengthDecoder) and decoder.left > DISCARD)
 
     async def discard(self) -> bool:
-        """Read what nobody read. False when that is not worth it, and the connection cannot be used memo."""
+        """Read the rest and drop it. False where it is more than DISCARD bytes, or may not come.
+
+        Then the connection cannot be used again. Raises ProtocolError, Disconnected.
+        """
         if not self.reusable:
             return False
         left = DISCARD
@@ -252,7 +265,10 @@ class Incoming:
         return True
 
     async def _receive(self) -> bytes:
-        """What the client sends next; b"" where the decoder has enough of it, once the others have had their turn."""
+        """The next bytes from the client; b"" where the decoder still holds some, once the other tasks have had a turn.
+
+        Sends 100 Continue first, where the client waits for it. Raises RequestTimeout, Disconnected.
+        """
         if self._decoder.held:
             await PAUSE
             return b""
@@ -260,7 +276,7 @@ class Incoming:
             if self._awaited and not self._silent:
                 self._awaited = False
                 await self._stream.write(CONTINUE, self._timeout)
-                self._stream.sent = 0  # it is no part of the answer
+                self._stream.sent = 0  # the 100 is no part of the answer
             began = monotonic()
             data = await self._stream.read(self._pace.patience)
         except TimedOut:
@@ -274,7 +290,7 @@ class Incoming:
 
 
 class Nothing:
-    """The body of a request without one: all such requests of a connection share it."""
+    """A RequestBody for requests without one. All such requests of a connection share it."""
 
     __slots__ = ("_stream",)
 

@@ -1,7 +1,7 @@
-"""One client connection, start to end, as one coroutine: read a request, hand it over, write the response, memo.
+"""One client connection, from start to end, as one coroutine: read a request, hand it over, write the response, repeat.
 
-Owns the conversation's order: requests are answered one by one as they came, each body is read to its end or the
-connection closes, and a client that is refused gets to read why.
+Owns the order of the conversation. Requests are answered one by one, as they came. Each body is read to its end, or the
+connection closes. A client whose request is refused can read the answer before the connection closes.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ from prefork.runtime.task import PAUSE, Task, Wait
 from prefork.shared.counters import REPEATS, REQUESTS, SENT, status_class
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
-CLIENT_LEFT = 499  # what nginx too writes into its log where the client did not wait for the answer
+CLIENT_LEFT = 499  # as in nginx's log: the client did not wait for the answer
 RETRY = (("Retry-After", "1"),)
-UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # what nobody has asked for is answered as
+UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # the request line of an answer where no request has come
 NO_HEADERS = Headers(())
 
 
 class Connection:
-    """One client's connection, which counts as one from its making on. `request` is what is being answered now, if
-    anything, and `answer` its response's head, once there is more of that than one send. Between two requests it is
-    `idle`; `since` is when that or the request began. `task` is None until `serve` begins; one that is not `welcome`
-    is refused then, and a `spare` one has a single answer, of what is vital; `upgrade` is what it has become. For
-    `busy_until` see activity.py.
+    """One client's connection. The server counts it from the moment it is made.
+
+    `request` is the one that is being answered, or None. `answer` is the head of its response while that is being sent;
+    bytes that one send has taken set none. The connection is `idle` between two requests; `since` is when that or the
+    request began. `task` is None until `serve` begins. A connection that is not `welcome` is refused then. A `spare`
+    one gets a single answer, and only from a vital handler. `upgrade` is the body of the 101, while that has the
+    stream. For `busy_until` see shared/activity.py.
     """
 
     __slots__ = (
@@ -85,7 +87,7 @@ class Connection:
         self.spare = server.is_over
 
     async def serve(self, answered: Callable[[], None] | None = None) -> None:
-        """Converse until either side has enough, then close. With `answered`, go on in the middle: see `go_on`."""
+        """Converse until either side ends it, then close. With `answered`, begin in mid-request: see `go_on`."""
         server = self.server
         is_ours = True
         try:
@@ -108,20 +110,23 @@ class Connection:
             log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
             await self._refuse(error.status, self.request or self._unreadable())
         except (Disconnected, TimedOut):
-            if self.request is not None:  # else it left, or had nothing more to ask
+            if self.request is not None:  # else the client left, or was idle for too long
                 self._account(self.answer.status if self.answer else CLIENT_LEFT, self.request)
         finally:
-            if is_ours and self.task is not None:  # else it is given up, and another's
+            if is_ours and self.task is not None:  # else another coroutine or task has it
                 self.task.owner = None
                 self.stream.close()
                 server.leave(self)
 
     def go_on(self, answered: Callable[[], None]) -> Coroutine[Wait, None, None]:
-        """What serves in the place of the task's coroutine, from asking the handler of `request` on (see Owner)."""
+        """A coroutine that replaces the task's, and goes on by calling the handler of `request` again (see Owner)."""
         return self.serve(answered)
 
     async def _answer_again(self, answered: Callable[[], None]) -> bool:
-        """Answer `request`, whose handler is asked once more. False: it was the connection's last."""
+        """Answer `request`, whose handler is called once more. False where it was the connection's last request.
+
+        Calls `answered` once the handler has returned or raised. Raises ProtocolError, Disconnected.
+        """
         server, stream, request = self.server, self.stream, self.request
         assert request is not None
         headers = request.headers
@@ -146,7 +151,7 @@ class Connection:
         return head.keep_alive
 
     async def _ask(self, request: Request, persistent: bool) -> tuple[Response, Head]:
-        """What the handler answers, with the head of that, as `_converse` has it."""
+        """The handler's response and its head, as in `_converse`."""
         server, line = self.server, request.line
         render = self.protocol.renderer(self.client)
         try:
@@ -165,10 +170,10 @@ class Connection:
             return response, render(response, line, keep_alive, server.loop.now)
 
     async def _converse(self, timeout: float) -> None:
-        """Answer requests until one is the last; the first has to come within `timeout` seconds. The hot path: what
-        happens with every request stands in here, and what rarely happens does not.
+        """Answer requests until one is the last. The first must come within `timeout` seconds, or LAME_DUCK in a drain.
 
-        Raises ProtocolError, Disconnected, TimedOut (idle for too long).
+        This is the hot path: steps of every request stand in here, and rare ones have methods of their own. Raises
+        ProtocolError, Disconnected, TimedOut (idle for too long).
         """
         server, stream, peer = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
@@ -187,8 +192,8 @@ class Connection:
             head = None
             if not data:
                 if begins:
-                    # a client that has waited in the accept queue has sent its request: it is answered before the next
-                    # one is accepted, so that a request which kills the worker takes nobody else with it
+                    # a client that has waited in the accept queue has sent its request. It is answered before the next
+                    # client is accepted, so that a request which kills the worker costs no other client its connection
                     begins = False
                 else:
                     # no recv before the wait: on an idle connection its EAGAIN costs more than the wait
@@ -218,7 +223,7 @@ class Connection:
             if headers.proxy_fields:
                 client, headers = judge(peer, headers)
             self.request = request = Request(line, headers, nothing, client)
-            if data:  # what follows: in one place, or what is read while the answer is made would come on top
+            if data:  # bytes behind the head: `unread` is their only place, as `hangup` adds to it meanwhile
                 stream.unread, data = data, b""
             if headers.has_body:
                 request.body = Incoming(stream, request, http, server.body_limit(request))
@@ -297,15 +302,15 @@ class Connection:
                 return
             self.since = now
             task.deadline = now + (LAME_DUCK if server.draining else http.keepalive_timeout)
-            # or an idle connection would keep them: 0.5 KiB, and several where its header block is like no other's
+            # an idle connection must not keep these: 0.5 KiB, and several KiB where its header block is unique
             del head, line, headers, request, response, outgoing, body
             if data:
-                await PAUSE  # a pipeline is served in turn with everybody else
+                await PAUSE  # a pipeline takes turns with the other connections
             elif waiting:
                 server.notify()
 
     def _account(self, status: int, request: Request | None) -> None:
-        """Count and record what is not an ordinary answer: a refusal, or one that did not get through; and be done."""
+        """Count and record an answer that the hot path does not: a refusal, one not sent whole, or a second attempt."""
         server, board, sent = self.server, self.server.board, self.stream.sent
         board[REQUESTS] += 1
         board[status_class(status)] += 1
@@ -316,17 +321,18 @@ class Connection:
         self.request = None
 
     async def _head(self, data: bytes) -> tuple[RequestLine, Headers, bytes]:
-        """The head that `data` begins with, read on until it is whole, and what follows it.
+        """The head that `data` begins with, and the bytes behind it. Reads on until the head is whole.
 
-        Raises Disconnected and ProtocolError, with what there is of the head in the stream's `unread`.
+        Raises ProtocolError and Disconnected, and then the part that has come is in the stream's `unread`. Raises
+        TimedOut where only an empty line has come.
         """
         heads, stream, timeout = self.protocol.heads, self.stream, self.server.http.header_timeout
-        if data == b"\r\n":  # no head has begun: old clients send that behind a body (RFC 9112 §2.2)
+        if data == b"\r\n":  # no head yet: old clients send an empty line behind a body (RFC 9112 §2.2)
             assert self.task is not None
             self.idle = True
             data += await stream.read(self.task.deadline - monotonic())
             self.idle = False
-        until = monotonic() + timeout  # for the whole head: a drip does not prolong it
+        until = monotonic() + timeout  # for the whole head: a client that drips does not get more time
         known = 0
         while True:
             stream.unread = data
@@ -346,17 +352,17 @@ class Connection:
             data += piece
 
     def _unreadable(self) -> Request | None:
-        """What can be told of a request whose head is refused; None where nothing of it has come."""
+        """A request made of a head that is refused, for the answer and the access log; None where no byte has come."""
         data = self.stream.unread
         self.since = monotonic()
         return Request(guess_line(data), NO_HEADERS, Nothing(self.stream), self.client) if data else None
 
     async def _after_body(self, request: Request) -> bytes:
-        """Get past a request body that may not have been read; what follows it. Raises Disconnected where it cannot."""
+        """Drop the rest of a request body. Returns the bytes behind it. Raises Disconnected where it cannot."""
         try:
             reusable = await request.body.discard()
         except ProtocolError:
-            reusable = False  # it has had its answer
+            reusable = False  # the request has had its answer already
         if not reusable:
             await self.stream.linger()
             raise Disconnected("the request body was not read to its end")
@@ -364,7 +370,7 @@ class Connection:
         return data
 
     async def _send(self, head: Head, body: Chunks | FileSegment | Upgrade) -> None:
-        """Send a response that is not plain bytes. Raises Disconnected."""
+        """Send a response whose body is not bytes. Raises Disconnected, also where the response was cut short."""
         stream, timeout = self.stream, self.server.http.send_timeout
         try:
             if isinstance(body, FileSegment):
@@ -405,8 +411,10 @@ class Connection:
         return is_ready(self.stream.fd, READ)
 
     def cut(self) -> None:
-        """The rest of the answer will not be sent. Where nothing but the connection's end says how long that is, its
-        client would take what it got for the whole: HTTP/1.0, which many proxies speak.
+        """Send no more of the answer: the close will be a reset, where only the connection's end would end the body.
+
+        A client would take the part that it got for the whole otherwise. That happens in HTTP/1.0, which many proxies
+        speak.
         """
         if self.answer is not None and self.answer.until_close and self.upgrade is None:
             self.stream.reset_on_close()
@@ -415,9 +423,9 @@ class Connection:
         self.stream.close_in_child()
 
     def give_up(self) -> None:
-        """Answer 504 in the place of the task whose application has not returned in time, and close.
+        """Answer 504 in place of the task whose application has not returned in time, and close.
 
-        From now on that task has no part in this connection, whenever it comes back.
+        From now on that task has no part in this connection, whenever its application returns.
         """
         if self.task is not None:
             self.task.owner = None
@@ -432,7 +440,7 @@ class Connection:
             self.server.leave(self)
 
     async def _refuse(self, status: int, request: Request | None) -> None:
-        """Say what is wrong with the request, and let the client read that before the connection closes."""
+        """Answer with an error `status`, and let the client read that before the connection closes."""
         server = self.server
         response = server.with_error_page(plain(status, *RETRY) if status == 503 else plain(status))
         line = request.line if request else UNKNOWN

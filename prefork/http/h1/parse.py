@@ -1,7 +1,7 @@
 """Request heads: bytes -> RequestLine and Headers, by the strict grammar. Owns the caches of them, all bounded.
 
-Clients repeat themselves: a browser sends the same header block with every request of a page. So what has been
-validated twice is looked up as bytes; what is not known is parsed, and both ways give the same.
+Clients repeat themselves: a browser sends the same header block with every request of a page. So bytes that have been
+validated twice are looked up, and all others are parsed. Both ways give the same result.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from prefork.http.proxy_fields import PROXY_FIELDS, ProxyFields
 Parsed = TypeVar("Parsed")
 
 HEAD_END = b"\r\n\r\n"
-LINE_SHOWN = 2048  # bytes: of a request line that is refused, what the access log gets
-SHOWN, SHOWN_LENGTH = 3, 60  # values, and characters of each, that an error shows
+LINE_SHOWN = 2048  # bytes of a refused request line that the access log gets
+SHOWN, SHOWN_LENGTH = 3, 60  # how many values, and characters of each, an error shows
 ENTRIES = 512  # of each cache
-ENTRY_BYTES = 4096  # what is longer is parsed each time
-CACHE_BYTES = 8 << 20  # of each cache, as `weight` has it
-WHOLE_BYTES = 32 << 20  # of heads that are known as a whole: 10,000 files that a browser asks for make 26 MiB
-WHOLE_MET = 16384  # hashes of what came once: 1 MiB
+ENTRY_BYTES = 4096  # longer ones are parsed each time
+CACHE_BYTES = 8 << 20  # of each cache, as `weight` counts them
+WHOLE_BYTES = 32 << 20  # of whole heads, as `weight` counts them: 10,000 files that a browser asks for take 26 MiB
+WHOLE_MET = 16384  # hashes of heads that came once: 1 MiB
 
-# What is kept with a head that is known, the views that its line and block get in time included: at most, in bytes.
+# Bytes that are kept with a cached head, at most. They include the objects that `prepared` of its line and block gets.
 OVERHEAD = 2048
-FIELD = 384  # each: its pair, and its places in a dict, a WSGI environ and an ASGI scope
+FIELD = 384  # of each field: its pair, and its places in a dict, a WSGI environ and an ASGI scope
 COPIES = 6  # of each byte: as it came, as text, as bytes in a scope, escaped for the access log
 
 
 def weight(length: int, fields: int = 0) -> int:
-    """How much is kept with so many bytes of a head, and so many fields in them."""
+    """The bytes that are kept for `length` bytes of a head with so many `fields` in them."""
     return OVERHEAD + COPIES * length + FIELD * fields
 
 
 class _Cache(dict[bytes, Parsed], Generic[Parsed]):
-    """A bounded dict of what has been parsed, from the second time on: what never comes again pushes nothing out.
+    """A bounded dict: bytes -> their parsed form. It keeps bytes that came twice, so that unique ones evict nothing.
 
-    What is full is emptied: to drop the oldest entry would take 0.3 us, and a re-parse is cheap.
+    A full cache is emptied: to drop only the oldest entry would take 0.3 us, and to parse again is cheap.
     """
 
     def __init__(self) -> None:
-        self._met: set[int] = set()  # hashes of what came once
+        self._met: set[int] = set()  # hashes of bytes that came once
         self._weight = 0
 
     def weigh(self, raw: bytes, parsed: Parsed) -> int:
@@ -98,8 +98,8 @@ class _Blocks(_Cache[Headers]):
 
 
 class Repeat:
-    """How a head that came more than once, byte for byte, was answered last, and to connections of which `protocol`,
-    which is that of a listener; None while there is no answer that may be repeated.
+    """A head that came more than once, byte for byte. `memo` is that of its answer to a connection of `protocol`, which
+    is that of one listener; None while no answer may be repeated.
     """
 
     __slots__ = ("memo", "protocol")
@@ -113,9 +113,9 @@ Whole = tuple[RequestLine, Headers, Repeat | None]
 
 
 class _Wholes(dict[bytes, Whole]):
-    """Whole heads that came more than once, within WHOLE_BYTES; emptied when they are more.
+    """A bounded dict of whole heads that came more than once. It is emptied when they weigh WHOLE_BYTES.
 
-    Each keeps its block, which others may share, though that is known by itself no more.
+    Each keeps its block, which several may share, even after the cache of blocks was emptied.
     """
 
     def __init__(self) -> None:
@@ -143,8 +143,9 @@ class _Wholes(dict[bytes, Whole]):
 
 
 class Heads:
-    """Parses heads within `max_head` bytes and `max_fields` fields, and finds `proxy_fields` in them. One for all
-    connections of a worker.
+    """Parses heads of up to `max_head` bytes and `max_fields` fields, and finds `proxy_fields` in them.
+
+    All connections of a worker share one.
     """
 
     def __init__(self, max_head: int, max_fields: int, proxy_fields: ProxyFields = PROXY_FIELDS) -> None:
@@ -154,14 +155,14 @@ class Heads:
         self._wholes = _Wholes()
 
     def whole(self, data: bytes) -> Whole | None:
-        """The head that all of `data` is; None where it is not one head exactly. Raises ProtocolError.
+        """The head, where `data` is exactly one whole head; else None. Raises ProtocolError.
 
-        No empty line is searched for in it: one that is known has none, which takes 0.4 us less (tests/bench/head.py),
-        and one that is not known is refused with one, for that is no field.
+        `data` is not searched for an empty line before its end, which takes 0.4 us less (tests/bench/head.py). A known
+        head has none there. In an unknown head an empty line is no valid field line; only then is the search made.
         """
         wholes = self._wholes
         known = wholes.get(data) if wholes else None
-        if known is not None:  # byte for byte as before: 0.5 us less than to look its parts up
+        if known is not None:  # byte for byte as before: 0.5 us less than looking up its parts
             return known
         if data[-4:] != HEAD_END:
             return None
@@ -184,7 +185,7 @@ class Heads:
         return line, headers, None
 
     def parse(self, data: bytes, end: int) -> tuple[RequestLine, Headers]:
-        """The head in `data[:end]`, `end` being where its empty line begins. Raises ProtocolError."""
+        """The head in `data[:end]`; at `end` its last CRLF and the empty line begin. Raises ProtocolError."""
         if end > self.max_head:
             raise self._too_large(data)
         line_end = data.find(b"\r\n", 0, end + 2)
@@ -195,11 +196,13 @@ class Heads:
         return line, headers
 
     def check_partial(self, data: bytes, known: int) -> None:
-        """Raise ProtocolError as soon as `data`, a head without its end, cannot become a valid one.
+        """Raise ProtocolError where `data`, a head without its end, is too large, begins with no method, or has a line
+        that ends in a bare LF.
 
-        Its first `known` bytes have passed before, so that a head which drips in is not looked through each time.
+        Its first `known` bytes were checked before, so that a head which drips in is not searched from its beginning
+        each time.
         """
-        if len(data) > self.max_head + 3:  # three bytes of its end may be there
+        if len(data) > self.max_head + 3:  # three bytes of its end may have come
             raise self._too_large(data)
         start = data.removeprefix(b"\r\n")[:33]
         if start not in (b"", b"\r") and not grammar.LINE_START.match(start):
@@ -214,7 +217,7 @@ class Heads:
 
 
 def _check_pair(line: RequestLine, headers: Headers) -> None:
-    """What depends on both the version and the fields."""
+    """Check the rules that depend on both the version and the fields. Raises BadRequest."""
     if line.minor:
         if not headers.host:
             raise BadRequest("an HTTP/1.1 request without Host (RFC 9112 §3.2)")
@@ -223,7 +226,10 @@ def _check_pair(line: RequestLine, headers: Headers) -> None:
 
 
 def guess_line(data: bytes) -> RequestLine:
-    """The request line that `data` begins with; a target that is all of it, as it came, where it is not a valid one."""
+    """The request line that `data` begins with, for an answer and the access log. An invalid one is all target.
+
+    At most LINE_SHOWN bytes of it are read.
+    """
     raw = data.removeprefix(b"\r\n")[:LINE_SHOWN].partition(b"\r\n")[0]
     try:
         return parse_line(raw)
@@ -234,7 +240,7 @@ def guess_line(data: bytes) -> RequestLine:
 
 
 def parse_line(raw: bytes) -> RequestLine:
-    """A request line without its CRLF (RFC 9112 §3). Raises ProtocolError."""
+    """Parse a request line without its CRLF (RFC 9112 §3). Raises ProtocolError."""
     match = grammar.REQUEST_LINE.fullmatch(raw)
     if match is None:
         raise BadRequest(f"a malformed request line (RFC 9112 §3): {_shown(raw)}")
@@ -262,9 +268,10 @@ def parse_line(raw: bytes) -> RequestLine:
 
 
 class _Fields(_Cache[tuple[str, str]]):
-    """Field line with its CR -> (lower-case name, value). Of two blocks that differ, most lines are the same.
+    """Field line with its CR -> (lower-case name, value). Two blocks that differ have most of their lines in common.
 
-    The names of fields that only a proxy may write are put into `met`, each time: so lines of those are known apart.
+    The name of a field that only a proxy may write is put into `met` each time that its line is looked up. So such
+    lines are not kept in this dict, but in a cache of their own.
     """
 
     def __init__(self, proxy_fields: ProxyFields) -> None:
@@ -291,13 +298,14 @@ _FIELDS = _Fields(PROXY_FIELDS)
 
 
 def parse_block(raw: bytes, max_fields: int, known: _Fields = _FIELDS) -> Headers:
-    """A block of field lines, each with its CRLF (RFC 9112 §5). Raises ProtocolError.
+    """Parse a block of field lines, each with its CRLF (RFC 9112 §5). Raises ProtocolError.
 
-    What concerns the connection is worked out: host, framing, persistence, expectation. Repeated fields have been
-    joined by a comma and a space, which none of the grammars for those lets pass. `known` are lines that came before.
+    Sets the attributes that concern the connection: host, framing, persistence, expectation. Repeated fields have been
+    joined by a comma and a space. So a repeated Host, Content-Length or Expect is not valid; a repeated Connection or
+    Transfer-Encoding is a list. `known` has the lines that came before.
     """
     lines = raw.split(b"\n")  # 0.2 us less than by CRLF: each line's CR is matched with it
-    lines.pop()  # what follows the last LF: nothing
+    lines.pop()  # nothing follows the last LF
     if len(lines) > max_fields:
         raise HeadTooLarge(f"more than http.max_fields ({max_fields}) fields")
     known.met.clear()
@@ -324,14 +332,14 @@ def parse_block(raw: bytes, max_fields: int, known: _Fields = _FIELDS) -> Header
 
 @lru_cache(ENTRIES)
 def _host(value: str) -> str:
-    """`value`; ValueError where it is no host, which is not remembered."""
+    """`value`, which is remembered. Raises ValueError where it is no host."""
     if not grammar.HOST.fullmatch(value):
         raise ValueError
     return value
 
 
 def _refusal(headers: Headers, name: str, section: str) -> BadRequest:
-    """What is wrong with a field (lower case) that is to be there once, and valid."""
+    """The error for a field `name` (lower case) that must be valid and there only once."""
     values = [_shown(value) for key, value in headers.pairs if key == name]
     if len(values) == 1:
         return BadRequest(f"an invalid {name.title()} ({section}): {values[0]}")
@@ -339,21 +347,24 @@ def _refusal(headers: Headers, name: str, section: str) -> BadRequest:
 
 
 def _shown(text: str | bytes) -> str:
-    """What a client has said, as an error says it again: quoted, and not all of it where it is long."""
+    """A client's text as an error shows it: quoted, and cut behind SHOWN_LENGTH characters."""
     return repr(text[:SHOWN_LENGTH]) + ("..." if len(text) > SHOWN_LENGTH else "")
 
 
-_PERSISTENCE = {"keep-alive": True, "Keep-Alive": True, "close": False}  # what nearly everybody says
+_PERSISTENCE = {"keep-alive": True, "Keep-Alive": True, "close": False}  # the values that nearly all clients send
 
 
 def _persistence(value: str) -> bool | None:
-    """What Connection says of the connection's life (RFC 9112 §9.3); None leaves it to the version."""
+    """Whether Connection keeps the connection open (RFC 9112 §9.3); None where it leaves that to the version."""
     options = {option.strip(" \t") for option in value.lower().split(",")}
     return False if "close" in options else True if "keep-alive" in options else None
 
 
 def _interpret_framing(headers: Headers) -> None:
-    """One framing, beyond doubt: a Content-Length, or a Transfer-Encoding of chunked (RFC 9112 §6)."""
+    """Set the framing, which must be unambiguous: a Content-Length, or a Transfer-Encoding of chunked (RFC 9112 §6).
+
+    Raises BadRequest, NotImplementedHere.
+    """
     if "transfer-encoding" in headers:
         if "content-length" in headers:
             raise BadRequest("Transfer-Encoding and Content-Length together (RFC 9112 §6.1)")
@@ -365,7 +376,7 @@ def _interpret_framing(headers: Headers) -> None:
             raise NotImplementedHere(f"a transfer coding other than chunked (RFC 9112 §6.1): {_shown(told)}")
         headers.chunked = headers.has_body = True
     else:
-        # two of the same value may be accepted (RFC 9112 §6.3); whoever sends them is broken or hostile
+        # RFC 9112 §6.3 allows two of the same value; they are refused, as their sender is broken or hostile
         if not grammar.DIGITS.fullmatch(headers.get("content-length")):
             raise _refusal(headers, "content-length", "RFC 9110 §8.6")
         headers.length = int(headers.get("content-length"))

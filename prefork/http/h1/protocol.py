@@ -1,4 +1,4 @@
-"""The protocol: what the HTTP/1 connections of one worker share, their parser and their renderers."""
+"""HTTP/1 in one worker. Owns the parser and the renderers, which all its connections share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prefork.http.message import Client, RequestLine, Response
 from prefork.http.proxy_fields import ProxyFields
 from prefork.http.registry import Server
 
-KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as what they send takes a while
+KEEPALIVE_RESERVE = 1.0  # seconds less that clients are told, as their requests take a while to arrive
 
 Render = Callable[[Response, RequestLine, bool, float], Head]
 
 
 class Http1:
-    """HTTP/1 as the connections of one listener of `server` speak it. Those of several listeners share their `heads`,
-    but no answers: an answer may depend on the listener, and on its scheme.
+    """The parser and the renderers for the HTTP/1 connections of one listener of `server`. Several listeners share their
+    `heads`, but no answers: an answer may depend on the listener, and on its scheme.
     """
 
     def __init__(self, server: Server, heads: Heads | None = None) -> None:
@@ -31,5 +31,5 @@ class Http1:
         self._render_to_proxies = Renderer(name, idle=idle).head
 
     def renderer(self, peer: Client) -> Render:
-        """What renders the responses to `peer`: a proxy of ours gets what applications say to it, and nobody else."""
+        """The renderer for responses to `peer`. Only a trusted proxy gets the fields that are meant for proxies."""
         return self._render_to_proxies if self.server.forwarding.trusts(peer.address) else self.render

@@ -1,7 +1,7 @@
-"""Response heads: Response -> bytes. Owns the framing of what we send, and the caches of what repeats.
+"""Response heads: Response -> bytes. Owns the framing of responses, and the caches of heads and field blocks.
 
 Applications repeat themselves as clients do: the same status and fields, often the same length. So the fields are
-validated once, and whole heads are kept for the second that their Date is true.
+validated once, and whole heads are kept for the second in which their Date is true.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from prefork.runtime.throttle import Throttle
 from prefork.shared.counters import status_class
 
 ENTRIES = 512  # of each cache
-ENTRY_BYTES = 8192  # what is larger is made anew each time: so a cache, which has it twice, is never above 8 MiB
-FIELD = 80  # bytes of each field of an entry, besides what it says
+ENTRY_BYTES = 8192  # larger ones are made anew each time; a cache has each entry twice, and so stays below 8 MiB
+FIELD = 80  # bytes of each field of an entry, beside its text
 
-# What asks a proxy to send a file in the answer's place (nginx; Apache and lighttpd), and tells where it lies
+# Fields that ask a proxy to send a file in place of the answer (nginx; Apache and lighttpd), and name its path
 TO_PROXIES = frozenset(("x-accel-redirect", "x-sendfile", "x-sendfile2", "x-lighttpd-send-file"))
-INTERVAL = 60.0  # seconds between two times that the log tells of such a field
+INTERVAL = 60.0  # seconds between two warnings of such a field
 
 _DATE = b"\r\nDate: "
 _Key = tuple[int, str, tuple[tuple[str, str], ...], int | None, bool, int, bool]
 
 
 class Block:
-    """A validated field block: `wire` is its bytes, without what the server itself says.
+    """A validated block of response fields: `wire` is its bytes, without the fields that the server writes itself.
 
-    `length` is the Content-Length that the application gave, or None; `close`: it wishes the connection to end;
-    `upgrade` is its Upgrade field, or ""; `withheld` the last of the fields that were to be, or "".
+    `length` is the Content-Length that the application gave, or None. `close` is True where its Connection field asks
+    to close the connection. `upgrade` is its Upgrade field, or "". `withheld` is the last field that was dropped
+    because it is in `withhold`, or "".
     """
 
     __slots__ = ("close", "has_date", "has_server", "length", "upgrade", "wire", "withheld")
@@ -55,14 +56,14 @@ class Block:
         self.wire = "".join(lines).encode("latin-1")
 
     def _passes(self, name: str, value: str) -> bool:
-        """Take note of what the field tells the server; False when the client is not to see it."""
+        """Note a field that concerns the server. False where the client does not get it as it is."""
         if name == "content-length":
             if not DIGITS.fullmatch(value):
                 raise ApplicationError(f"an invalid Content-Length: {value!r}")
             if self.length not in (None, int(value)):
                 raise ApplicationError(f"two Content-Lengths that differ: {self.length} and {value}")
             self.length = int(value)
-            return False  # the server says it, once it knows that it is true
+            return False  # the server writes it, once it knows that it is true
         if name in HOP_BY_HOP:
             self.close = self.close or (name == "connection" and "close" in value.lower())
             if name == "upgrade":
@@ -74,11 +75,12 @@ class Block:
 
 
 class Head:
-    """A response head: its bytes on the `wire`, and how its body is framed (RFC 9112 §6.3).
+    """A response head: its bytes on the `wire`, and the framing of its body (RFC 9112 §6.3).
 
-    `length` bytes, or `chunked`, or else to the end of the connection; `silent`: no body at all, whatever there is.
-    `date` is where in the wire the value of the server's own Date begins, 0 where the application has one of its own;
-    `counter` is the word that counts answers of its status (shared/counters.py).
+    The body has `length` bytes, or is `chunked`, or goes to the end of the connection. Where the head is `silent`, no
+    body is sent, even if the response has one. `date` is the offset in `wire` of the value of the server's own Date, or
+    0 where the application has written a Date. `counter` is the index of the word that counts answers of this status
+    (shared/counters.py).
     """
 
     __slots__ = ("chunked", "counter", "date", "keep_alive", "length", "silent", "status", "wire")
@@ -95,20 +97,22 @@ class Head:
 
     @property
     def until_close(self) -> bool:
-        """The body goes to the end of the connection."""
+        """True where the body goes to the end of the connection."""
         return self.length is None and not self.chunked and not self.silent
 
 
 class Renderer:
-    """Renders response heads. One for all connections of a worker that get the same; `server` is the Server field's
-    value, or "". Of the fields `withhold` (lower case), which an application may have given, its clients get none.
-    `idle` is for how many seconds a client may count on its connection between two requests; 0: it is not told.
+    """Renders response heads. All connections of a worker whose clients get the same fields share one.
+
+    `server` is the value of the Server field, or "". The fields `withhold` (lower case) are dropped where an
+    application gives them. `idle` is how many seconds a client may count on its connection between two requests; 0: it
+    is not told.
     """
 
     def __init__(self, server: str, withhold: Container[str] = (), idle: int = 0) -> None:
         self._server = server
         self._withhold = withhold
-        # a field of the connection, which Connection has to name (RFC 9110 §7.6.1); HTTP/1.0 has the latter anyhow
+        # Connection must name Keep-Alive, as it is of one connection (RFC 9110 §7.6.1); HTTP/1.0 gets Connection anyhow
         self._persistent = f"Connection: keep-alive\r\nKeep-Alive: timeout={idle}\r\n" if idle else ""
         self._notice = Throttle(INTERVAL)
         self._blocks: dict[tuple[tuple[str, str], ...], Block] = {}
@@ -117,23 +121,24 @@ class Renderer:
         self._date = b""
 
     def head(self, response: Response, line: RequestLine, keep_alive: bool, now: float) -> Head:
-        """The head of `response` to `line`; `now` is a clock in seconds that tells when a second is over.
+        """The head of `response` to a request with `line`. `now` is a clock in seconds, by which Date is renewed.
 
-        Raises ApplicationError where the response cannot be sent: invalid fields, a length that is not true.
+        Raises ApplicationError where the response cannot be sent: an invalid status or field, or a Content-Length that
+        is not that of the body.
         """
         body = response.body
         size = len(body) if type(body) is bytes else body.count if type(body) is FileSegment else None
         fields = tuple(response.headers)
         key = (response.status, response.reason, fields, size, line.method == "HEAD", line.minor, keep_alive)
         if now >= self._expires:
-            self._expires = now // 1 + 1.0  # a whole second, at which the file cache looks again, too
+            self._expires = now // 1 + 1.0  # a whole second: then the file cache checks its files again, too
             self._heads.clear()
             self._date = formatdate(time(), usegmt=True).encode()
         if type(response) is Repeatable and line.method == "GET" and keep_alive and line.minor:
             return self._repeated(response, key, now)
         try:
             head = self._heads.get(key)
-        except TypeError:  # unhashable: lists in the place of tuples, which other servers take, too
+        except TypeError:  # unhashable: lists in place of tuples, which other servers accept, too
             response.headers = tuple(map(_pair, fields))
             return self.head(response, line, keep_alive, now)
         if head is None:
@@ -147,7 +152,7 @@ class Renderer:
         return head
 
     def _repeated(self, response: Repeatable, key: _Key, now: float) -> Head:
-        """The head that is kept with `response`; in another second, with another Date in it."""
+        """The head that is kept with `response`. Its Date is replaced when the second is over."""
         memo = response.memo
         head: Head | None = memo.head
         if head is None:
@@ -169,7 +174,7 @@ class Renderer:
             lines.append("Transfer-Encoding: chunked\r\n")
         elif head.length is not None:
             lines.append(f"Content-Length: {head.length}\r\n")
-        if status == 426 and block.upgrade:  # which has to say what to upgrade to (RFC 9110 §15.5.22, §7.8)
+        if status == 426 and block.upgrade:  # a 426 must name a protocol (RFC 9110 §15.5.22, §7.8)
             lines.append(f"Upgrade: {block.upgrade}\r\nConnection: Upgrade\r\n")
         if not head.keep_alive:
             lines.append("Connection: close\r\n")
@@ -184,7 +189,7 @@ class Renderer:
         return head
 
     def _switch(self, upgrade: Upgrade, status: int, fields: Fields) -> Head:
-        """The head behind which `upgrade` has the connection (RFC 9110 §15.2.2). No two are the same."""
+        """The head of a 101, behind which `upgrade` has the connection (RFC 9110 §15.2.2). It is not cached."""
         if status != 101:
             raise ApplicationError(f"an invalid status of an upgrade: {status}")
         lines = self._lines("101 Switching Protocols", Block(fields, self._withhold))
@@ -194,7 +199,7 @@ class Renderer:
         return head
 
     def _lines(self, status: str, block: Block) -> list[str]:
-        """The status line and the fields, save those of framing."""
+        """The status line and the fields, without those of framing and connection."""
         lines = [f"HTTP/1.1 {status}\r\n"]
         if self._server and not block.has_server:
             lines.append(f"Server: {self._server}\r\n")
@@ -228,7 +233,8 @@ class Renderer:
 def _pair(field: Any) -> tuple[str, str]:
     """A response field as a tuple of plain str. Raises ApplicationError where it is no pair of str.
 
-    What a subclass of str would have itself shown as is not what is looked at, and must not be what is sent.
+    A subclass of str may format itself as another text than its own. Its own text is the one that is validated, and so
+    must be the one that is sent.
     """
     if isinstance(field, (tuple, list)) and len(field) == 2:
         name, value = field
@@ -239,13 +245,13 @@ def _pair(field: Any) -> tuple[str, str]:
 
 
 def _frame(status: int, block: Block, size: int | None, head_only: bool, minor: int, keep_alive: bool) -> Head:
-    """Decide on one framing. `size` is the body's, None where only its end will tell."""
+    """Decide on one framing. `size` is the body's, None where it is not known yet. Raises ApplicationError."""
     keep_alive = keep_alive and not block.close
     if status == 204:
         return Head(status, None, False, keep_alive, True)  # no Content-Length either (RFC 9110 §8.6)
     if status == 304:
         return Head(status, block.length, False, keep_alive, True)
-    if head_only:  # an empty body to HEAD says nothing of the length that GET would see
+    if head_only:  # an empty body does not tell GET's length
         return Head(status, size or None if block.length is None else block.length, False, keep_alive, True)
     if size is not None:
         if block.length not in (None, size):

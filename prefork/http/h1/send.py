@@ -1,4 +1,7 @@
-"""Response bodies that are more than bytes: files and pieces, in the framing that their head has announced."""
+"""Sending of response bodies other than bytes: files, pieces and upgrades. Owns no stream and no body.
+
+Each is sent in the framing that its head announces.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from prefork.runtime.task import PAUSE
 
 
 def send_at_once(stream: Stream, head: Head, segment: FileSegment) -> bool:
-    """Send the head and the file as far as the kernel takes them without waiting; whether that was all."""
+    """Send the head and the file as far as the kernel takes them without waiting. True where that was all."""
     if head.silent or not segment.count:
         return False
     return stream.try_send_file(head.wire, segment.file, segment.offset, segment.count)
 
 
 async def send_file(stream: Stream, head: Head, segment: FileSegment, timeout: float) -> None:
-    """Send what `send_at_once` has left of the head and, unless it is silent, of the file.
+    """Send the rest of the head that `send_at_once` has left and, unless the head is silent, the rest of the file.
 
     Raises Disconnected, CutShort, OSError: see Stream.
     """
@@ -29,9 +32,10 @@ async def send_file(stream: Stream, head: Head, segment: FileSegment, timeout: f
 
 
 async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float) -> None:
-    """Send the head with the first piece, then piece by piece.
+    """Send the head with the first piece, or before it where `chunks` is prompt; then piece by piece.
 
-    Raises Disconnected, ApplicationError where there is less or more than the head says, and what `chunks` raises.
+    No piece is asked for where the head is silent. Raises Disconnected, ApplicationError where the body is longer or
+    shorter than the head says, and any error that `chunks` raises.
     """
     pending, left = head.wire, head.length
     if not head.silent:
@@ -49,7 +53,7 @@ async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float
                 pending += b"%x\r\n%b\r\n" % (len(piece), piece) if head.chunked else piece
                 await stream.write(pending, timeout)
                 pending = b""
-            await PAUSE  # an eager producer is one among many
+            await PAUSE  # let the other tasks have a turn, however fast the pieces come
         if left:
             raise ApplicationError(f"the body is {left} bytes shorter than its Content-Length of {head.length}")
         if head.chunked:
@@ -58,6 +62,6 @@ async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float
 
 
 async def send_upgrade(stream: Stream, head: Head, upgrade: Upgrade, timeout: float) -> None:
-    """Send the head and converse until the upgrade is over. Raises Disconnected."""
+    """Send the head, then let `upgrade` converse until it is over. Raises Disconnected."""
     await stream.write(head.wire, timeout)
     await upgrade.converse(stream)

@@ -1,1 +1,1 @@
-"""WebSocket (RFC 6455): the handshake and the frames. Knows no application interface."""
+"""WebSocket (RFC 6455): the handshake and the conversation. Knows no application interface."""

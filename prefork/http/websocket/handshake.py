@@ -1,4 +1,4 @@
-"""The opening handshake of a WebSocket (RFC 6455 §4.2): what a client asks for, and the 101 that it gets."""
+"""The opening handshake of a WebSocket (RFC 6455 §4.2). Owns the reading of the request, and the 101 for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefork.errors import BadRequest
 from prefork.http.members import MOST
 from prefork.http.message import Fields, Request, Response, Upgrade, plain
 
-# 12 bits of window and 5 of memory are 32 KiB a connection in place of 300, and compress short messages as well
+# 12 bits of window and 5 of memory take 32 KiB a connection in place of 300, and compress short messages no worse
 DEFLATE = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
 )
@@ -25,10 +25,10 @@ OURS = frozenset(("sec-websocket-accept", "sec-websocket-extensions", "sec-webso
 
 
 class Handshake:
-    """A valid one. `subprotocols` are what the client offers; `extensions` what both sides have agreed on."""
+    """A valid handshake. `subprotocols` are those that the client offers, `extensions` those that both sides accept."""
 
     def __init__(self, request: Request, compression: bool) -> None:
-        """Raises BadRequest."""
+        """Raises BadRequest where the handshake is malformed, or offers more than MOST subprotocols."""
         fields = request.headers.fields
         key, offered = fields.get("sec-websocket-key", ""), fields.get("sec-websocket-protocol", "")
         try:
@@ -43,8 +43,10 @@ class Handshake:
         self._accept = accept_key(key)
 
     def response(self, body: Upgrade, subprotocol: str, fields: Fields) -> Response:
-        """The 101 that begins the conversation `body`, with further header fields. Raises ValueError for OURS, and for
-        a subprotocol that the client has not offered, and would not accept (RFC 6455 §4.1).
+        """The 101 that begins the conversation `body`, with further header `fields`.
+
+        Raises ValueError where these are among OURS, and for a subprotocol that the client has not offered: it would
+        not accept that (RFC 6455 §4.1).
         """
         if subprotocol and subprotocol not in self.subprotocols:
             offered = ", ".join(self.subprotocols) or "none"
@@ -61,8 +63,9 @@ class Handshake:
 
 
 def refusal(request: Request) -> Response | None:
-    """The answer to a request for a WebSocket that does not ask as RFC 6455 §4.2.1 wants it, the rest being Handshake's
-    to see.
+    """The answer to a request for a WebSocket whose method, body or version is not as RFC 6455 §4.2.1 requires.
+
+    None where all three are. Handshake checks the rest.
     """
     if request.method != "GET" or request.headers.has_body:
         return plain(400)
@@ -72,9 +75,10 @@ def refusal(request: Request) -> Response | None:
 
 
 def _negotiate(offered: str, compression: bool) -> tuple[str, list[Extension]]:
-    """The Sec-WebSocket-Extensions field, "" for none, and what it says. Raises InvalidHeader.
+    """The Sec-WebSocket-Extensions field of the answer, "" for none, and the extensions in it. Raises InvalidHeader.
 
-    What offers more than MOST extensions and parameters is not looked at, which is to agree on none (RFC 6455 §9.1).
+    An offer with more than MOST commas and semicolons is not read. Then no extension is accepted, as a server may do
+    (RFC 6455 §9.1).
     """
     if not offered or not compression or offered.count(",") + offered.count(";") > MOST:
         return "", []

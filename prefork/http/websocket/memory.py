@@ -1,4 +1,7 @@
-"""What the WebSockets of a worker hold for their clients, all together: messages that are not whole, or not taken."""
+"""Memory that the WebSockets of a worker use together. Owns the count of bytes held for clients, and its bound.
+
+A WebSocket holds messages that are not whole yet, or that the application has not taken.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,27 @@ from prefork.logger import log
 from prefork.settings.schema import Websocket
 from prefork.settings.wording import counted
 
-QUIET = 60.0  # seconds between two messages about it
+QUIET = 60.0  # seconds between two warnings
 SMALL = 4096  # bytes that a connection may hold without being counted, so that small messages cost nothing here
 
 
 class Holder(Protocol):
     def shed(self) -> None:
-        """Give up what is held, and close."""
+        """Drop the messages that are held, and close."""
 
 
 class Memory:
-    """Counts what each of them holds; where that comes to more than there should be, whoever holds the most is shed."""
+    """Counts the bytes that each WebSocket holds. Beyond the bound, those that hold the most are shed."""
 
     def __init__(self, settings: Websocket) -> None:
-        self._limit = max(settings.max_buffered, 2 * settings.max_message)  # of which one alone may have two copies
+        self._limit = max(settings.max_buffered, 2 * settings.max_message)  # one may hold two copies of a message
         self._held: dict[Holder, int] = {}
         self._total = 0
-        self._shed = 0  # since that was told last
+        self._shed = 0  # since the last warning
         self._told = -inf  # monotonic seconds
 
     def note(self, holder: Holder, size: int) -> None:
-        """It holds so many bytes now."""
+        """Note that `holder` holds `size` bytes now."""
         size = size if size > SMALL else 0
         before = self._held.get(holder, 0)
         if size == before:

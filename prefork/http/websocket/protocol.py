@@ -1,9 +1,9 @@
-"""A WebSocket conversation (RFC 6455, RFC 7692) on a connection of ours; the frames are the `websockets` package's.
+"""A WebSocket conversation (RFC 6455, RFC 7692) on a connection of ours; the `websockets` package does the frames.
 
-Owns what goes either way: the messages that came and nobody took, the bytes that the client's socket would not take
-yet, and the clock of pings and closing. The connection's task reads; what it or anybody else has to say is sent at
-once, and only what does not fit gets a task of its own, as long as there is some. Both queues are bounded: while
-there is too much in either, nothing more is read, nor taken apart.
+Owns the queues of both directions: the messages that the application has not taken yet, and the bytes that the client's
+socket has not taken yet. Owns the clock of pings and closing, too. The connection's task reads. Any task sends at once;
+bytes that do not fit are sent by a task of their own, which ends with them. Both queues are bounded: while either has
+too much in it, no bytes are read, nor parsed.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.task import PARKED, PAUSE, Task
 from prefork.settings.schema import Websocket
 
-# bytes that wait to be taken, or to be sent, beyond which nothing is read and nobody should send
+# bytes that wait to be taken, or to be sent; beyond it the connection reads nothing, and the application should wait
 HIGH_WATER = 64 * 1024
-OVERHEAD = 64  # bytes that a message counts for beside its own: many empty ones are not for nothing
-PORTION = 4096  # bytes taken apart at once, of a client whose frames are not tiny
-COMPRESSED = 1024  # likewise where they may be inflated (RFC 7692): to 1 MiB, and a message that began before
-TINY = 512  # likewise once a portion has been BUSY: up to 85 empty frames, 0.4 ms
-BUSY = 32  # frames in a portion, beyond which the others have a turn
-BUSY_BYTES = 256 * 1024  # of what a portion was inflated to, likewise
+OVERHEAD = 64  # bytes that a message counts beside its own, so that many empty ones count, too
+PORTION = 4096  # bytes parsed at once, of a client whose frames are not tiny
+# the same where frames may be compressed (RFC 7692): it inflates to 1 MiB, beside a message that began before it
+COMPRESSED = 1024
+TINY = 512  # the same once a portion has had more than BUSY frames or BUSY_BYTES: up to 85 empty frames, 0.4 ms
+BUSY = 32  # frames in a portion, beyond which the other tasks have a turn
+BUSY_BYTES = 256 * 1024  # bytes that a portion was inflated to, beyond which they have a turn, too
 CLOSING = 2.0  # seconds that a client has to answer a close frame
-RESTART = "service restart"  # says 1012 in words
+RESTART = "service restart"  # the reason that goes with 1012
 ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
 
 
 class _Heard(logging.Handler):
-    """Passes on what `websockets` has to say: that its parser has failed."""
+    """Passes the log records of `websockets` on to our log: they say that its parser has failed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info and record.exc_info[1])
@@ -58,8 +59,11 @@ def _nothing() -> None:
 
 
 class WebSocket(Upgrade):
-    """One conversation. `changed` is called when a message has come, when there is room again to send, and at the end;
-    `closed` is how it ended, as soon as that is known: from then on nothing more comes, and what is put is lost.
+    """One conversation.
+
+    `changed` is called when a message has come, when there is room again to send, and at the end. `closed` is how it
+    ended, as soon as that is known. From then on no message arrives, though some may still be there to `take`, and a
+    message that is `put` is lost.
     """
 
     protocol = "websocket"
@@ -72,7 +76,7 @@ class WebSocket(Upgrade):
         extensions: Sequence[Extension] = (),
         memory: Memory | None = None,
     ) -> None:
-        """`memory` is what all WebSockets of a worker share."""
+        """All WebSockets of a worker share one `memory`."""
         self.changed: Callable[[], None] = _nothing
         self.closed: Close | None = None
         self._loop = loop
@@ -84,23 +88,23 @@ class WebSocket(Upgrade):
         self._reader: Task | None = None  # the connection's
         self._writer: Task | None = None
         self._came: deque[str | bytes] = deque()
-        self._untaken = 0  # bytes of them
+        self._untaken = 0  # bytes of them, with OVERHEAD for each
         self._partial = bytearray()  # a message in fragments
         self._is_text = False
-        self._in_message = False  # of several frames
-        self._whole_by = inf  # when what has begun to arrive must be whole
+        self._in_message = False  # a message has begun and is not whole
+        self._whole_by = inf  # when the message that has begun to arrive must be whole
         self._memory = memory or Memory(settings)
-        self._is_heavy = False  # it counts there
+        self._is_heavy = False  # it holds more than SMALL, and is counted there
         self._portion = COMPRESSED if extensions else PORTION
         self._outgoing: list[bytes] = []
-        self._unsent = 0  # bytes of them, and of what the writer has at hand
-        self._over = False  # nothing more is to be read
-        self._pinged = 0.0  # when the ping was sent that has not been answered; 0: there is none
+        self._unsent = 0  # bytes of them, and of those that the writer is sending
+        self._over = False  # no more is read
+        self._pinged = 0.0  # when the unanswered ping was sent; 0: there is none
         self._next_ping = inf
         self._leave = inf  # when to close because the server is leaving
-        self._end = inf  # when to wait no longer for the client's close frame
+        self._end = inf  # when to stop waiting for the client's close frame
 
-    # ---- for whoever converses; all of it at once, nothing waits
+    # ---- for the application; no call waits
 
     def take(self) -> str | bytes | None:
         """The next message; None while there is none."""
@@ -114,7 +118,7 @@ class WebSocket(Upgrade):
         return message
 
     def put(self, message: str | bytes) -> None:
-        """Send a message. It is the caller's to wait while `congested`."""
+        """Send a message. The caller should wait first while `congested`."""
         if self._frames.state is not State.OPEN:
             return
         if isinstance(message, str):
@@ -125,11 +129,11 @@ class WebSocket(Upgrade):
 
     @property
     def congested(self) -> bool:
-        """More waits to be sent than there should be, and `changed` will tell when that is over."""
+        """True while too many bytes wait to be sent. `changed` is called when that is over."""
         return self._unsent > HIGH_WATER and self.closed is None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin the closing handshake, unless it has begun. Raises ValueError for what a close frame cannot say."""
+        """Begin the closing handshake, unless it has begun. Raises ValueError for an invalid code or reason."""
         if self._frames.state is not State.OPEN:
             return
         try:
@@ -143,7 +147,7 @@ class WebSocket(Upgrade):
     async def converse(self, stream: Stream) -> None:
         self._stream, self._reader = stream, self._loop.current
         self._next_ping = monotonic() + self._settings.ping_interval
-        self._flush()  # what was put before the head was out
+        self._flush()  # messages that were put before the head was sent
         self._await_close()
         try:
             await self._read(stream)
@@ -162,7 +166,7 @@ class WebSocket(Upgrade):
         self._finish()
 
     async def _read(self, stream: Stream) -> None:
-        """Until either side has closed. Raises Disconnected."""
+        """Read until either side has closed. Raises Disconnected where the client hangs up or does not answer."""
         data, stream.unread = stream.unread, b""
         while True:
             at = 0
@@ -171,7 +175,7 @@ class WebSocket(Upgrade):
                 self._frames.receive_data(data[at:end])
                 if self._handle(self._frames.events_received()):
                     self._portion = TINY
-                    with suppress(TimedOut):  # of `_hurry`
+                    with suppress(TimedOut):  # a deadline that `_hurry` has set
                         await PAUSE
                 await self._room()
                 at = end
@@ -187,17 +191,17 @@ class WebSocket(Upgrade):
                 raise Disconnected("the client hung up without a close frame")
 
     async def _room(self) -> None:
-        """Wait until there is room for more, which is not the client's to answer for. Raises Disconnected."""
+        """Wait until both queues have room, and move the client's deadline by that time. Raises Disconnected."""
         if self._untaken <= HIGH_WATER and self._unsent <= HIGH_WATER:
             return
         began, due, self._whole_by = monotonic(), self._whole_by, inf
         while not self._over and (self._untaken > HIGH_WATER or self._unsent > HIGH_WATER):
-            self._pinged = 0.0  # its answer may be among what is not read
+            self._pinged = 0.0  # its answer may be among the bytes that are not read
             await self._pause()
         self._whole_by = due + monotonic() - began
 
     async def _pause(self) -> None:
-        """Wait to be woken, or until something is due."""
+        """Wait to be woken, or until `_tick` has something to do. Raises Disconnected."""
         task = self._loop.current
         task.deadline = self._due()
         try:
@@ -208,16 +212,16 @@ class WebSocket(Upgrade):
             task.deadline = inf
 
     def _due(self) -> float:
-        """When the clock has something to do next."""
+        """When `_tick` has something to do next."""
         if self._over:
-            return inf  # the writer has its own
+            return inf  # the writer has a timeout of its own
         if self._frames.state is not State.OPEN:
             return self._end
         pong = self._pinged + self._settings.ping_timeout if self._pinged else inf
         return min(self._leave, self._next_ping, pong, self._whole_by)
 
     def _tick(self) -> None:
-        """Do what is due. Raises Disconnected when all waiting is over."""
+        """Ping or close, where that is due. Raises Disconnected where a close frame was not answered in time."""
         now = monotonic()
         if self._over:
             return
@@ -239,7 +243,7 @@ class WebSocket(Upgrade):
                 self._flush()
 
     def _handle(self, frames: Sequence[object]) -> bool:
-        """Take in what has come; whether that was so much that the others are to have a turn."""
+        """Take in the frames that have come. True where they were so many that the other tasks must have a turn."""
         before, size = len(self._came), 0
         for frame in frames:
             assert isinstance(frame, Frame)
@@ -260,7 +264,7 @@ class WebSocket(Upgrade):
         return len(frames) > BUSY or size > BUSY_BYTES
 
     def _complete(self) -> bool:
-        """The message is whole; False where it is not valid UTF-8 (RFC 6455 §8.1)."""
+        """Queue the message, which is whole. False where it is text and not valid UTF-8 (RFC 6455 §8.1)."""
         self._in_message, self._whole_by = False, inf
         data = bytes(self._partial)
         self._partial.clear()
@@ -276,7 +280,7 @@ class WebSocket(Upgrade):
         return True
 
     def _weigh(self) -> None:
-        """Note what is held for the client, and by when it must have made a message of it."""
+        """Count the bytes that are held for the client, and note when the message that has begun must be whole."""
         partial = len(self._partial) + len(self._frames.reader.buffer)
         if not partial and not self._in_message:
             self._whole_by = inf
@@ -290,14 +294,14 @@ class WebSocket(Upgrade):
             self._memory.note(self, held)
 
     def forget(self) -> None:
-        """Hold nothing of what has come, as nobody will take it. Until then it is held, whoever has gone."""
+        """Drop the messages, as the application will not take them. Until then they stay, even if the client left."""
         self._came.clear()
         self._untaken = 0
         self._count(0)
         self._wake()
 
     def shed(self) -> None:
-        """The worker holds too much for its clients, and the most of it for this one (websocket/memory.py)."""
+        """Drop all messages and close, as the worker holds too much, and most of it for this client (memory.py)."""
         self._partial.clear()
         self._came.clear()
         self._untaken = 0
@@ -308,16 +312,16 @@ class WebSocket(Upgrade):
             self._frames.fail(code, reason)
             self._flush()
 
-    # ---- what is said
+    # ---- sending
 
     def _flush(self) -> None:
-        """Send what there is to say, as much as fits, and let a task send the rest."""
+        """Send the outgoing frames as far as they fit, and let a task send the rest."""
         for data in self._frames.data_to_send():
             if data:
                 self._outgoing.append(data)
                 self._unsent += len(data)
             else:
-                self._over = True  # so the protocol says
+                self._over = True  # an empty string stands for the end of the stream
         if self._outgoing and self._writer is None and self._stream is not None:
             self._send_now(self._stream)
         if self._frames.state is not State.OPEN:
@@ -327,7 +331,7 @@ class WebSocket(Upgrade):
         data = b"".join(self._outgoing)
         self._outgoing.clear()
         sent = 0
-        with suppress(OSError):  # EAGAIN; of any other the reader or the writer will hear
+        with suppress(OSError):  # EAGAIN; the reader or the writer meets any other error again
             sent = stream.send(data)
         stream.sent += sent
         self._left(sent)
@@ -336,7 +340,7 @@ class WebSocket(Upgrade):
             self._writer = self._loop.spawn(self._write(stream), "writing to a WebSocket")
 
     def _left(self, count: int) -> None:
-        """So many bytes are the kernel's now, whoever has sent them: those who waited for room look again."""
+        """Note that the kernel has taken `count` bytes. Tasks that wait for room look again."""
         was_full = self._unsent > HIGH_WATER
         self._unsent -= count
         if was_full and self._unsent <= HIGH_WATER:
@@ -344,7 +348,7 @@ class WebSocket(Upgrade):
             self.changed()
 
     async def _write(self, stream: Stream) -> None:
-        """A task of its own: send what did not fit, for as long as there is some."""
+        """Send the bytes that did not fit, in a task of its own, which ends when none is left."""
         try:
             while self._outgoing:
                 data = b"".join(self._outgoing)
@@ -363,7 +367,7 @@ class WebSocket(Upgrade):
     # ---- the end
 
     def _settle(self) -> None:
-        """Tell how it ends: as the side that closed first says it."""
+        """Set `closed`, once, to the close frame of the side that closed first, or to ABNORMAL."""
         if self.closed is None:
             frames = self._frames
             first = frames.close_rcvd if frames.close_rcvd_then_sent else frames.close_sent
@@ -372,7 +376,7 @@ class WebSocket(Upgrade):
             self.changed()
 
     def _await_close(self) -> None:
-        """Give the client some time to answer our close frame, once that is out."""
+        """Give the client CLOSING seconds to answer our close frame, once that is sent."""
         if self.closed is not None and self._writer is None:
             self._end = monotonic() + CLOSING
             self._hurry(self._end)
@@ -394,6 +398,6 @@ class WebSocket(Upgrade):
             self._reader.wake()
 
     def _hurry(self, when: float) -> None:
-        """Have the reader look at the clock at `when`, if it were to do so later."""
+        """Have the reader look at the clock at `when`, unless it will do so earlier."""
         if self._reader is not None:
             self._reader.deadline = min(self._reader.deadline, when)
