@@ -333,9 +333,9 @@ class Memo:
 class Repeatable(Response):
     """A response, of bytes or a file, that may be sent again, this very object, until `valid` (monotonic seconds).
 
-    A client that sends the same request, byte for byte, may get it without a call of the handler or of its wrappers. So
-    the response must not depend on the client. A wrapper that answers only some clients must return a plain Response in
-    its place. `valid` may be moved to a later time; `retire` ends it. `memo` is for the renderer and the connection.
+    Where all wrappers of a route are pure (handlers/build.py), a client that sends the same request to the same
+    listener, byte for byte, may get it without a call of the handler. So the response must not depend on the client.
+    `valid` may be moved to a later time; `retire` ends it. `memo` is for the renderer and the connection.
     """
 
     __slots__ = ("memo", "valid")

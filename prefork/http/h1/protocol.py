@@ -16,8 +16,8 @@ Render = Callable[[Response, RequestLine, bool, float], Head]
 
 
 class Http1:
-    """The parser and the renderers for the HTTP/1 connections of one listener of `server`. Several listeners share their
-    `heads`, but no answers: an answer may depend on the listener, and on its scheme.
+    """The parser and the renderers for the HTTP/1 connections of one listener of `server`. Several listeners share
+    their `heads`, but no answers: an answer may depend on the listener, and on its scheme.
     """
 
     def __init__(self, server: Server, heads: Heads | None = None) -> None:
