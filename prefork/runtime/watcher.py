@@ -31,7 +31,7 @@ Token = deque[tuple[Any, float, float]]
 
 
 class Watcher:
-    """The watcher of `pool`. `parked`: it sleeps until `wake`, which a thread must call that puts an entry into its
+    """The watcher of `pool`. `parked`: it sleeps until `wake` is called, by a thread that has put an entry into its
     token.
     """
 

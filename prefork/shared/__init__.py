@@ -1,1 +1,3 @@
-"""Memory that all processes of a server share: what each worker counts and says of itself, and who may write it."""
+"""Memory that all processes of a server share: the numbers by which workers and master tell of themselves. Owns who may
+write it.
+"""
