@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 
 class PreforkError(Exception):
-    """The root of these errors. (Superseded and Deposed, by which the runtime unwinds a coroutine or a thread, are
-    none.)
-    """
+    """The root of these errors. (Superseded and Deposed, which unwind a coroutine or a thread, are none of them.)"""
 
 
 class ConfigError(PreforkError):
@@ -59,9 +57,7 @@ class ClientGone(PreforkError, OSError):
 
 
 class BodyLost(PreforkError, OSError):
-    """Raised in a WSGI application that reads a request body of which no more can come. An OSError, as frameworks
-    expect.
-    """
+    """Raised in a WSGI application that reads a request body of which no more can come: for frameworks, an OSError."""
 
 
 class ForkedError(PreforkError, OSError):
@@ -143,9 +139,7 @@ class NotImplementedHere(ProtocolError):
 
 
 class TooManyConnections(ProtocolError):
-    """503: one address has more connections than `http.connections_per_client`, or all places have been taken for
-    long.
-    """
+    """503: one address has more connections than `http.connections_per_client`, or all places are taken for long."""
 
     status = 503
 

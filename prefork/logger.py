@@ -35,8 +35,7 @@ class Logger:
     it prints the message on stderr.
 
     A message is formatted by `%`. `exc_info` is an exception whose traceback will follow, or True for the one that is
-    being handled. `extra={"report": text}` is any other text that will follow. With `stack_info`, the caller's stack
-    follows.
+    being handled. `extra={"report": text}` is any other text to follow; with `stack_info`, the caller's stack follows.
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ _OF_A_CLIENT = {
 
 Greet = Callable[[socket.socket, Any], None]  # gets the client, and its address as accept(2) gives it
 Relieve = Callable[[], Awaitable[bool]]  # frees some descriptors if it can; True: it has
-Room = Callable[[bool], Awaitable[None]]  # waits until there may be room for a client; True: a client is here, make room
+Room = Callable[[bool], Awaitable[None]]  # waits for room for a client; True: a client is here, make room
 
 
 async def _in_vain() -> bool:
@@ -114,9 +114,7 @@ class _Batch:
 
 
 def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
-    """Hand over every client that is in the queue now: a client that has connected must not find the listener
-    closed.
-    """
+    """Hand over every client that is in the queue now, or it would be reset when the listener is closed."""
     for _ in range(LONGEST_QUEUE):
         try:
             _accept(loop, listener, greet)
@@ -127,8 +125,8 @@ def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
 def _accept(loop: Loop, listener: socket.socket, greet: Greet) -> None:
     """Hand over the next client. Raises OSError.
 
-    No other thread may fork meanwhile: its child would hold a client that no `on_fork` call knows of yet and could
-    close.
+    No other thread may fork meanwhile: its child would hold a client that no `on_fork` call closes, as none knows it
+    yet.
     """
     with forks.arriving:
         client, address = listener.accept()

@@ -28,9 +28,7 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 @dataclass(frozen=True)
 class Passed:
-    """The `names` of all passed sockets, and the `sockets` themselves where this process got them from the service
-    manager.
-    """
+    """The `names` of all passed sockets, and the `sockets` themselves where this process is the one that got them."""
 
     sockets: Sockets = field(default_factory=dict)
     names: dict[Address, str] = field(default_factory=dict)

@@ -88,9 +88,7 @@ def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: 
 
 
 def begin(sockets: Sockets, wanted: Sequence[Listener]) -> None:
-    """Open the sockets that are one worker's own for clients: from now on, the kernel spreads clients over all of a
-    group.
-    """
+    """Open the sockets that are one worker's own: from now on, the kernel spreads clients over all of a group."""
     backlogs = {listener.address: listener.backlog for listener in wanted}
     for address, listener in sockets.items():
         if address.number:
@@ -134,8 +132,7 @@ def release(sockets: Sockets, keep: Sockets) -> None:
     """Close the sockets that are not in `keep`, drop them from `sockets`, and remove the files of unix sockets, but no
     file that has taken the place of one.
 
-    Other processes may share a socket, and go on accepting the clients that are in its queue. No new client gets into
-    it.
+    Other processes may share a socket, and go on accepting the clients in its queue. No new client gets into it.
     """
     kept = set(keep.values())  # under another number, perhaps
     for address in [address for address, listener in sockets.items() if listener not in kept]:
@@ -164,9 +161,7 @@ def _close_queue(listener: socket.socket) -> None:
 
 
 def is_shut(listener: socket.socket) -> bool:
-    """True when nobody can accept from it any more: by shutdown(2), which concerns all processes that share it, or
-    worse.
-    """
+    """True when nobody can accept from it any more: by shutdown(2), which concerns all that share it, or worse."""
     look = select.poll()
     look.register(listener.fileno(), select.POLLIN)
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in look.poll(0))

@@ -35,9 +35,7 @@ def stranger(connection: socket.socket) -> int | None:
 
 
 def demand_writers(connection: socket.socket) -> None:
-    """Have the kernel note the writer of each piece, for `receive`. Must be called before anybody can write. Raises
-    OSError.
-    """
+    """Have the kernel note who writes, for `receive`. Must be called before anybody can write. Raises OSError."""
     if sys.platform == "linux":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 

@@ -2,8 +2,8 @@
 
 The owner of the directory may put something else in the place of a socket that we have bound: another socket, or a link
 to a file of root's. So each socket file is known by device and inode, which it keeps as long as the socket is open. Its
-permissions are changed by a descriptor of that very file. It is removed by its name in the directory's descriptor,
-right after a look that it is the same.
+permissions are changed by a descriptor of that very file. It is removed by its name, relative to the descriptor of its
+directory, right after its device and inode have been compared.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class SocketFile:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[str, os.stat_result]]:
-        """A path that leads to this very file even if somebody renames it meanwhile, and its status. Raises OSError as
-        `found`.
-        """
+        """A path to this very file, even if that is renamed meanwhile, and its status. Raises OSError as `found`."""
         with self.found() as place, _very(place) as very:
             status = os.stat(very)
             if (status.st_dev, status.st_ino) != (self.device, self.inode):
@@ -120,9 +118,7 @@ def _is_stale(place: Place) -> bool:
 
 @contextmanager
 def _very(place: Place) -> Iterator[str]:
-    """A path to the very file that stands there now; it follows no link, except where there is no O_PATH. Raises
-    OSError.
-    """
+    """A path to the very file that stands there now. It follows no link where there is O_PATH. Raises OSError."""
     if not hasattr(os, "O_PATH"):  # other systems must trust in names
         yield place.path
         return

@@ -23,7 +23,7 @@ GRACE = 5.0  # seconds for which a peer may be slower than its minimum rate: a s
 LOOK = 1.0  # seconds between two looks whether a peer that has sent too much is still there
 LINGER = 2.0  # seconds that the peer has to read the rest of what we have sent
 UNREACHABLE = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
-LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: a peer that uploads too much finishes, and then learns that it was too much
+LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: a peer that uploads too much finishes, and then learns it
 
 _MORE = getattr(socket, "MSG_MORE", 0)  # Linux: these bytes wait for the next ones, and share their packet
 
@@ -103,8 +103,7 @@ class Stream:
         """Hand all of `data` to the kernel. With `more`, other bytes follow at once, and the last of `data` wait for
         them (MSG_MORE).
 
-        Raises Disconnected when the peer is gone, takes nothing for `timeout` seconds, or too little for its minimum
-        rate.
+        Raises Disconnected when the peer is gone, takes nothing for `timeout` seconds, or less than its minimum rate.
         """
         view = memoryview(data)
         flags = _MORE if more else 0
@@ -236,8 +235,6 @@ class Stream:
         self._socket.close()
 
     def reset_on_close(self) -> None:
-        """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take a part of the answer for the
-        whole.
-        """
+        """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take a part of the answer for all."""
         with suppress(OSError):  # macOS: EINVAL where the peer has been faster
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -113,8 +113,8 @@ class BridgeLoop(asyncio.SelectorEventLoop):
 
 
 class AsyncioBridge:
-    """An asyncio event loop, `asyncio`, that runs inside `loop`. It becomes the thread's current one, as applications
-    expect.
+    """An asyncio event loop, `asyncio`, that runs inside `loop`, as the current one of its thread: applications expect
+    that.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -176,7 +176,7 @@ class AsyncioBridge:
             self._selector.after_turn = _nothing
 
     def _run_asyncio(self) -> None:
-        """Run both loops until asyncio's is stopped, or an application raises SystemExit or KeyboardInterrupt, which is
+        """Run both loops until asyncio's is stopped, or an application raises SystemExit or the like, which is
         logged.
         """
         try:
@@ -188,8 +188,7 @@ class AsyncioBridge:
 
     def close_in_child(self) -> None:
         """In a process that an application has forked, in whichever thread: make every way back into asyncio's loop end
-        the process (forks.py). A task comes back when it awaits something, a thread when it has done its work for a
-        task.
+        the process (forks.py). A task comes back when it awaits something, a thread when its work for a task is done.
         """
         self._selector.close_in_child()
         task = _current_task(self.asyncio)

@@ -1,5 +1,4 @@
-"""Callbacks: functions that other threads have for the thread that runs the loop. Owns the pipe that wakes a sleeping
-loop.
+"""Callbacks: functions that other threads have for the thread that runs the loop. Owns the pipe that wakes the loop.
 
 A thread first adds its callback, and then looks whether the loop sleeps. The loop first says that it sleeps, and then
 looks whether there are callbacks. So none is missed. A thread that finds the loop asleep marks it as awake, and writes
@@ -25,7 +24,7 @@ Callback = Callable[[], object]
 
 
 class Callbacks:
-    """The callbacks of one loop. The loop sets `asleep` before it looks at `waiting` and polls, and clears it
+    """The callbacks of one loop, which sets `asleep` before it looks at `waiting` and polls, and clears it
     afterwards.
     """
 
@@ -48,9 +47,7 @@ class Callbacks:
                 os.close(end)
 
     def add(self, callback: Callback) -> None:
-        """Have the loop call this soon. From any thread. Raises ForkedError in a process that an application has
-        forked.
-        """
+        """Have the loop call this soon. From any thread. Raises ForkedError in a process forked by an application."""
         if forks.forked:
             raise ForkedError
         self.waiting.append(callback)

@@ -71,8 +71,7 @@ class Calls:
     """The calls without the loop. `under_way` has the calls that threads are in, by thread. `away` has the calls that
     tasks wait for, under way or waiting for a thread.
 
-    The leader calls `overdue` once for each call that takes too long. `changed` is notified when there are more calls
-    or fewer.
+    The leader calls `overdue` once for each call that takes too long. `changed` is notified when the calls change.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -131,7 +130,7 @@ class Calls:
 
     def detach(self, thread: int, call: Call, detached: Detached) -> None:
         """Let the task go on by another coroutine, while the thread is in `call`. This is refused where the thread does
-        something else by now, where the task does not wait for it any more or has no owner, and where the call was
+        something else by now, where the task has no owner or does not wait for it any more, or where the call is
         abandoned.
         """
         before = self._by_thread.get(thread)

@@ -1,6 +1,4 @@
-"""Finishing: an orderly end for a process that leaves by os._exit, past the frames of the process that has forked
-it.
-"""
+"""Finishing: an orderly end for a process that leaves by os._exit, past the frames of the process that forked it."""
 
 from __future__ import annotations
 

@@ -49,18 +49,14 @@ _EVERY = signal.valid_signals()
 
 
 def host() -> None:
-    """From now on, applications run in this process, and the processes that it forks are theirs. Forgets earlier
-    `on_fork` calls.
-    """
+    """From now on, applications run in this process, and its forks are theirs. Forgets earlier `on_fork` calls."""
     global hosting, _own
     hosting, _own = True, 0
     _calls.clear()
 
 
 def on_fork(call: Callable[[], object]) -> None:
-    """Have `call` made in each process that an application forks from this one, after the calls that were added
-    before.
-    """
+    """Have `call` made in each process that an application forks from this one, after the calls added before."""
     _calls.append(call)
 
 
@@ -127,9 +123,7 @@ def _told(error: BaseException | None) -> int:
 
 
 def is_under_way(frame: FrameType | None) -> bool:
-    """True when a signal has come in the middle of our calls at a fork: an error that its handler raises would go no
-    further.
-    """
+    """True when a signal has come in the middle of our calls at a fork: an error of its handler would go no further."""
     while frame is not None and frame.f_code not in _CALLS_AT_A_FORK:
         frame = frame.f_back
     return frame is not None

@@ -42,7 +42,7 @@ class Loop:
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
         self.callbacks = Callbacks()
-        self.eager: deque[tuple[Task, Wait]] = deque()  # tasks that take a step before the ready ones do
+        self.eager: deque[tuple[Task, Wait]] = deque()  # eager tasks, and those that wait for them
         self.turns, self.lasted, self._began = 0, 0.0, self.now
         self.after_turn: list[Callable[[], None]] = []
         self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
@@ -58,8 +58,8 @@ class Loop:
 
     def spawn(self, coroutine: Coroutine[Wait, None, None], name: str, *, eager: bool = False) -> Task:
         """Begin a task. Its first step is taken when the loop comes to the ready tasks, in this turn or the next. An
-        `eager` task takes it before them, right behind a step that a descriptor has brought about; if the current step
-        came about otherwise, at the end of this turn.
+        `eager` task takes it right behind the current step, if a descriptor has brought that about; else at the end of
+        this turn, or at the very beginning of the next.
         """
         task = Task(self, coroutine, name)
         self.tasks.add(task)
@@ -80,7 +80,7 @@ class Loop:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """A deadline for the current task over a block: TimedOut is raised in it. Of nested deadlines the earliest
+        """A deadline for the current task over a block: TimedOut is raised in it. The earliest of nested ones
         counts.
         """
         task, outer = self.current, self.current.deadline

@@ -30,9 +30,7 @@ Events = list[tuple[int, int]]
 
 
 def is_ready(fd: int, event: int) -> bool:
-    """True when the open descriptor `fd` is ready for `event` (READ or WRITE), or has an error, at this moment: one
-    poll(2).
-    """
+    """True when the open descriptor `fd` is ready for `event` (READ or WRITE), or has an error, now: one poll(2)."""
     look = select.poll()
     look.register(fd, select.POLLOUT if event & WRITE else select.POLLIN)
     return any(not found & select.POLLNVAL for _, found in look.poll(0))
@@ -59,8 +57,8 @@ class SelectPoller:
         self._writers: set[int] = set()
 
     def watch(self, fd: int, events: int) -> None:
-        """Raises OSError: EMFILE from FD_SETSIZE on, where select(2) would write out of bounds; EBADF for a closed
-        one.
+        """Raises OSError: EMFILE from FD_SETSIZE on, where select(2) would write out of bounds; EBADF if it is
+        closed.
         """
         if fd >= FD_SETSIZE:
             limit = FD_SETSIZE - 1
@@ -143,9 +141,7 @@ class EpollPoller:
 
 
 class KqueuePoller:
-    """kqueue(2): macOS and the BSDs. Reading and writing are two filters there, and each reports an end of file by
-    itself.
-    """
+    """kqueue(2): macOS and the BSDs. Reading and writing are two filters there, each with an end of file of its own."""
 
     limit: int | None = None
 

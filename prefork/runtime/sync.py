@@ -10,7 +10,7 @@ from prefork.runtime.task import PARKED, Task
 
 
 class Condition:
-    """`notify_all` must be called whenever something that tasks wait for may have come. Any number of tasks wait:
+    """Tasks wait until something holds. `notify_all` must be called whenever it may. Any number of tasks wait:
     `waiting`.
     """
 

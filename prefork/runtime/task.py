@@ -132,8 +132,8 @@ class Away(Wait):
 
 
 class Handover(Wait):
-    """Awaited by a task whose thread has lost the loop (threads.py). The loop raises Deposed, and touches nothing
-    else.
+    """Awaited by a task whose thread has lost the loop (threads.py). The loop only raises Deposed, and touches
+    nothing.
     """
 
     __slots__ = ("work",)
@@ -183,8 +183,8 @@ class Task:
                 self.resume()
 
     def resume(self) -> None:
-        """Go on when the loop comes to the ready tasks, in this turn or the next, unless something makes the task go on
-        before.
+        """Go on when the loop comes to the ready tasks, in this turn or the next, unless the task goes on before
+        that.
         """
         self.loop.ready.append((self, self.wait, None))
 

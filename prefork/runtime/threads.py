@@ -34,7 +34,7 @@ The loop's state needs no lock: only the leader touches it, and there is one lea
   once the thread has said that it is done; else it would end in that thread, as its last reference goes. Where the
   outcome was there before the thread lost the loop (Ending), the thread that takes the entry out does the same.
 - The record of calls (calls.py) works likewise. The thread that takes the entry out notes the former leader's call, and
-  a thread that begins a job notes its own. The note is struck out when the thread is done. While the leader runs the
+  a thread that begins a job notes its own. The note is removed when the thread is done. While the leader runs the
   loop, it is in no call: so the calls noted are all there are, and the bracket itself notes nothing.
 """
 
@@ -125,8 +125,8 @@ class ThreadPool:
         return Follower(deque())
 
     def run(self, abandon: Callable[[BaseException | None], None]) -> None:
-        """Run the loop until it stops; returns in the main thread. Raises the error that the loop raised, in whichever
-        thread.
+        """Run the loop until it stops; returns in the main thread. Raises the error of the loop, in whichever thread
+        that came.
 
         `abandon` is called where the main thread does not come back from its application call: in another thread, with
         the loop's error if there is one.
@@ -161,9 +161,7 @@ class ThreadPool:
         return token
 
     def leave(self, token: Token) -> bool:
-        """End what `enter` has begun. False: this thread leads no more, and the task must `rejoin` or `produce` at
-        once.
-        """
+        """End what `enter` has begun. False: this thread leads no more; the task must `rejoin` or `produce` at once."""
         try:
             token.pop()
         except IndexError:
@@ -391,9 +389,7 @@ class ThreadPool:
         self.counts[INLINE] = self.inline
 
     def held(self) -> tuple[Any, float, float] | None:
-        """The entry in the leader's token, the very same object as long as it lies there; else None. From any
-        thread.
-        """
+        """The entry in the leader's token, the very same object while it lies there; else None. From any thread."""
         try:
             return self._token[0]
         except IndexError:

@@ -1,5 +1,4 @@
-"""Throttling: how often an operator is told of something that happens again and again. Owns no log; its user does the
-telling.
+"""Throttling: how often an operator is told of something that happens again and again. Owns no log: its user tells.
 
 The first time is told at once. Later times are counted, and their number is told at most every `interval` seconds.
 """
@@ -25,9 +24,7 @@ class Throttle:
         self._due = -inf
 
     def happened(self, now: float) -> int:
-        """Count it. Returns how often it has happened since it was last told, this time included; 0: do not tell
-        now.
-        """
+        """Count it. Returns how often it has happened since it was last told, with this time; 0: do not tell now."""
         self.left_out += 1
         return self.rest(now)
 

@@ -31,9 +31,7 @@ Token = deque[tuple[Any, float, float]]
 
 
 class Watcher:
-    """The watcher of `pool`. `parked`: it sleeps until `wake` is called, by a thread that has put an entry into its
-    token.
-    """
+    """The watcher of `pool`. `parked`: it sleeps until a thread that has put an entry into its token calls `wake`."""
 
     def __init__(self, pool: ThreadPool) -> None:
         self.parked = False

@@ -20,7 +20,7 @@ Work = Callable[[], None]
 
 
 class Follower:
-    """A thread of the pool, as the leader sees it. Releasing `lock` sends the thread to work on jobs; `promote` lets it
+    """A thread of the pool, as the leader sees it. Releasing `lock` sends it to work on jobs; `promote` lets it
     lead.
     """
 

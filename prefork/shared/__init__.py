@@ -1,3 +1,1 @@
-"""Memory that all processes of a server share: the numbers by which workers and master tell of themselves. Owns who may
-write it.
-"""
+"""Memory that all processes of a server share: the numbers that workers and master write there. Owns who may write."""

@@ -18,9 +18,7 @@ _SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW")  # memory that is cut off kills every 
 
 
 def create(size: int) -> tuple[int, int]:
-    """Two descriptors of `size` bytes of new memory: the first to write it by, the second to read it by. Raises
-    OSError.
-    """
+    """Two descriptors of `size` bytes of new memory: the first to write it, the second to read it. Raises OSError."""
     try:
         return _create_memory(size)
     except (AttributeError, OSError):  # another system; no /proc; vm.memfd_noexec

@@ -52,7 +52,7 @@ STUCK = 1.0  # seconds in one turn, after which a worker is not said to serve
 
 
 class State(IntEnum):
-    """Where a worker stands. It writes SERVING and DRAINING into its own STATE; EMPTY, which stands there before, means
+    """Where a worker stands. It writes SERVING and DRAINING into its own STATE; before that stands EMPTY, for
     BOOTING.
     """
 
@@ -156,9 +156,7 @@ class Board:
         return tuple(count if count <= most else 0 for count in self.slot(index)[:WIDTH].tolist())
 
     def state(self, index: int) -> State:
-        """Where the worker stands. It serves where the master has told it to, where it says so, and where its loop
-        turns.
-        """
+        """Where the worker stands. It serves where the master has told it to, it says so, and its loop turns."""
         if self._roster[_at(index, _HELD)]:
             return State.STOPPED
         order = self.orders(index)[1]
