@@ -68,7 +68,7 @@ class ForkedError(PreforkError, OSError):
 
 
 class TimedOut(PreforkError):
-    """Raised by the loop in a task whose deadline has passed."""
+    """Raised in a task whose deadline has passed, or that must not wait any longer."""
 
 
 class Disconnected(PreforkError):

@@ -1,4 +1,4 @@
-"""Stacks: where a thread is, for a log that explains what is stuck."""
+"""Stacks: where a thread or a coroutine is, for a log that explains what is stuck. Owns how such a stack is shown."""
 
 from __future__ import annotations
 
