@@ -1,4 +1,4 @@
-"""Every exception prefork raises. Owns the mapping from a protocol error to its HTTP status."""
+"""The errors that prefork raises on purpose. Owns the mapping from a protocol error to its HTTP status."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 class PreforkError(Exception):
-    """The root: whatever prefork raises on purpose."""
+    """The root of these errors. (Superseded and Deposed, which unwind a coroutine or a thread, are none of them.)"""
 
 
 class ConfigError(PreforkError):
-    """The operator wrote something that cannot be served; `problems` has one `file: key: what was expected` a line."""
+    """The operator wrote something that cannot be served. `problems` has one `file: key: what was expected` a line."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -18,8 +18,8 @@ class ConfigError(PreforkError):
 
 
 class StartError(PreforkError):
-    """The server cannot start here, or not be reached: a port in use, a pid file that is held. One line, with the way
-    out; `problems`, as of a ConfigError, are lines to be told before.
+    """The server cannot start here, or cannot be reached: a port is in use, a pid file is held. It has one line, which
+    names the way out. `problems`, as in a ConfigError, are lines to be told before it.
     """
 
     def __init__(self, line: str, problems: Sequence[str] = ()) -> None:
@@ -28,7 +28,9 @@ class StartError(PreforkError):
 
 
 class BootError(PreforkError):
-    """A worker could not get ready; `report` is its own traceback, or empty where it died without a word."""
+    """A worker or a new master could not get ready, or the master cannot carry out an operation now. `report` is the
+    traceback or the output of the process that failed, or empty.
+    """
 
     def __init__(self, reason: str, report: str = "") -> None:
         super().__init__(reason)
@@ -36,7 +38,7 @@ class BootError(PreforkError):
 
 
 class MalformedMessage(PreforkError):
-    """Another process of the server says what cannot be understood, or what nobody has asked for."""
+    """Another process of the server has sent a message that cannot be understood, or that nobody has asked for."""
 
 
 class TargetError(PreforkError):
@@ -44,12 +46,13 @@ class TargetError(PreforkError):
 
 
 class LifespanError(PreforkError):
-    """An ASGI application's lifespan could not start; the cause, where there is one, is its own exception."""
+    """An ASGI application's lifespan could not start. Its cause, if any, is the application's own exception."""
 
 
 class ClientGone(PreforkError, OSError):
-    """Raised in an application that sends to a client who is gone, or in ASGI's case whose response is over (ASGI 2.4):
-    from `send`, or from WSGI's write(), where gunicorn and mod_wsgi raise an OSError, too.
+    """Raised in an application that sends to a client that is gone, under ASGI also once the response is over (ASGI
+    2.4). It comes from `send`, or from WSGI's write(), where gunicorn and mod_wsgi raise an OSError, too. A body
+    without end that no client will see ends by it as well.
     """
 
 
@@ -58,14 +61,14 @@ class BodyLost(PreforkError, OSError):
 
 
 class ForkedError(PreforkError, OSError):
-    """Raised in a process that an application has forked, where it asks for what only its parent can give."""
+    """Raised in a process that an application has forked, where it asks for something that only its parent can give."""
 
     def __init__(self) -> None:
         super().__init__("this process was forked by the application: the request belongs to its parent")
 
 
 class TimedOut(PreforkError):
-    """Raised by the loop in a task whose deadline has passed."""
+    """Raised in a task whose deadline has passed, or that must not wait any longer."""
 
 
 class Disconnected(PreforkError):
@@ -77,18 +80,20 @@ class Abandoned(Disconnected):
 
 
 class CutShort(PreforkError, EOFError):
-    """A file came to be shorter than what was announced of it, while it was being sent."""
+    """A file has become shorter than the length announced for it, while it was being sent."""
 
     def __init__(self) -> None:
         super().__init__("the file was cut short while it was being sent")
 
 
 class ApplicationError(PreforkError):
-    """An application broke its contract (PEP 3333, field syntax, Content-Length). Its client gets a 500."""
+    """An application broke its contract (PEP 3333, field syntax, Content-Length). Its client gets a 500, or a
+    connection that is cut where the response has begun.
+    """
 
 
 class ProtocolError(PreforkError):
-    """The client broke the protocol. `status` is the answer it gets, after which the connection closes."""
+    """The client broke the protocol. `status` is that of the answer, after which the connection closes."""
 
     status = 400
 

@@ -1,8 +1,9 @@
 """The server's own log. Owns what a message is; error_log.py owns where it goes and how it looks.
 
-No logger of the standard library, though it is used as one: those are the application's. Its `dictConfig` switches off
-whatever it does not name, at import, at its startup or in its first request; `logging.disable`, `setLoggerClass`,
-`addLevelName`, record factories and whatever intercepts the root logger reach all of them. None of that reaches this.
+It is used like a logger of the standard library, but is none: those are the application's. An application's
+`dictConfig` switches off every logger that it does not name, at import, at startup or in the first request.
+`logging.disable`, `setLoggerClass`, `addLevelName`, record factories, and all that intercepts the root logger, reach
+every logger of the standard library. None of that reaches this one.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
-APPLICATION = 60  # what an application writes to wsgi.errors: its severity is not known, so it is told at any level
+APPLICATION = 60  # text that an application writes to wsgi.errors: its severity is unknown, so it is told at any level
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "critical": CRITICAL}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One message. `details` are texts of several lines that follow it: tracebacks, stacks, reports."""
+    """One message. `details` are the texts of several lines that follow it: tracebacks, stacks, reports."""
 
     level: int
     text: str
@@ -30,10 +31,11 @@ class Record:
 
 
 class Logger:
-    """Gives each message of `level` and above to every one of `handlers`, in the thread that says it.
+    """Gives each message of `level` and above to every one of `handlers`, in the thread that logs it; without handlers,
+    it prints the message on stderr.
 
-    A message is formatted by `%`. `exc_info` is an exception whose traceback is to follow, True for the one that is
-    being handled; `extra={"report": text}` is any other text to follow; with `stack_info` the caller's stack does.
+    A message is formatted by `%`. `exc_info` is an exception whose traceback will follow, or True for the one that is
+    being handled. `extra={"report": text}` is any other text to follow; with `stack_info`, the caller's stack follows.
     """
 
     def __init__(self) -> None:
@@ -107,12 +109,12 @@ def _format(message: str, args: tuple[object, ...]) -> str:
 def _traceback(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception as failure:  # of the exception's own code
+    except Exception as failure:  # raised by the exception's own code
         return f"(no traceback of {type(error).__name__}: {type(failure).__name__})"
 
 
 def _last_resort(record: Record) -> None:
-    """Before anybody has said where the log goes."""
+    """Print the record on stderr, as long as no handler is set."""
     print(record.text, *record.details, sep="\n", file=sys.stderr)
 
 

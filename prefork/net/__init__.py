@@ -1,1 +1,1 @@
-"""Sockets: doors (listeners) and conversations (streams), non-blocking, on the runtime's loop. No protocol in here."""
+"""Sockets: listeners and connected streams, non-blocking, on the runtime's loop. They know no protocol."""

@@ -1,4 +1,4 @@
-"""Accepting: takes clients from a listener that several processes share."""
+"""Accepting: takes clients from a listener that several processes share. Owns how many are taken in a turn."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from prefork.runtime import forks
 from prefork.runtime.loop import Loop
 from prefork.runtime.task import STARTED
 
-BREATH = 0.5  # seconds without accepting when the machine or the process has no descriptors or memory left
-LONGEST_QUEUE = 65536  # clients: what net.core.somaxconn allows at the most; where more come, others take them
-MOST = 64  # clients accepted in a turn
-FOR_EACH = 0.0001  # seconds that a turn takes for others, for each client more than one that is accepted in the next:
-# about what it takes to accept one, and to answer it where that is quick
-REPEAT = 60.0  # seconds between two words about a listener from which nobody can accept
+BREATH = 0.5  # seconds without accepting, when no descriptors or memory are left, or the listener is shut down
+LONGEST_QUEUE = 65536  # clients: the most that net.core.somaxconn allows; where more come, others take them
+MOST = 64  # clients accepted in a turn, at most
+FOR_EACH = 0.0001  # seconds: each time that a turn takes so long for others, the next one accepts one client more;
+# about the time that it takes to accept a client, and to answer it where that is quick
+REPEAT = 60.0  # seconds between two log lines about a listener from which nobody can accept
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# of one client, who is gone: another process took it, it has left, or its network has failed, which Linux tells here
-# (accept(2), "Error handling"; EPERM is a firewall's rule). Whatever else there is concerns the listener itself
+# errors about one client, which is gone: another process took it, it has left, or its network has failed, which Linux
+# reports here (accept(2), "Error handling"; EPERM is a firewall's rule). All other errors concern the listener itself
 _OF_A_CLIENT = {
     getattr(errno, name)
     for name in (
@@ -33,9 +33,9 @@ _OF_A_CLIENT = {
     if hasattr(errno, name)
 }
 
-Greet = Callable[[socket.socket, Any], None]  # the client, and its address as accept(2) gives it
-Relieve = Callable[[], Awaitable[bool]]  # frees some descriptors, if it can
-Room = Callable[[bool], Awaitable[None]]  # waits until there may be room for a client; True: one is here, make it
+Greet = Callable[[socket.socket, Any], None]  # gets the client, and its address as accept(2) gives it
+Relieve = Callable[[], Awaitable[bool]]  # frees some descriptors if it can; True: it has
+Room = Callable[[bool], Awaitable[None]]  # waits for room for a client; True: a client is here, make room
 
 
 async def _in_vain() -> bool:
@@ -43,27 +43,27 @@ async def _in_vain() -> bool:
 
 
 async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, relieve: Relieve = _in_vain) -> None:
-    """Hand every client to `greet`, for ever. What that spawns with `eager` takes its first step before the next client
-    is accepted: so a request that ends the process takes nobody with it who came behind it.
+    """Hand every client to `greet`, for ever. A task that `greet` spawns with `eager` takes its first step before the
+    next client is accepted: so a request that ends the process takes no later client with it.
 
-    Those are accepted one a turn, so that idle processes get their share (EPOLLEXCLUSIVE); but where turns are long, as
-    many as nobody else had the time for: see `_Batch`. Where this process has no descriptors left, ask `relieve` for
-    some, or wait for BREATH. Where nobody can accept from the listener any more, as an application has shut it down for
-    all of us, say so, and look again after each BREATH.
+    One client is accepted a turn, so that idle processes get their share (EPOLLEXCLUSIVE). Where turns are long, more
+    are accepted, as many as nobody else had the time for: see `_Batch`. Where this process has no descriptors left, ask
+    `relieve` for some; where that is in vain, wait for BREATH. Where an application has shut the listener down, for all
+    processes that share it, nobody can accept from it any more: say so, and look again after each BREATH.
     """
-    told = -inf  # when that was said last, in monotonic seconds
+    told = -inf  # when the last log line about a shut listener was written, in monotonic seconds
     batch = _Batch(loop)
     while True:
         await room(False)
         if not batch.goes_on():
-            # a new wait each time: it puts us at the end of the kernel's queue, whose first process is woken, so that
-            # idle processes take turns instead of one taking every client
+            # a new wait each time: the kernel wakes the first process of its queue, and this puts us at the end. So
+            # idle processes take turns, and no process takes every client
             await loop.readable(listener.fileno(), exclusive=True)
             batch.begin()
         await room(True)
         try:
             _accept(loop, listener, greet)
-        except OSError as error:  # by EAGAIN and the like, someone else took it, or it has left already
+        except OSError as error:  # EAGAIN and the like: another process took the client, or it has left already
             batch.end()
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
                 log.warning("not accepting for %g s: %s", BREATH, error.strerror)
@@ -81,40 +81,40 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
 
 class _Batch:
     """How many clients are accepted in one turn: one, and one more for each FOR_EACH that the turn before took for
-    others, as it took its time before it came to the listener again. What it took for new clients does not count, or
-    where each of them comes with a request, turns would become longer and longer.
+    others, until it came to the listener again. The time that it took for new clients does not count: where each of
+    them comes with a request, turns would become longer and longer.
     """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._turn = 0  # that of the latest batch, as the loop counts them
+        self._turn = 0  # the turn of the latest batch, as the loop counts them
         self._began = 0.0  # monotonic seconds
-        self._took = 0.0  # seconds, up to the last client
-        self._left = 0  # clients that may be accepted still
+        self._took = 0.0  # seconds, from there to the last client
+        self._left = 0  # clients that may still be accepted
 
     def begin(self) -> None:
-        """A client may be there, in another turn than the last one."""
+        """A client may be there, in another turn than the last batch was."""
         loop = self._loop
         others = loop.lasted - (self._took if self._turn == loop.turns - 1 else 0.0)
         self._left = min(1 + int(max(0.0, others) / FOR_EACH), MOST)
         self._turn, self._began, self._took = loop.turns, monotonic(), 0.0
 
     def count(self) -> None:
-        """A client has been accepted, and has had the first step."""
+        """A client has been accepted, and has taken its first step."""
         self._left -= 1
         self._took = monotonic() - self._began
 
     def end(self) -> None:
-        """Nobody is there any more."""
+        """No client is there any more."""
         self._left = 0
 
     def goes_on(self) -> bool:
-        """Whether this turn, if it is still the same, has room for one more."""
+        """True while this turn is still the one of the batch, and has room for one client more."""
         return self._left > 0 and self._turn == self._loop.turns
 
 
 def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
-    """Hand over whoever is in the queue now: nobody who has connected is to meet a closed door."""
+    """Hand over every client that is in the queue now, or it would be reset when the listener is closed."""
     for _ in range(LONGEST_QUEUE):
         try:
             _accept(loop, listener, greet)
@@ -125,7 +125,8 @@ def accept_rest(loop: Loop, listener: socket.socket, greet: Greet) -> None:
 def _accept(loop: Loop, listener: socket.socket, greet: Greet) -> None:
     """Hand over the next client. Raises OSError.
 
-    No other thread forks meanwhile, or its child would have a client that nobody knows of yet, and could close there.
+    No other thread may fork meanwhile: its child would hold a client that no `on_fork` call closes, as none knows it
+    yet.
     """
     with forks.arriving:
         client, address = listener.accept()
@@ -138,7 +139,7 @@ def _accept(loop: Loop, listener: socket.socket, greet: Greet) -> None:
 
 
 def _name(listener: socket.socket) -> str:
-    """Its address, as far as that can still be asked."""
+    """The address of the listener, as far as the system still tells it."""
     try:
         where = listener.getsockname()
     except OSError:

@@ -1,13 +1,14 @@
 """Paths: where a name leads, for a process that makes, opens and removes files by name all its life, perhaps as root.
+Owns the walk that root takes.
 
-Whoever owns a directory may put a symlink there at any moment, and so have root write to a file of his choice, remove
-it or give it away. Therefore root walks: each directory is opened by one plain name, relative to the descriptor of the
-one before it, and a symlink of another user leads only to what belongs to that user, or to the user whom the file is
-for. (The kernel has the same rule for directories like /tmp: protected_symlinks in proc(5).) What is done at the end
-of the walk is done relative to the descriptor of the last directory.
+The owner of a directory may put a symlink there at any moment, and so have root write to a file of his choice, remove
+it or give it away. Therefore root walks: it opens each directory by one plain name, relative to the descriptor of the
+directory before. A symlink of another user may lead only to a file of that user, or of the user for whom root works
+there. (The kernel has a similar rule for symlinks in directories like /tmp: protected_symlinks in proc(5).) Every
+operation at the end of the walk is relative to the descriptor of the last directory.
 
-For everybody but root the permissions of the system are all that it takes, so a path is opened as it stands; likewise
-where there is no O_PATH (open(2), Linux).
+Any other user is bound by the permissions of the system anyway, so there a path is opened as it stands; likewise where
+there is no O_PATH (open(2), Linux).
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ ROOT = 0
 NOBODY_ELSE = -1
 
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-_LINKS = 40  # symlinks followed on one way, as the kernel has it
+_LINKS = 40  # symlinks followed on one walk, as by the kernel
 
 
 def must_walk() -> bool:
-    """Whether names are to be distrusted: whether we are root, on a system where that can be done."""
+    """True when names must be distrusted: when we are root, on a system where the walk is possible."""
     return os.geteuid() == ROOT and hasattr(os, "O_PATH")
 
 
 def here() -> str:
-    """The directory that we are in, as the shell calls it: by and by, a symlink may lead to another.
+    """The current directory by the name that the shell has for it, in which a symlink may later lead elsewhere.
 
-    Where it has been removed, the name that it had.
+    Where the directory has been removed, the name that it had.
     """
     name = os.environ.get("PWD", "")
     with suppress(OSError):
@@ -62,9 +63,10 @@ def absolute(path: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """The entry `name` of the directory of which `directory` is a descriptor; `made` tells whether that was missing.
+    """The entry `name` of the directory behind the descriptor `directory`. `made`: that directory was missing, and was
+    made.
 
-    `path` is how it was called; where it is `exposed`, that may lead elsewhere at any moment.
+    `path` is the name by which the entry was asked for. `exposed`: that name may lead elsewhere at any moment.
     """
 
     directory: int
@@ -74,11 +76,11 @@ class Place:
     exposed: bool = False
 
     def status(self) -> os.stat_result:
-        """Of the entry itself, be it a symlink. Raises OSError."""
+        """The status of the entry itself, even if it is a symlink. Raises OSError."""
         return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
 
     def holds(self, status: os.stat_result) -> bool:
-        """Whether the entry is the very file that has this status."""
+        """True when the entry is the very file that has this status."""
         with suppress(OSError):
             return os.path.samestat(self.status(), status)
         return False
@@ -94,9 +96,8 @@ class Place:
 
 @contextmanager
 def place(path: str, *, make: bool = False) -> Iterator[Place]:
-    """Where `path` leads, its last name aside. With `make`, missing directories are made, writable by us alone.
-
-    Raises OSError.
+    """Where `path` leads, its last name aside. With `make`, missing directories are made, with mode 0755. Raises
+    OSError.
     """
     folder, name = os.path.split(path)
     exposed = False
@@ -107,12 +108,21 @@ def place(path: str, *, make: bool = False) -> Iterator[Place]:
     else:
         made = make and not os.path.isdir(folder or os.curdir)
         if made:
-            os.makedirs(folder, 0o755, exist_ok=True)
+            _make_directories(folder)
         directory = os.open(folder or os.curdir, _DIRECTORY)
     try:
         yield Place(directory, name, path, made, exposed)
     finally:
         os.close(directory)
+
+
+def _make_directories(folder: str) -> None:
+    """As os.makedirs, which lets the umask decide who may write to those above the last one."""
+    above = os.path.dirname(folder)
+    if above and not os.path.isdir(above):
+        _make_directories(above)
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o755)
 
 
 def enter(path: str) -> None:
@@ -129,7 +139,7 @@ def enter(path: str) -> None:
 
 @contextmanager
 def inside(directory: int) -> Iterator[None]:
-    """Be in that directory for a while. Raises OSError."""
+    """Make that directory the current one within the block. Raises OSError."""
     before = open_current()
     try:
         os.fchdir(directory)
@@ -142,8 +152,8 @@ def inside(directory: int) -> Iterator[None]:
 
 
 def is_exposed(passed: Iterable[os.stat_result], groups: Container[int] | None = None) -> bool:
-    """Whether somebody else than root can rearrange one of these directories, or has made one of these links; by the
-    right of a group only where it is one of `groups`, None being any.
+    """True when a user other than root can rearrange one of these directories, or has made one of these links. A
+    group's right to write counts only where the group is one of `groups`; None means any.
     """
     for status in passed:
         if status.st_uid != ROOT:
@@ -155,21 +165,21 @@ def is_exposed(passed: Iterable[os.stat_result], groups: Container[int] | None =
 
 
 def open_current() -> int:
-    """A descriptor of the current directory, by which to come back to it. Raises OSError."""
+    """A descriptor of the current directory, to come back by. Raises OSError."""
     return os.open(os.curdir, _DIRECTORY)
 
 
 def remove_directory(path: str) -> None:
-    """Remove a directory that is empty, by the way that led to it. Raises OSError."""
+    """Remove an empty directory, by a walk as in `place`. Raises OSError."""
     with place(path) as found:
         os.rmdir(found.name, dir_fd=found.directory)
 
 
 class Walk:
-    """One way of root's through directories. `passed` are those it went through, and symlinks of other users; `made`
-    tells whether the last one was missing.
+    """One walk of root through directories. `passed` has the status of each directory on the way, and of each symlink
+    of another user. `made`: the last directory was missing, and was made.
 
-    `friend` is the user to whose files such a symlink may lead, beside its owner's.
+    `friend` is a user to whose files such a symlink may lead, besides those of its owner.
     """
 
     def __init__(self, friend: int = NOBODY_ELSE) -> None:
@@ -179,13 +189,15 @@ class Walk:
         self._links = 0
 
     def enter(self, path: str, at: int | None = None, *, make: bool = False) -> int:
-        """A descriptor of the directory `path`, which is relative to that of `at`. Raises OSError."""
+        """A descriptor of the directory `path`, which is relative to the directory of `at`. Raises OSError."""
         start = os.open(os.sep if path.startswith(os.sep) else os.curdir, _DIRECTORY, dir_fd=at)
         self.passed.append(os.fstat(start))
         return self._descend(start, path, make)
 
     def follow(self, at: int, name: str) -> tuple[str, os.stat_result]:
-        """What the symlink `name` of the directory `at` says, and its status. Raises OSError, after 40 of them too."""
+        """The target of the symlink `name` in the directory `at`, as it is written, and the status of the symlink.
+        Raises OSError, also after 40 symlinks.
+        """
         link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
         try:
             return self._read(link)
@@ -193,7 +205,7 @@ class Walk:
             os.close(link)
 
     def check(self, link: os.stat_result, target: os.stat_result) -> None:
-        """Raises PermissionError where it is not for root to follow this link to that target."""
+        """Raises PermissionError where root must not follow this link to that target."""
         if link.st_uid not in (ROOT, target.st_uid) and target.st_uid != self._friend:
             raise PermissionError(errno.EPERM, f"a symlink of user {link.st_uid} leads to a path of another user")
 
@@ -207,7 +219,7 @@ class Walk:
         return os.readlink("", dir_fd=link), status
 
     def _descend(self, at: int, path: str, make: bool) -> int:
-        """The directory at the end of `path` from `at`, which is closed."""
+        """The directory at the end of `path`, from `at` on. Closes `at`."""
         try:
             for name in path.split(os.sep):
                 if name not in ("", os.curdir):
@@ -242,7 +254,7 @@ class Walk:
 
 
 def _make(name: str, at: int) -> bool:
-    """Make a directory; False where there is something of that name. Raises OSError."""
+    """Make a directory. False: the name is taken. Raises OSError."""
     try:
         os.mkdir(name, 0o755, dir_fd=at)
     except FileExistsError:

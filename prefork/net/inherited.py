@@ -1,7 +1,7 @@
-"""Passed sockets: those which a service manager has bound and lends us (sd_listen_fds(3)). Owns the LISTEN_ variables.
+"""Passed sockets: those that a service manager has bound and lends us (sd_listen_fds(3)). Owns the LISTEN_ variables.
 
-`listen` says which of them are meant: "systemd" is all, "systemd:NAME" those of that FileDescriptorName=. They are the
-service manager's to take down: it holds them on, and clients wait in their queues while there is no server.
+`listen` says which of them are meant: "systemd" is all, "systemd:NAME" those of that FileDescriptorName=. Only the
+service manager takes them down: it keeps them open, and clients wait in their queues while there is no server.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from prefork.settings.schema import Listener
 from prefork.settings.wording import quoted
 
 FIRST = 3  # SD_LISTEN_FDS_START
-MOST = 1 << 20  # descriptors of a process: Linux's default fs.nr_open
+MOST = 1 << 20  # descriptors of a process, at most: Linux's default fs.nr_open
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 @dataclass(frozen=True)
 class Passed:
-    """The `sockets`, where they are ours to take, and the `names` of all."""
+    """The `names` of all passed sockets, and the `sockets` themselves where this process is the one that got them."""
 
     sockets: Sockets = field(default_factory=dict)
     names: dict[Address, str] = field(default_factory=dict)
 
     def resolve(self, wanted: Sequence[Listener]) -> tuple[Listener, ...]:
-        """`wanted` with the addresses of passed sockets in the place of "systemd". Raises StartError where one is not
-        there, and where one is there which nobody wants: its clients would wait for ever.
+        """`wanted`, with the addresses of passed sockets in place of "systemd". Raises StartError where a socket that
+        is wanted is not passed, and where one that is passed is not wanted: its clients would wait for ever.
         """
         listeners: list[Listener] = []
         literal = {listener.address for listener in wanted}
@@ -64,7 +64,9 @@ class Passed:
 
 
 def take(environment: MutableMapping[str, str]) -> Passed:
-    """What is passed to this very process; no child will take it for its own. Raises StartError."""
+    """The sockets that are passed to this very process. Removes the variables, so no child takes the sockets for its
+    own. Raises StartError.
+    """
     count, pid, names = (environment.pop(variable, "") for variable in VARIABLES)
     if pid != str(os.getpid()) or not count:
         return Passed()
@@ -74,12 +76,12 @@ def take(environment: MutableMapping[str, str]) -> Passed:
         address = _address(FIRST + number, listener)
         passed.sockets[address] = listener
         name = called[number] if number < len(called) else ""
-        passed.names[address] = name or "unknown"  # as sd_listen_fds_with_names has it
+        passed.names[address] = name or "unknown"  # as sd_listen_fds_with_names does
     return passed
 
 
 def _number(count: str) -> int:
-    """How many are passed. Raises StartError for more than a process can have."""
+    """How many descriptors are passed. Raises StartError for more than a process can have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = (MOST if limit == resource.RLIM_INFINITY else min(limit, MOST)) - FIRST
     if not re.fullmatch("[0-9]{1,9}", count) or int(count) > most:

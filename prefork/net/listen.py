@@ -33,13 +33,13 @@ _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0xFFFFFFFF))  # take a
 
 
 def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: int = permissions.EVERYBODY) -> Sockets:
-    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. One that an
-    application has shut down, which it does to all processes that share it, is opened again. `mode` is that of unix
-    sockets that do not say which.
+    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. A socket that an
+    application has shut down, for all processes that share it, is opened again. `mode` is for the files of unix sockets
+    whose listeners name none.
 
-    With reuse_port there is one for each of `workers`, and more where there were more: who waits in a queue is not to
-    lose it. The new ones among these are not open for clients before `begin`, as nobody is there to accept them yet.
-    Raises StartError, with nothing new bound and `current` as it was, when one cannot be.
+    With reuse_port there is one socket for each of `workers`, and more where there were more: a client that waits in a
+    queue must not lose it. New ones among these take no clients before `begin`, as no worker is there to accept them
+    yet. Raises StartError when one cannot be bound, with nothing new bound and `current` as it was.
     """
     sockets: Sockets = {}
     kept = {listener.address for listener in wanted}
@@ -64,7 +64,7 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: 
 
 
 def _by_path(address: Address, current: Sockets) -> socket.socket | None:
-    """The one of a unix socket that was called by another path to the same place."""
+    """The one of `current` that is bound to the same unix path, written in another way."""
     if address.kind == "unix":
         path = file_paths.absolute(address.path)
         for other, listener in current.items():
@@ -74,7 +74,7 @@ def _by_path(address: Address, current: Sockets) -> socket.socket | None:
 
 
 def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: Sockets, workers: int) -> None:
-    """Add the sockets of an address with reuse_port. Raises StartError."""
+    """Add the sockets of an address with reuse_port to `sockets`. Raises StartError."""
     count = max([workers, *(known.number for known in current if known.numbered(0) == address)])
     for number in range(1, count + 1):
         own = address.numbered(number)
@@ -88,7 +88,7 @@ def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: 
 
 
 def begin(sockets: Sockets, wanted: Sequence[Listener]) -> None:
-    """Open those that are a worker's own for clients: from now on the kernel deals these out among all of a group."""
+    """Open the sockets that are one worker's own: from now on, the kernel spreads clients over all of a group."""
     backlogs = {listener.address: listener.backlog for listener in wanted}
     for address, listener in sockets.items():
         if address.number:
@@ -99,7 +99,7 @@ def begin(sockets: Sockets, wanted: Sequence[Listener]) -> None:
 
 
 def own(sockets: Sockets, position: int, workers: int) -> Sockets:
-    """What the worker at `position`, from 0 on, of so many is to accept from: every socket is somebody's."""
+    """The sockets that the worker at `position` (from 0 on) of `workers` must accept from. No socket is left over."""
     return {
         address: listener
         for address, listener in sockets.items()
@@ -108,7 +108,7 @@ def own(sockets: Sockets, position: int, workers: int) -> Sockets:
 
 
 def _share_port(address: Address, bound: socket.socket) -> None:
-    """Allow others of our own on the same port, before it is bound or after. Raises StartError."""
+    """Allow other sockets of ours on the same port, before this one is bound or after. Raises StartError."""
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except (OSError, AttributeError):
@@ -129,12 +129,12 @@ def _open(listener: Listener, leaving: Sockets, mode: int) -> socket.socket:
 
 
 def release(sockets: Sockets, keep: Sockets) -> None:
-    """Close and drop those of `sockets` that are not in `keep`, and remove the files of unix sockets, but none that
-    has taken such a one's place.
+    """Close the sockets that are not in `keep`, drop them from `sockets`, and remove the files of unix sockets, but no
+    file that has taken the place of one.
 
-    Other processes may share them and go on accepting who is in the queue; nobody new gets into it.
+    Other processes may share a socket, and go on accepting the clients in its queue. No new client gets into it.
     """
-    kept = set(keep.values())  # by another number, perhaps
+    kept = set(keep.values())  # under another number, perhaps
     for address in [address for address, listener in sockets.items() if listener not in kept]:
         listener = sockets.pop(address)
         _remove_file(listener)
@@ -150,9 +150,10 @@ def _remove_file(listener: socket.socket) -> None:
 def _close_queue(listener: socket.socket) -> None:
     """Have the kernel drop every SYN (Linux), so that the queue can be emptied to the last client.
 
-    Else whoever gets in between the last accept and the last close is reset, having sent a request perhaps: one in
-    twenty stops under load. Who is dropped asks again a second later, and is refused, or meets the next server.
-    This is for good: not for a socket that lives on in a process which is to serve it.
+    Else a client that gets in between the last accept and the last close is reset, perhaps after it has sent a request:
+    under load, that happens in one stop of twenty. A client whose SYN is dropped asks again a second later, and is
+    refused, or meets the next server. This is for good: it must not be done to a socket that lives on in a process that
+    will serve it.
     """
     with suppress(OSError):  # another system, or a sandbox
         program = struct.pack("HP", len(_DROP_SYN) // 8, _DROP_SYN.buffer_info()[0])
@@ -160,7 +161,7 @@ def _close_queue(listener: socket.socket) -> None:
 
 
 def is_shut(listener: socket.socket) -> bool:
-    """Whether nobody can accept from it any more: shutdown(2), which concerns all processes that share it, or worse."""
+    """True when nobody can accept from it any more: by shutdown(2), which concerns all that share it, or worse."""
     look = select.poll()
     look.register(listener.fileno(), select.POLLIN)
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in look.poll(0))
@@ -169,7 +170,7 @@ def is_shut(listener: socket.socket) -> bool:
 def bind(address: Address, leaving: Sockets | None = None) -> socket.socket:
     """A bound, non-blocking socket. Raises StartError that names the address and the way out.
 
-    `leaving` are sockets of this server's own that may be in the way for the time being.
+    `leaving` are sockets of this server that may be in the way for the time being.
     """
     try:
         bound = _bind_unix(address.path) if address.kind == "unix" else _bind_tcp(address)
@@ -226,13 +227,15 @@ def _refused(address: Address, error: OSError, leaving: Sockets) -> StartError:
         why = "no permission to create a file in its directory"
     elif error.errno == errno.EADDRINUSE and (own := _in_the_way(address, leaving)):
         why = f"this server itself listens there, on {own}; only a restart (stop and start) can change that"
-    elif error.errno in ways_out and not isinstance(error, socket.gaierror):  # which has numbers of its own
+    elif error.errno in ways_out and not isinstance(error, socket.gaierror):  # gaierror has numbers of its own
         why = ways_out[error.errno]
     return StartError(f"cannot listen on {address}: {why}")
 
 
 def _in_the_way(address: Address, leaving: Sockets) -> Address | None:
-    """That of `leaving` which is `address` by another name, or takes it in, or is taken in by it."""
+    """The address of the socket among `leaving` that is in the way of `address`: it is the same by another name, or one
+    of the two is a wildcard.
+    """
     if address.kind == "tcp":
         with suppress(socket.gaierror):
             family, (host, port, *_) = _resolve(address.host, address.port)

@@ -1,4 +1,4 @@
-"""Permissions: who may connect to a unix socket, by the mode, owner and group of its file (unix(7))."""
+"""Permissions: which users may connect to a unix socket, by the mode, owner and group of its file (unix(7))."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from prefork.net import socket_file
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 
-EVERYBODY = 0o666  # may connect, as to nginx, gunicorn and uvicorn: a proxy is another user mostly
+EVERYBODY = 0o666  # may connect, as to nginx, gunicorn and uvicorn: mostly, a proxy is another user
 
 
 def usual_mode(umask: int | None) -> int:
-    """The mode of a socket's file where its listener names none; `umask` is what the operator has named, if anything.
+    """The mode of a socket's file where its listener names none. `umask` is the one that the operator has named, or
+    None.
 
-    What a shell or a service manager happens to have set does not count: 022, the usual one, keeps proxies out.
+    A umask that a shell or a service manager happens to have set does not count: 022, the usual one, keeps proxies out.
     """
     return EVERYBODY & ~(umask or 0)
 
 
 @contextmanager
 def creating(mode: int) -> Iterator[None]:
-    """While its file is made: it has this mode from the beginning."""
+    """While a socket's file is made: it has this mode from the beginning."""
     mask = os.umask(0o777 & ~mode)
     try:
         yield
@@ -35,10 +36,10 @@ def creating(mode: int) -> Iterator[None]:
 
 
 def permit(listener: Listener, bound: socket.socket) -> Callable[[], None]:
-    """Give the file of a unix socket the mode, owner and group that its listener has; what undoes it. To the file of
-    one that is not ours nothing happens.
+    """Give the file of a unix socket the mode, owner and group that its listener has. Returns a function that undoes
+    this. A file that is not ours stays as it is.
 
-    Raises StartError, with nothing changed.
+    Raises StartError, with the mode unchanged.
     """
     address, mode, owner, group = listener.address, listener.mode, listener.owner, listener.group
     file = socket_file.of(bound)
@@ -57,7 +58,7 @@ def permit(listener: Listener, bound: socket.socket) -> Callable[[], None]:
         raise StartError(f"cannot set the permissions of {address}: {error.strerror}") from None
 
     def restore() -> None:
-        with suppress(OSError), file.opened() as (path, _):  # else somebody has removed it
+        with suppress(OSError), file.opened() as (path, _):  # somebody may have removed it
             os.chown(path, before.st_uid, before.st_gid)
             os.chmod(path, stat.S_IMODE(before.st_mode))
 
@@ -65,9 +66,9 @@ def permit(listener: Listener, bound: socket.socket) -> Callable[[], None]:
 
 
 def permit_all(listeners: Iterable[Listener], sockets: Mapping[Address, socket.socket]) -> ExitStack:
-    """As `permit` for all of these. What is returned undoes it when it is closed.
+    """As `permit`, for all of these. The stack that is returned undoes it when it is closed.
 
-    Raises StartError, with nothing changed.
+    Raises StartError as `permit` does, with the others undone.
     """
     with ExitStack() as undo:
         for listener in listeners:

@@ -1,8 +1,9 @@
 """Socket files: the entry in the file system by which a unix socket is found (unix(7)). Owns which of them are ours.
 
-Whoever owns the directory may put something else in the place of a socket that we have bound: another socket, or a link
-to a file of root's. So each is known by device and inode, which it keeps as long as the socket is open; what is done to
-it, be it root who does it, is done to that very file, by a descriptor, and to no other.
+The owner of the directory may put something else in the place of a socket that we have bound: another socket, or a link
+to a file of root's. So each socket file is known by device and inode, which it keeps as long as the socket is open. Its
+permissions are changed by a descriptor of that very file. It is removed by its name, relative to the descriptor of its
+directory, right after its device and inode have been compared.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class SocketFile:
 
     @contextmanager
     def found(self) -> Iterator[Place]:
-        """The place where it stands. Raises OSError where it does so no more."""
+        """The place where the file stands. Raises OSError where it stands there no more."""
         with file_paths.place(self.path) as place:
             status = place.status()
             if (status.st_dev, status.st_ino) != (self.device, self.inode):
@@ -39,7 +40,7 @@ class SocketFile:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[str, os.stat_result]]:
-        """A path to this very file, whoever renames what meanwhile, and its status. Raises OSError as `found`."""
+        """A path to this very file, even if that is renamed meanwhile, and its status. Raises OSError as `found`."""
         with self.found() as place, _very(place) as very:
             status = os.stat(very)
             if (status.st_dev, status.st_ino) != (self.device, self.inode):
@@ -47,21 +48,21 @@ class SocketFile:
             yield very, status
 
     def remove(self) -> None:
-        """Remove it, if it is there still."""
+        """Remove the file, if it is still there."""
         with suppress(OSError), self.found() as place:
             place.unlink()
 
 
 _ours: WeakKeyDictionary[socket.socket, SocketFile] = (
     WeakKeyDictionary()
-)  # of sockets that were bound here, or handed on
+)  # of sockets that this process has bound, or got from another one
 
 
 def bind(bound: socket.socket, path: str) -> None:
-    """Bind it to `path`, in the place of a file of which nobody listens any more. Raises OSError.
+    """Bind the socket to `path`, in the place of a socket file on which nobody listens any more. Raises OSError.
 
-    There is no bind(2) relative to a descriptor. So where others can have `path` lead elsewhere meanwhile, it is bound
-    in the directory that was found, and is listed by its bare name (ss(8)).
+    bind(2) takes no descriptor of a directory. So where others can make `path` lead elsewhere meanwhile, the socket is
+    bound from within the directory that was found, and ss(8) lists it by its bare name.
     """
     with file_paths.place(path) as place:
         if _is_stale(place):
@@ -79,7 +80,7 @@ def bind(bound: socket.socket, path: str) -> None:
 
 
 def know(bound: socket.socket, path: str) -> None:
-    """What stands at `path` is the file of this socket, if it is a socket that has no other name."""
+    """Note that the file at `path` is the one of this socket, if it is a socket that has no other name."""
     with suppress(OSError), file_paths.place(path) as place:
         status = place.status()
         if stat.S_ISSOCK(status.st_mode) and status.st_nlink == 1:
@@ -87,17 +88,17 @@ def know(bound: socket.socket, path: str) -> None:
 
 
 def entrust(bound: socket.socket, file: SocketFile) -> None:
-    """Another process has bound this socket, and tells which its file is."""
+    """Note the file of a socket that another process has bound."""
     _ours[bound] = file
 
 
 def of(bound: socket.socket) -> SocketFile | None:
-    """The file of a unix socket of ours; None where others have bound it, or nobody."""
+    """The file of a unix socket of ours; None where others have bound the socket, or nobody has."""
     return _ours.get(bound)
 
 
 def is_socket(path: str) -> bool:
-    """Whether a socket stands at `path`, and no link to one."""
+    """True when a socket stands at `path`, and no link to one."""
     try:
         with file_paths.place(path) as place:
             return stat.S_ISSOCK(place.status().st_mode)
@@ -106,7 +107,7 @@ def is_socket(path: str) -> bool:
 
 
 def _is_stale(place: Place) -> bool:
-    """True for a socket file of which nobody listens any more."""
+    """True for a socket file on which nobody listens any more."""
     with suppress(FileNotFoundError), _very(place) as very:
         if stat.S_ISSOCK(os.stat(very).st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -117,8 +118,8 @@ def _is_stale(place: Place) -> bool:
 
 @contextmanager
 def _very(place: Place) -> Iterator[str]:
-    """A path to the very file that stands there now, which follows no link. Raises OSError."""
-    if not hasattr(os, "O_PATH"):  # the rest has to trust in names
+    """A path to the very file that stands there now. It follows no link where there is O_PATH. Raises OSError."""
+    if not hasattr(os, "O_PATH"):  # other systems must trust in names
         yield place.path
         return
     file = place.open(os.O_PATH)

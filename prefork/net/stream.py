@@ -1,6 +1,6 @@
-"""One non-blocking connected socket: read, write, send a file, hang up. Owns the socket and what was read too far.
+"""One non-blocking connected socket: read, write, send a file, hang up. Owns the socket and the bytes read too far.
 
-Whatever the peer's end does to us (reset, abort, silence while we write) is Disconnected: an event, not a fault.
+Everything that the peer's end does to us (reset, abort, silence while we write) is Disconnected: an event, not a fault.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.task import PAUSE
 
 READ_SIZE = 65536
-SLICE = 512 * 1024  # bytes: what one connection may send before the others have a turn
+SLICE = 512 * 1024  # bytes that one connection may send before the others have a turn
 GRACE = 5.0  # seconds for which a peer may be slower than its minimum rate: a start, a stall, a handover
-LOOK = 1.0  # seconds between two looks whether a peer is still there that has sent too much
-LINGER = 2.0  # seconds of waiting for the peer to read what it is still to read
+LOOK = 1.0  # seconds between two looks whether a peer that has sent too much is still there
+LINGER = 2.0  # seconds that the peer has to read the rest of what we have sent
 UNREACHABLE = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
-LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: who uploads too much finishes, and then learns that it was
+LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: a peer that uploads too much finishes, and then learns it
 
-_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: what is sent waits for what follows, and shares its packet
+_MORE = getattr(socket, "MSG_MORE", 0)  # Linux: these bytes wait for the next ones, and share their packet
 
-# poll(2): POLLRDHUP is Linux's word for an end behind what is unread, for which others say POLLHUP
+# poll(2): POLLRDHUP is Linux's word for a hang-up behind unread bytes; other systems say POLLHUP
 _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
 
 
 class Pace:
-    """How long to wait for a peer that has to move something within `timeout` seconds, and at least `rate` bytes in a
-    second of our waiting for it (0: any), GRACE seconds aside.
+    """How long to wait for a peer. It must move something within `timeout` seconds, and at least `rate` bytes for each
+    second that we wait for it (0: any), with GRACE seconds in hand.
 
-    It may move more now and pause then, but not pay in advance for more than one `timeout`: or a burst of 300 kB would
-    buy 20 minutes of one byte now and then.
+    A peer that moves more may pause later, but cannot save up more than one `timeout`: else a burst of 300 kB would buy
+    20 minutes of one byte now and then.
     """
 
     __slots__ = ("_left", "_rate", "_timeout")
@@ -60,8 +60,9 @@ class Pace:
 
 
 class Stream:
-    """`unread` is what was received and not consumed: the next message's beginning, say. `sent` counts the bytes that
-    `write` and `send_file` have handed to the kernel. `min_rate` is how many a second the peer has to take, see Pace.
+    """`unread` is input that was received and not consumed, such as the beginning of the next message. `sent` counts
+    the bytes handed to the kernel since somebody last set it to 0. `min_rate` is the bytes that the peer must take a
+    second, see Pace.
     """
 
     __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "sent", "unread")
@@ -80,8 +81,8 @@ class Stream:
     async def read(self, timeout: float) -> bytes:
         """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected.
 
-        A `timeout` that is over already is no look at what has arrived: or a peer that always has a byte on its way
-        would be read for ever, as what has arrived is not timed out.
+        A `timeout` that is over already raises TimedOut without a look at the input. Input that has arrived is never
+        timed out, so a peer that always has a byte on its way would else be read for ever.
         """
         if timeout <= 0:
             raise TimedOut
@@ -99,9 +100,10 @@ class Stream:
             return data
 
     async def write(self, data: bytes | memoryview, timeout: float, more: bool = False) -> None:
-        """Hand all of `data` to the kernel; where `more` follows at once, the last of it waits for that (MSG_MORE).
+        """Hand all of `data` to the kernel. With `more`, other bytes follow at once, and the last of `data` wait for
+        them (MSG_MORE).
 
-        Raises Disconnected when the peer takes nothing for `timeout` seconds, or too little for its minimum rate.
+        Raises Disconnected when the peer is gone, takes nothing for `timeout` seconds, or less than its minimum rate.
         """
         view = memoryview(data)
         flags = _MORE if more else 0
@@ -125,8 +127,9 @@ class Stream:
                 sliced = 0
 
     def try_send_file(self, head: bytes, file: int, offset: int, count: int) -> bool:
-        """Send `head` and `count` bytes of the open file as far as the kernel takes them without waiting; whether that
-        was all. `sent` tells how much it was; what fails here fails again, and is told, when the rest is sent.
+        """Send `head` and `count` bytes of the open file, as far as the kernel takes them without waiting, up to SLICE
+        of the file. Returns whether that was all. `sent`, which must be 0 before, tells how much it was. A failure here
+        is not told: it comes again, and is told, when the rest is sent.
 
         The hot path of a file that fits into the socket's buffer: 2 us less than by coroutines.
         """
@@ -141,7 +144,7 @@ class Stream:
         return sent == count
 
     async def send_file(self, file: int, offset: int, count: int, timeout: float) -> None:
-        """Send `count` bytes of the open file from `offset` on, without their passing through here (sendfile(2)).
+        """Send `count` bytes of the open file from `offset` on, which do not pass through this process (sendfile(2)).
 
         Raises Disconnected as `write` does, CutShort when the file ends before `count` bytes, and the file's OSError.
         """
@@ -178,8 +181,8 @@ class Stream:
         pace.waited(monotonic() - began)
 
     async def hangup(self) -> None:
-        """Wait until the peer hangs up. What it sends meanwhile is kept in `unread`, up to READ_SIZE or so; what is
-        more stays in the kernel, and an end behind that is looked for every LOOK seconds.
+        """Wait until the peer hangs up. Its input meanwhile is kept in `unread`, up to READ_SIZE or so. Further input
+        stays in the kernel, and a look every LOOK seconds finds the hang-up behind that.
         """
         while len(self.unread) < READ_SIZE:
             await self.readable
@@ -197,7 +200,7 @@ class Stream:
 
     @property
     def has_left(self) -> bool:
-        """The peer has hung up, though what it sent before may not have been read; or we have. In any thread."""
+        """True when the peer has hung up, even if some of its input is unread, or when we have. From any thread."""
         if self._socket.fileno() < 0:  # and its number may be another's
             return True
         poll = select.poll()
@@ -205,10 +208,10 @@ class Stream:
         return bool(poll.poll(0))
 
     async def linger(self) -> None:
-        """Say that nothing follows, and let the peer read it all before `close`.
+        """Say that nothing follows, and let the peer read everything before `close`.
 
         A close with unread input would make the kernel send a reset, which takes the answer away from a peer that has
-        not read it yet (RFC 9112 §9.6). So what it still sends is read and dropped, within LINGER and LINGER_BYTES.
+        not read it yet (RFC 9112 §9.6). So its further input is read and dropped, within LINGER and LINGER_BYTES.
         """
         until = monotonic() + LINGER
         dropped = 0
@@ -228,10 +231,10 @@ class Stream:
             self._socket.close()
 
     def close_in_child(self) -> None:
-        """In a forked process, whose copy keeps the peer from seeing our end."""
+        """In a forked process: close its copy, which would keep the peer from seeing our end."""
         self._socket.close()
 
     def reset_on_close(self) -> None:
-        """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take what it got for the whole."""
+        """Make `close` a reset (SO_LINGER of 0 seconds), so that the peer cannot take a part of the answer for all."""
         with suppress(OSError):  # macOS: EINVAL where the peer has been faster
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -1,11 +1,12 @@
-"""asyncio as a guest in our loop: a real asyncio event loop, whose waiting is one turn of ours.
+"""asyncio inside our loop: a real asyncio event loop that waits by taking one turn of ours. Owns the way between the
+two, on one thread and without locks.
 
-Owns the way between the two, on one thread and without locks. asyncio waits by its selector alone, and here that is
-BridgeSelector: our tasks take their steps inside asyncio's `select`, so that what is not asyncio's costs what it costs
-without it. asyncio's own descriptors stand in a selector of their own, whose one descriptor our loop watches.
+asyncio waits by its selector alone, and here that is BridgeSelector. Our tasks take their steps inside asyncio's
+`select`, so a task that does not use asyncio costs no more than without it. asyncio's own descriptors stand in a
+selector of their own, and our loop watches the one descriptor of that selector.
 
-Imported only where there is an ASGI application, or is to be one in a copy of the process. uvloop cannot ride: it waits
-in C, by libuv, and has no selector to put in its place.
+Imported only where there is an ASGI application, or will be one in a copy of the process. uvloop cannot be used: it
+waits in C, by libuv, and has no selector to replace.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from prefork.runtime.stack import awaited
 from prefork.runtime.task import PARKED
 
 T = TypeVar("T")
-POLICIES = sys.version_info < (3, 14)  # from then on they are deprecated, and subprocesses do not ask them
-LEAST = 0.05  # seconds for asynchronous generators to end, and once more when they are cancelled
+POLICIES = sys.version_info < (3, 14)  # from 3.14 on policies are deprecated, and subprocesses do not ask them
+LEAST = 0.05  # seconds that asynchronous generators have to end, and once more after they are cancelled
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class BridgeSelector(selectors.BaseSelector):
-    """What asyncio waits with: `select` is one turn of `loop`; `after_turn` is called after each.
+    """The selector of asyncio's loop: `select` is one turn of `loop`, and `after_turn` is called after each.
 
-    Where an application makes asyncio run in a step of one of its tasks (nest_asyncio), `select` may be called within a
-    turn. There, asyncio alone goes on, as our loop waits for that step's end; and `nested` says that it came to this.
+    An application may make asyncio run in a step of one of its tasks (nest_asyncio), and then `select` may be called
+    within a turn. There it serves asyncio alone, as our loop waits for the end of that step; and `nested` says that
+    this has happened.
 
     Raises NotImplementedError where the platform's selector has no descriptor that could be watched (select, poll).
     """
@@ -88,7 +90,9 @@ class BridgeSelector(selectors.BaseSelector):
         self._inner.close()
 
     def close_in_child(self) -> None:
-        """In a forked process: what it takes out of here, as it closes a transport say, the parent watches on."""
+        """In a forked process: close our end only. The parent goes on watching each descriptor that is unregistered
+        here, as when a transport closes.
+        """
         self._inner.close()
         self._inner = selectors.SelectSelector()
         self._turn = _no_turn  # asyncio's next handle ends the process
@@ -98,7 +102,7 @@ class BridgeLoop(asyncio.SelectorEventLoop):
     """asyncio's event loop as applications see it: all of it works, save that signals are the server's."""
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
-        """Raises NotImplementedError, as asyncio does where it has none, and as libraries expect: signals are the
+        """Raises NotImplementedError, as asyncio does where it has no signals, and as libraries expect. Signals are the
         server's, and so is the descriptor by which they wake the loop.
         """
         raise NotImplementedError("signals are the server's: an application under prefork cannot add a signal handler")
@@ -109,10 +113,12 @@ class BridgeLoop(asyncio.SelectorEventLoop):
 
 
 class AsyncioBridge:
-    """An asyncio event loop, `asyncio`, that rides in `loop`; made the thread's current one, as applications expect."""
+    """An asyncio event loop, `asyncio`, that runs inside `loop`, as the current one of its thread: applications expect
+    that.
+    """
 
     def __init__(self, loop: Loop) -> None:
-        if POLICIES:  # an application that was imported before may have set another than asyncio's own
+        if POLICIES:  # an application imported before may have set a policy that is not asyncio's own
             asyncio.set_event_loop_policy(None)
         self.loop = loop
         self._selector = BridgeSelector(loop)
@@ -124,24 +130,24 @@ class AsyncioBridge:
         self._first: tuple[Callable[[], None], Context] | None = None
 
     def keep_policy(self) -> None:
-        """Put asyncio's policy back where an application, as it was imported, has set another: subprocesses would ask
-        it, and uvloop's knows only its own loops.
+        """Put asyncio's policy back if an application has set another as it was imported. Subprocesses would ask that
+        one, and uvloop's policy knows only its own loops.
         """
         if POLICIES and asyncio.get_event_loop_policy() is not self._policy:
             asyncio.set_event_loop_policy(self._policy)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """An asyncio task for `coroutine`, whose first step has been taken: most take no second one.
+        """An asyncio task for `coroutine`. Its first step has been taken already: most tasks take no second one.
 
-        To be called within a step of one of our tasks, while asyncio runs: that is in its `select`. Where another
-        asyncio task is current even there, an application has made asyncio run in a step of that; then, and where it
-        has done so in such a first step, which holds our loop up, the first step is asyncio's to take.
+        Must be called within a step of one of our tasks while asyncio runs, so inside its `select`. An application may
+        make asyncio run in a step of an asyncio task: then that task is current even there, or the selector is
+        `nested`. In these cases asyncio takes the first step itself, later.
         """
         if self._selector.nested or asyncio.current_task(self.asyncio) is not None:
             return asyncio.Task(coroutine, loop=self.asyncio)
         if sys.version_info >= (3, 12):
             return asyncio.Task(coroutine, loop=self.asyncio, eager_start=True)
-        # what a new task hands to call_soon is its first step
+        # a new task hands its first step to call_soon
         self.asyncio.call_soon = self._capture  # type: ignore[method-assign, assignment]
         try:
             task = asyncio.Task(coroutine, loop=self.asyncio)
@@ -157,7 +163,9 @@ class AsyncioBridge:
         self._first = callback, context
 
     def run(self) -> None:
-        """Run both loops until ours is stopped, or has no task left. Whatever an application raises, this goes on."""
+        """Run both loops until ours is stopped, or has no task left but the bridge's own. An application's error does
+        not end it.
+        """
         loop = self.loop
         loop.stopped = False
         self._selector.after_turn = self._stop_if_done
@@ -168,7 +176,9 @@ class AsyncioBridge:
             self._selector.after_turn = _nothing
 
     def _run_asyncio(self) -> None:
-        """Run both loops until asyncio's is stopped, or an application would end the process."""
+        """Run both loops until asyncio's is stopped, or an application raises SystemExit or the like, which is
+        logged.
+        """
         try:
             self.asyncio.run_forever()
         except (SystemExit, KeyboardInterrupt) as error:  # which asyncio lets through
@@ -177,8 +187,8 @@ class AsyncioBridge:
             log.error("an application's asyncio task raised %r", error, exc_info=error)
 
     def close_in_child(self) -> None:
-        """In a process that an application has forked, in whichever thread: have whoever comes back to asyncio's loop,
-        as a task does that awaits something, or a thread that has done its work for a task, end there (forks.py).
+        """In a process that an application has forked, in whichever thread: make every way back into asyncio's loop end
+        the process (forks.py). A task comes back when it awaits something, a thread when its work for a task is done.
         """
         self._selector.close_in_child()
         task = _current_task(self.asyncio)
@@ -190,7 +200,7 @@ class AsyncioBridge:
         self.asyncio.call_soon_threadsafe = _come_back  # type: ignore[method-assign, assignment]
 
     def run_until_complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run both loops until the asyncio `coroutine` is done; its result. Raises what it raises."""
+        """Run both loops until the asyncio `coroutine` is done. Returns its result, or raises its error."""
         return self.asyncio.run_until_complete(coroutine)
 
     async def join(self, tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -202,13 +212,13 @@ class AsyncioBridge:
                 await PARKED
 
     def stacks(self) -> str:
-        """Where each of asyncio's tasks waits that has got to an application, under its name. From any thread."""
+        """Where each asyncio task waits that is in code of an application, under its name. From any thread."""
         found = ((task.get_name(), awaited(task.get_coro())) for task in asyncio.all_tasks(self.asyncio))
         return "".join(f"{name}, an asyncio task:\n{where}" for name, where in found if where)
 
     def close(self, patience: float) -> None:
-        """Cancel what asyncio still has under way, wait for it at most `patience` seconds, and end asyncio. Whatever an
-        application raises, this goes on.
+        """Cancel the tasks that asyncio still has, wait for them at most `patience` seconds, then at most twice LEAST
+        more for asynchronous generators, and end asyncio. An application's error does not stop this.
         """
         if self.asyncio.is_closed():
             return
@@ -222,7 +232,7 @@ class AsyncioBridge:
         asyncio.set_event_loop(None)
 
     async def _tidy_up(self, tasks: set[asyncio.Task[Any]], patience: float) -> None:
-        """End these tasks, then the asynchronous generators; those have LEAST even where there is no time left."""
+        """End these tasks, then the asynchronous generators, which have LEAST even where there is no time left."""
         until = self.asyncio.time() + patience
         for task in tasks:
             task.cancel()
@@ -230,7 +240,7 @@ class AsyncioBridge:
             await asyncio.wait(tasks, timeout=patience)
         generators = self.asyncio.create_task(self.asyncio.shutdown_asyncgens())
         await asyncio.wait({generators}, timeout=max(LEAST, until - self.asyncio.time()))
-        generators.cancel()  # what they still wait for, too
+        generators.cancel()  # and whatever they still wait for
         await asyncio.wait({generators}, timeout=LEAST)
 
     def _alone(self) -> bool:
@@ -250,14 +260,14 @@ def _no_turn(timeout: float | None) -> None:
 
 
 def _come_back(callback: Any, *arguments: Any, context: Context | None = None) -> NoReturn:
-    """In the place of `call_soon_threadsafe`, by which a thread reports what has become of its work (anyio hands over
-    the error itself, asyncio the concurrent.futures.Future).
+    """Stands in for `call_soon_threadsafe`, by which a thread reports the outcome of its work: anyio hands over the
+    error itself, asyncio the concurrent.futures.Future. Ends this process.
     """
     forks.leave(next(filter(None, map(_failure, arguments)), None))
 
 
 def _failure(result: Any) -> BaseException | None:
-    """The error that `result` is, or has ended by."""
+    """The error that `result` is, or has ended with; None where there is none."""
     if isinstance(result, BaseException):
         return result
     if isinstance(result, (asyncio.Future, Future)) and result.done() and not result.cancelled():
@@ -266,7 +276,7 @@ def _failure(result: Any) -> BaseException | None:
 
 
 def _current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-    """The one that has forked this process, if it was one."""
+    """The asyncio task that has forked this process, if one has."""
     try:
         return asyncio.current_task(loop)
     except RuntimeError:
@@ -274,7 +284,7 @@ def _current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What asyncio tells its exception handler, as a line of the error log."""
+    """Write what asyncio tells its exception handler to the error log."""
     error = context.get("exception")
     subject = next((context[key] for key in ("task", "future", "handle", "transport") if key in context), None)
     what = context["message"] if subject is None else f"{context['message']}: {subject!r}"

@@ -1,10 +1,9 @@
-"""Callbacks: what other threads have for the thread that runs the loop. Owns the pipe by which a loop that sleeps is
-woken.
+"""Callbacks: functions that other threads have for the thread that runs the loop. Owns the pipe that wakes the loop.
 
-A thread appends its post first, and looks afterwards whether the loop sleeps. The loop says first that it sleeps, and
-looks afterwards whether there are callbacks. So none is missed. A thread that finds the loop asleep says that it is
-awake, and writes the byte that makes this true. So of all that post meanwhile one writes, and none does while the loop
-turns.
+A thread first adds its callback, and then looks whether the loop sleeps. The loop first says that it sleeps, and then
+looks whether there are callbacks. So none is missed. A thread that finds the loop asleep marks it as awake, and writes
+the byte that makes this true. So only the first of several threads writes (two at the same instant may both), and no
+thread writes while the loop turns.
 """
 
 from __future__ import annotations
@@ -25,7 +24,9 @@ Callback = Callable[[], object]
 
 
 class Callbacks:
-    """Those of one loop, which sets `asleep` before it looks at `waiting` and polls, and takes it back thereafter."""
+    """The callbacks of one loop, which sets `asleep` before it looks at `waiting` and polls, and clears it
+    afterwards.
+    """
 
     __slots__ = ("_reading", "_writing", "asleep", "waiting")
 
@@ -35,7 +36,7 @@ class Callbacks:
         self._reading = self._writing = -1
 
     def open(self, loop: Loop) -> None:
-        """Make it possible to post from other threads. Raises OSError where there is no descriptor left."""
+        """Make it possible to add from other threads. Raises OSError where there is no descriptor left."""
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         loop.spawn(self._hear(loop), "hearing from other threads")
@@ -46,7 +47,7 @@ class Callbacks:
                 os.close(end)
 
     def add(self, callback: Callback) -> None:
-        """Have the loop call this, soon. From any thread. Raises ForkedError."""
+        """Have the loop call this soon. From any thread. Raises ForkedError in a process forked by an application."""
         if forks.forked:
             raise ForkedError
         self.waiting.append(callback)
@@ -55,7 +56,7 @@ class Callbacks:
             os.write(self._writing, b"!")
 
     def take(self) -> None:
-        """Call what is posted. In the thread that runs the loop."""
+        """Call the callbacks that wait. In the thread that runs the loop."""
         waiting = self.waiting
         while waiting:
             callback = waiting.popleft()
@@ -65,7 +66,7 @@ class Callbacks:
                 log.error("a callback from another thread failed: %r", error, exc_info=error)
 
     async def _hear(self, loop: Loop) -> None:
-        """Empty the pipe."""
+        """A task: empty the pipe."""
         readable = loop.readable(self._reading)
         while True:
             await readable

@@ -1,7 +1,7 @@
 """Calls: which threads are at work for the application, on what, since when, and which of them take too long.
 
-Owns what is known of them. It is the loop's state, which its leader alone touches (threads.py), but for `since`, and
-for what a thread says of itself, by one store, as it begins and ends a call that has waited for a thread.
+Owns the record of calls. It is part of the loop's state, so only the leader touches it (threads.py). There are two
+exceptions: `since`, and the one store by which a thread says that it begins or ends a call that has waited for it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from prefork.runtime.task import Task, Wait
 
 
 class Call:
-    """`what` is being done by `thread` (its ident) for `task`; both are known once it is under way without the loop.
+    """`thread` (its ident) does `what` for `task`. Both are known once the call is under way without the loop.
 
-    Where nothing has come of it for `timeout` seconds (0: any) it is overdue, and `abandoned`. They count from `since`
-    (monotonic seconds), which its thread sets anew whenever something comes of it; inf while that waits for the loop.
-    `began` is when its thread came to be at what this is about; `left` the coroutine that the thread is in and the task
-    has gone on without, if any. `over` is called by the leader once its thread is done.
+    A call from which nothing has come for `timeout` seconds (0: any) is overdue, and is `abandoned`. The seconds count
+    from `since` (monotonic seconds), which the thread sets anew whenever something comes of the call; it is inf while
+    the thread waits for the client. `began` is when the thread took up `what`. `left` is the coroutine that the thread
+    is in and the task has gone on without, if any. The leader calls `over` once the thread is done.
     """
 
     __slots__ = ("abandoned", "began", "left", "over", "since", "task", "thread", "timeout", "what")
@@ -43,21 +43,21 @@ class Call:
 
 
 class Detached(Protocol):
-    """What hears, from the leader, how its call goes on without the task that has made it (Calls.detach)."""
+    """Hears, from the leader, how its call goes on without the task that has made it (Calls.detach)."""
 
     def begins(self, task: Task) -> None:
         """The task is about to go on by another coroutine."""
 
     def answered(self) -> None:
-        """That coroutine has its answer, from this call or not."""
+        """That coroutine has its answer, from this call or from elsewhere."""
 
     def refused(self) -> None:
-        """The task does not go on: it is too late."""
+        """The task does not go on by another coroutine: it is too late, or the task has no owner."""
 
 
 class Ending:
-    """What the leader enters in the place of `what` when the outcome of that is there, and only the application has
-    something left to do: should it lose the loop by that, its task goes on without it, as by `detach`.
+    """The leader enters this in place of `what` when the outcome of `what` is there, and only the application has
+    something left to do. If that costs the leader the loop, its task goes on without it, as by `detach`.
     """
 
     __slots__ = ("detached", "what")
@@ -68,21 +68,21 @@ class Ending:
 
 
 class Calls:
-    """The calls without the loop: each one `under_way`, by its thread, and those that a task is `away` for, under way
-    or waiting for a thread.
+    """The calls without the loop. `under_way` has the calls that threads are in, by thread. `away` has the calls that
+    tasks wait for, under way or waiting for a thread.
 
-    `overdue` is called by the leader for each call that is, once; `changed` is rung when there are more or fewer.
+    The leader calls `overdue` once for each call that takes too long. `changed` is notified when the calls change.
     """
 
     def __init__(self, loop: Loop) -> None:
         self.away: dict[Task, Call] = {}
         self.overdue: Callable[[Call], None] = _nothing
         self.changed = Condition(loop)
-        self._by_thread: dict[int, Call | None] = {}  # has all threads from the beginning, so can be read in any
+        self._by_thread: dict[int, Call | None] = {}  # has every thread from the beginning, so any thread may read it
         self._loop = loop
 
     def enroll(self, thread: int) -> None:
-        """There is this thread (its ident), at nothing yet."""
+        """Add a thread (its ident), which is in no call yet."""
         self._by_thread[thread] = None
 
     @property
@@ -90,7 +90,7 @@ class Calls:
         return {thread: call for thread, call in self._by_thread.items() if call is not None}
 
     def begin(self, call: Call, thread: int, task: Task) -> None:
-        """The thread is at the call from now on, and no more at what it did before."""
+        """The thread is in this call from now on, and no more in the one before."""
         before = self._by_thread[thread]
         if before is not None and before.what is call.what:
             call.began = before.began
@@ -107,7 +107,7 @@ class Calls:
         self.ended(call)
 
     def ended(self, call: Call) -> None:
-        """A task that is away for this call goes on, even where the work forgot to say so."""
+        """The call is over. A task that is away for it goes on, even where the work forgot to hand it back."""
         if self.away.get(call.task) is call:
             self.hand_back(call.task)
         if call.left is not None:
@@ -116,21 +116,22 @@ class Calls:
             call.over()
         self.changed.notify_all()
 
-    # ---- in the thread of a call that has waited for it
+    # ---- in the thread that takes up a call which has waited for a thread
 
     def take_up(self, call: Call) -> None:
-        """This thread, which is at nothing, is at the call from now on."""
+        """This thread, which is in no call, is in this one from now on."""
         call.thread = get_ident()
         call.since = call.began = monotonic()
         self._by_thread[call.thread] = call
 
     def put_down(self, call: Call) -> None:
-        """It is done with it. The leader has to hear of it by `ended`."""
+        """This thread is done with the call. The leader must hear of it by `ended`."""
         self._by_thread[call.thread] = None
 
     def detach(self, thread: int, call: Call, detached: Detached) -> None:
-        """Let the task of what the thread is at go on by another coroutine, and the thread be at `call`; not where it
-        is at something else than that is about by now, or where nobody waits for its outcome any more.
+        """Let the task go on by another coroutine, while the thread is in `call`. This is refused where the thread does
+        something else by now, where the task has no owner or does not wait for it any more, or where the call is
+        abandoned.
         """
         before = self._by_thread.get(thread)
         if before is None or before.what is not call.what or before.abandoned:
@@ -146,7 +147,7 @@ class Calls:
         self.begin(call, thread, task)
 
     def hand_back(self, task: Task) -> None:
-        """Let a task that is away go on; by Abandoned, where nobody waits for its outcome any more."""
+        """Let a task that is away go on. Abandoned is raised in it where nobody waits for its outcome any more."""
         call = self.away.pop(task)
         if call.abandoned:
             task.throw(Abandoned(f"after {call.timeout:g} s"))
@@ -154,7 +155,7 @@ class Calls:
             task.resume()
 
     async def guard(self) -> None:
-        """Tell of those that take too long, and have their tasks look."""
+        """A task: abandon the calls that take too long, wake their tasks, and tell of them."""
         while True:
             await self.changed.wait_for(lambda: bool(self.away or self.under_way))
             await self._loop.sleep(SWEEP)
@@ -173,8 +174,8 @@ class Calls:
 
 
 def _replace(task: Task, coroutine: Coroutine[Wait, None, None]) -> Coroutine[Wait, None, None]:
-    """Have the task go on by this coroutine, in the loop's next turn. Returns the one that a thread is in: it must be
-    kept until that thread has left it, and be ended then.
+    """Have the task go on by this coroutine, when the loop comes to the ready tasks. Returns the former coroutine,
+    which a thread is in: it must be kept until the thread has left it, and must be ended then.
     """
     before, task.coroutine, task.send = task.coroutine, coroutine, coroutine.send
     task.resume()
@@ -189,7 +190,7 @@ def _end(coroutine: Coroutine[Wait, None, None]) -> None:
     except Exception as error:
         log.error("the coroutine of an abandoned call crashed", exc_info=error)
     else:
-        coroutine.close()  # it waits for something, which is not its to have
+        coroutine.close()  # it awaits something again, and must not get it
 
 
 def _nothing(call: Call) -> None:

@@ -1,6 +1,7 @@
-"""A loop and a pool that see to it that only the leader touches the loop: what a worker uses under `python -X dev`.
+"""A loop and a pool that check that only the leader touches the loop. A worker uses them under `python -X dev`.
 
-Owns the knowledge whose the loop is: the leader's, nobody's while the token lies there, and then that of who takes it.
+Owns the knowledge of which thread has the loop: the leader; none while an entry lies in the token; then the thread that
+takes the entry out.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from prefork.runtime.work import Follower
 
 
 class CheckedLoop(Loop):
-    """`owner` is the ident of the thread that may touch it, or 0. Raises AssertionError in any other.
+    """`owner` is the ident of the thread that may touch the loop, or 0. Raises AssertionError in any other thread.
 
-    What a task keeps for itself, such as its deadline, is not looked at.
+    Attributes that a task keeps for itself, such as its deadline, are not checked.
     """
 
     def __init__(self, poller: Poller) -> None:
@@ -32,7 +33,7 @@ class CheckedLoop(Loop):
 
     def check(self) -> None:
         here = threading.get_ident()
-        if self.owner != here:  # logged too: who gets the exception may be an application
+        if self.owner != here:  # logged too: the exception may reach nobody but an application
             names = {thread.ident: thread.name for thread in threading.enumerate()}
             wrong = f"the loop is touched in {names.get(here)}, while it is {names.get(self.owner, 'nobody')}'s"
             log.critical("%s", wrong, stack_info=True)
@@ -84,7 +85,7 @@ class CheckedLoop(Loop):
     def _notify(self, table: dict[int, Readiness], fd: int) -> None:
         self.check()
         super()._notify(table, fd)
-        self.check()  # who has lost the loop does not come here
+        self.check()  # a thread that has lost the loop does not come here
 
     def _step(self, task: Task, error: BaseException | None = None) -> None:
         self.check()
@@ -101,7 +102,7 @@ class CheckedLoop(Loop):
 
 
 class _Ready(deque[Any]):
-    """Who is ready: where a `wake` or a `resume` touches the loop."""
+    """The queue of ready tasks: here a `wake` or a `resume` touches the loop."""
 
     def __init__(self, loop: CheckedLoop) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class _Ready(deque[Any]):
 
 
 class _Token(Token):
-    """The loop is nobody's while something is in here, and then that of who took it out."""
+    """No thread has the loop while an entry is in here; then the thread that takes it out has it."""
 
     def __init__(self, loop: CheckedLoop) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How a process ends in order that leaves by os._exit, past the frames of whoever has forked it."""
+"""Finishing: an orderly end for a process that leaves by os._exit, past the frames of the process that forked it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import psutil
 from prefork.logger import log
 from prefork.settings.wording import counted
 
-TOLD = 10  # threads that are named
+TOLD = 10  # threads that are named in the log, at most
 
 
 def finish(patience: float = inf, threads: float = inf) -> None:
     """Wait for the process's own threads, let its executors finish, run its exit functions, and flush what it printed.
 
-    The threads have so many seconds; those that have not ended then are named in the log, and not waited for.
-    Whatever these raise is told on stderr by the interpreter, as at any other end. In another thread than the main one,
-    which does not end then, no thread is waited for. Child processes that do not end within `patience` seconds are
-    sent SIGTERM, as the exit functions of Python would wait for those of multiprocessing for ever; those that are left
-    by the exit functions, at once.
+    The threads have `threads` seconds; those that have not ended then are named in the log, and not waited for. Without
+    that limit the main thread waits for all, and any other thread for none, as the main one does not end then. The
+    interpreter tells on stderr what an exit function raises, as at any other end.
+
+    Child processes that do not end within `patience` seconds are sent SIGTERM, as Python's exit functions would wait
+    for those of multiprocessing for ever. Children that the exit functions leave are sent it at once. Without
+    `patience`, no child is sent anything.
     """
     try:
         if patience < inf:
@@ -58,7 +60,7 @@ def _end_children(patience: float = 0.0) -> None:
 
 
 def flush() -> None:
-    """Flush what print has buffered, lest it leaves twice, or never. Nobody may be reading it any more."""
+    """Flush what print has buffered, or it would leave twice, or never. The reader may be gone."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed; None, where an application has it so
             stream.flush()

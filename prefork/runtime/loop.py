@@ -1,7 +1,7 @@
-"""The loop: runs coroutines, and wakes each by its descriptor, its instant, a `wake()`, or its deadline.
+"""The loop: runs coroutines, and resumes each by its descriptor, its instant, a `wake()`, or its deadline.
 
 Owns the tasks (task.py), the poller and the clock. While a task comes back for the same descriptor, nothing is armed
-anew, so that a keep-alive connection costs no `epoll_ctl` per request.
+anew, so a keep-alive connection costs no `epoll_ctl` per request.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from prefork.runtime.callbacks import Callbacks
 from prefork.runtime.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 from prefork.runtime.task import Deposed, Handover, Pause, Readiness, Sleep, Task, Wait
 
-SWEEP = 0.5  # seconds: how coarse deadlines are, and how often, at most, all tasks are looked through
-LONGEST = 86400.0  # seconds in one system call, which counts them as milliseconds in 31 bits
+SWEEP = 0.5  # seconds: how coarse deadlines are, and the shortest time between two looks through all tasks
+LONGEST = 86400.0  # seconds in one system call, which counts milliseconds in 31 bits
 
 
 class Loop:
-    """One select event loop. `now` is its clock (monotonic seconds), set once a turn; `current` the task that runs.
+    """One select event loop. `current` is the task that runs. `now` is the loop's clock (monotonic seconds), set once a
+    turn, and again where another thread goes on with the turn.
 
-    `after_turn` holds what is called at the end of each turn, before the loop may sleep (recycling.py).
-    `pulse` is a word for others to look at, in memory that they share: when the turn began that is not over yet
-    (monotonic seconds, which all processes count alike), 0 while the loop waits. `turns` counts them; the last one took
-    `lasted` seconds, whoever ran the loop in it. `callbacks` is what other threads have for it.
+    `after_turn` holds the functions that are called at the end of each turn, before the loop may sleep (recycling.py).
+    `pulse` is a word that may lie in shared memory, for other processes to read: when `now` was set last, by a clock
+    that all processes share; 0 while the loop waits. `turns` counts the turns; the last one took `lasted` seconds, in
+    one thread or several. `callbacks` is the way in for other threads.
     """
 
     def __init__(self, poller: Poller) -> None:
@@ -41,13 +42,13 @@ class Loop:
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
         self.callbacks = Callbacks()
-        self.eager: deque[tuple[Task, Wait]] = deque()  # who takes a step before anybody else does
+        self.eager: deque[tuple[Task, Wait]] = deque()  # eager tasks, and those that wait for them
         self.turns, self.lasted, self._began = 0, 0.0, self.now
         self.after_turn: list[Callable[[], None]] = []
         self.pulse: memoryview[float] = memoryview(bytearray(8)).cast("d")
         self._readers, self._writers = dict[int, Readiness](), dict[int, Readiness]()
-        self._shared = set[int]()  # those of the readers that are EXCLUSIVE
-        self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that whoever runs the loop can go on with it
+        self._shared = set[int]()  # the descriptors of those readers that are EXCLUSIVE
+        self._pending: Iterator[tuple[int, int]] = iter(())  # on self, so that the next leader can go on with it
         self._sleeping: list[tuple[float, int, Sleep]] = []
         self._order = count()
         self._next_sweep = inf
@@ -56,8 +57,9 @@ class Loop:
     # ---- for tasks and their makers
 
     def spawn(self, coroutine: Coroutine[Wait, None, None], name: str, *, eager: bool = False) -> Task:
-        """Begin a task; its first step is taken in the next turn, or if it is `eager`, behind the step that runs now,
-        and before those of others.
+        """Begin a task. Its first step is taken when the loop comes to the ready tasks, in this turn or the next. An
+        `eager` task takes it right behind the current step, if a descriptor has brought that about; else at the end of
+        this turn, or at the very beginning of the next.
         """
         task = Task(self, coroutine, name)
         self.tasks.add(task)
@@ -74,20 +76,22 @@ class Loop:
         return Readiness(self, fd, WRITE)
 
     def sleep(self, seconds: float) -> Sleep:
-        return Sleep(self, monotonic() + max(seconds, 0.0))  # never in the past: others are to have their turn
+        return Sleep(self, monotonic() + max(seconds, 0.0))  # never in the past: other tasks must have their turn
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """A deadline for the current task over a block: TimedOut in it. The earlier of nested ones counts."""
+        """A deadline for the current task over a block: TimedOut is raised in it. The earliest of nested ones
+        counts.
+        """
         task, outer = self.current, self.current.deadline
-        task.deadline = min(outer, monotonic() + seconds)  # this turn may have begun long ago
+        task.deadline = min(outer, monotonic() + seconds)  # not `now`: this turn may have begun long ago
         try:
             yield
         finally:
             task.deadline = outer
 
     def forget(self, fd: int) -> None:
-        """Say no more about `fd`. To be called before it is closed, registered or not."""
+        """Watch `fd` no more, if it is watched at all. Must be called before `fd` is closed."""
         self._readers.pop(fd, None)
         self._writers.pop(fd, None)
         self._shared.discard(fd)
@@ -98,12 +102,12 @@ class Loop:
         self.stopped = True
 
     def rest(self) -> None:
-        """Say by `pulse`, from now on, that the loop waits, however long its turns take."""
+        """From now on, have the shared `pulse` say that the loop waits, however long its turns take."""
         self.pulse[0] = 0.0
         self.pulse = memoryview(bytearray(8)).cast("d")
 
     def close(self) -> None:
-        """End every task where it waits, by GeneratorExit, save those that other threads have; release the poller."""
+        """End every task where it waits, by GeneratorExit, save those that other threads have. Release the poller."""
         while self.tasks:
             task = next(iter(self.tasks))
             if not task.cancel_unless_away():
@@ -111,19 +115,21 @@ class Loop:
         self.poller.close()
 
     def close_in_child(self) -> None:
-        """In a process that an application has forked: release the poller, and have whoever comes back into this loop,
-        wherever in it, end there (forks.py). What the parent's poller watches stays watched.
+        """In a process that an application has forked: release the poller, and make every way back into this loop end
+        the process (forks.py). The parent's poller goes on watching.
         """
         with suppress(OSError):  # a kqueue is not inherited
             self.poller.close()
-        self.after_turn[:] = [_not_here]  # in place: this very turn may be about to go through them
+        self.after_turn[:] = [_not_here]  # in place, as this very turn may be about to call them
         names = ("turn", "finish_turn", "_timeout", "_notify", "_start", "_step", "_suspend", "_sweep")
         vars(self).update(dict.fromkeys(names, _not_here), _ended=_end)
 
     # ---- for Waits
 
     def enlist(self, wait: Readiness) -> None:
-        """Hear of `wait` from now on. Raises what the poller raises."""
+        """Watch for `wait` from now on. Raises what the poller's `watch` raises, and AssertionError where another task
+        waits for that already.
+        """
         table = self._writers if wait.event == WRITE else self._readers
         known = table.get(wait.fd)
         assert known is None or known.task is None, f"two tasks wait for descriptor {wait.fd}"
@@ -138,7 +144,7 @@ class Loop:
                 self._shared.add(wait.fd)
 
     def delist(self, wait: Readiness) -> None:
-        """Hear of a reader's `wait` no more. Its descriptor may be another's by now."""
+        """Watch for a reader's `wait` no more. Another reader that waits for the same descriptor by now stays."""
         if self._readers.get(wait.fd) is wait:
             del self._readers[wait.fd]
             self._shared.discard(wait.fd)
@@ -156,7 +162,7 @@ class Loop:
             self.turn()
 
     def turn(self, limit: float | None = None) -> None:
-        """Wait for what comes first, `limit` seconds at most, then let everybody concerned take one step."""
+        """Wait for what comes first, at most `limit` seconds. Then let every task concerned take a step."""
         callbacks, now = self.callbacks, monotonic()
         self.lasted = now - self._began
         callbacks.asleep = True
@@ -171,12 +177,12 @@ class Loop:
         self.finish_turn()
 
     def finish_turn(self) -> None:
-        """The steps of the turn that have not been taken yet."""
+        """Take the steps of this turn that have not been taken yet."""
         self.now = self.pulse[0] = now = monotonic()
         callbacks = self.callbacks
         callbacks.asleep = False
         readers, writers = self._readers, self._writers
-        if self.eager:  # the thread that ran this turn has lost the loop before that
+        if self.eager:  # left by a thread that has lost the loop, or by the very end of the last turn
             self._start()
         for fd, event in self._pending:
             if event != WRITE:
@@ -189,7 +195,7 @@ class Loop:
                 self._step(sleep.task)
         if callbacks.waiting:
             callbacks.take()
-        for _ in range(len(self.ready)):  # not those who become ready meanwhile: descriptors come first again
+        for _ in range(len(self.ready)):  # not the tasks that become ready meanwhile: descriptors come first again
             task, wait, error = self.ready.popleft()
             if task.wait is wait and task in self.tasks:
                 self._step(task, error)
@@ -198,12 +204,12 @@ class Loop:
         if now >= self._next_sweep:
             self._sweep()
         elif self._next_sweep > now + SWEEP:
-            self._next_sweep = now + SWEEP  # somebody took a step, and may have set a deadline
+            self._next_sweep = now + SWEEP  # a task took a step, and may have set a deadline
         for call in self.after_turn:
             call()
 
     def _notify(self, table: dict[int, Readiness], fd: int) -> None:
-        """Step the task that waits for `fd` in this table; where none does, stop hearing of it. The hot path."""
+        """Step the task that waits for `fd` in this table; where none does, watch `fd` no more. The hot path."""
         wait = table.get(fd)
         if wait is None:
             return
@@ -230,15 +236,15 @@ class Loop:
                     self._start()
 
     def _listeners_first(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The same events. epoll tells of new ones behind those that it has told of before: a new client would have
-        waited for a turn, and would be the last one in the next.
+        """The same events, those of shared listeners first. epoll reports a new event behind those that it has reported
+        before: a new client would have waited for a turn, and would come last in the next one.
         """
         found = dict(events)
         first = [(fd, found.pop(fd)) for fd in self._shared if fd in found]
         return [*first, *found.items()] if first else events
 
     def _start(self) -> None:
-        """Let those go on who take their steps before anybody else."""
+        """Let the eager tasks, and those that wait for them (Started), take a step."""
         while self.eager:
             task, wait = self.eager.popleft()
             if task.wait is wait and task in self.tasks:
@@ -261,7 +267,7 @@ class Loop:
         task.wait = wanted
         try:
             wanted.arm(task)
-        except Exception as error:  # refused by the poller, another's already, or no Wait: the task's own trouble
+        except Exception as error:  # the poller refuses, another task waits there, or it is no Wait: the task gets it
             task.wait = Pause()
             task.throw(error)
 
@@ -282,7 +288,7 @@ class Loop:
             self.poller.forget(fd)
 
     def _timeout(self, limit: float | None, now: float) -> float | None:
-        """Seconds from `now` until something is due, `limit` at most; None when only a descriptor can wake us."""
+        """Seconds from `now` until something is due, at most `limit`; None when only a descriptor can end the wait."""
         if self.ready or self.eager:
             return 0.0
         due = self._next_sweep
@@ -293,12 +299,12 @@ class Loop:
         return min(max(0.0, due - now), LONGEST if limit is None else limit)
 
     def _sweep(self) -> None:
-        """Raise TimedOut in every task whose deadline has passed; nothing is due before the earliest of the others."""
+        """Raise TimedOut in every task whose deadline has passed, and note when the next sweep is due."""
         now = self.now
         for task in tuple(self.tasks):
-            if task.deadline <= now and task in self.tasks:  # one of these may have cancelled another
+            if task.deadline <= now and task in self.tasks:  # a task of this sweep may have cancelled another
                 if isinstance(task.wait, Readiness) and is_ready(task.wait.fd, task.wait.event):
-                    continue  # the next turn sees it: this one may have been a long one
+                    continue  # the next turn takes it: a long turn may have kept it waiting
                 task.deadline = inf
                 self._step(task, TimedOut())
         due = min((task.deadline for task in self.tasks), default=inf)
@@ -306,10 +312,10 @@ class Loop:
 
 
 def _not_here(*_: object) -> NoReturn:
-    """In the place of a function of a loop that is the parent's."""
+    """Stands in for a function of the parent's loop: ends this process."""
     forks.leave()
 
 
 def _end(task: Task, error: BaseException) -> NoReturn:
-    """As the end of a task, in a loop that is the parent's."""
+    """Stands in for `_ended` of the parent's loop: ends this process as the task has ended."""
     forks.leave(None if isinstance(error, StopIteration) else error)

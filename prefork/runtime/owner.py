@@ -1,4 +1,4 @@
-"""Owners: how a task goes on by another coroutine, where a thread is held up in the one that it has (calls.py)."""
+"""Owners: how a task goes on by another coroutine while a thread is held up in its first one (calls.py)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 class Superseded(BaseException):
-    """Raised in a coroutine that its task has gone on without: what it had under way is another's by now.
+    """Raised in a coroutine that its task has gone on without: another coroutine does the rest of its work.
 
-    Not a GeneratorExit, which what is awaited would get as a plain one, as if the task were cancelled.
+    It is no GeneratorExit: the coroutine awaited inside would get that as a plain one, as if the task were cancelled.
     """
 
 
 class Owner(Protocol):
-    """Whose task it is."""
+    """The object that a task belongs to."""
 
     def go_on(self, answered: Callable[[], None]) -> Coroutine[Wait, None, None]:
-        """What does the rest in the place of the task's coroutine. It calls the same application in the same way, which
-        answers with what its call under way gives; `answered` is to be called then, whoever has answered.
+        """The coroutine that does the rest in place of the task's own. It calls the same application in the same way,
+        and gets what the call under way gives. It must call `answered` then, wherever the answer came from.
         """

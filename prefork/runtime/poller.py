@@ -1,12 +1,12 @@
 """Pollers: which descriptors are ready. One interface over select, poll, epoll and kqueue; each owns its interest list.
 
-    watch(fd, events)   be told about `events` on `fd` from now on, instead of whatever was watched there before
-    forget(fd)          be told nothing more; call it before the descriptor is closed
+    watch(fd, events)   report `events` on `fd` from now on, in place of those watched there before
+    forget(fd)          report nothing more; call it before the descriptor is closed
     poll(timeout)       [(fd, events)] that are ready now; waits at most `timeout` seconds, for ever when None
     close()
 
-Every poller is level-triggered: what is not dealt with is reported again. An error or a hang-up is reported whatever
-was watched, as that or as ERROR, and means that reading and writing will tell.
+Every poller is level-triggered: readiness that is not dealt with is reported again. An error or a hang-up is reported
+whatever is watched: as READ or WRITE, or as ERROR. The next read or write then tells which it is.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ READ = 1  # the numbers of poll(2) and epoll(7), so that those two need no trans
 WRITE = 4
 ERROR = 8 | 16  # POLLERR | POLLHUP
 EXCLUSIVE = 1 << 28  # EPOLLEXCLUSIVE: wake one of the processes that wait for this listener; ignored elsewhere
-FD_SETSIZE = 1024  # how many descriptors select(2) knows, from 0 on
+FD_SETSIZE = 1024  # select(2) knows the descriptors below this number
 
-_KQUEUE: Any = select  # typed by what this platform has, which may not be kqueue
+_KQUEUE: Any = select  # not typed by `select` itself: the type checker's platform may have no kqueue
 
 Events = list[tuple[int, int]]
 
 
 def is_ready(fd: int, event: int) -> bool:
-    """Whether the open descriptor `fd` is ready for `event` (READ or WRITE) at this moment: one look (poll(2))."""
+    """True when the open descriptor `fd` is ready for `event` (READ or WRITE), or has an error, now: one poll(2)."""
     look = select.poll()
     look.register(fd, select.POLLOUT if event & WRITE else select.POLLIN)
     return any(not found & select.POLLNVAL for _, found in look.poll(0))
 
 
 class Poller(Protocol):
-    """What the loop needs. `limit` is the first descriptor that cannot be watched, or None."""
+    """The interface that the loop needs. `limit` is the first descriptor that cannot be watched, or None."""
 
     limit: int | None
 
@@ -57,11 +57,13 @@ class SelectPoller:
         self._writers: set[int] = set()
 
     def watch(self, fd: int, events: int) -> None:
-        """Raises OSError (EMFILE) for a descriptor beyond FD_SETSIZE, where select(2) would write out of bounds."""
+        """Raises OSError: EMFILE from FD_SETSIZE on, where select(2) would write out of bounds; EBADF if it is
+        closed.
+        """
         if fd >= FD_SETSIZE:
             limit = FD_SETSIZE - 1
             raise OSError(errno.EMFILE, f"select cannot watch descriptor {fd}: its limit is {limit}; use poll or epoll")
-        os.fstat(fd)  # EBADF now, to who asks: later it would be select's answer about everybody's descriptors
+        os.fstat(fd)  # EBADF now, to the caller: later, select would raise it about all descriptors at once
         (self._readers.add if events & READ else self._readers.discard)(fd)
         (self._writers.add if events & WRITE else self._writers.discard)(fd)
 
@@ -100,7 +102,7 @@ class PollPoller:
             self._set.unregister(fd)
 
     def poll(self, timeout: float | None) -> Events:
-        # poll counts milliseconds: rounded up, or the last one before a deadline would be spun away
+        # poll counts milliseconds: rounded down, the last one before a deadline would be a busy loop
         return self._set.poll(None if timeout is None else math.ceil(timeout * 1000))
 
     def close(self) -> None:
@@ -109,7 +111,7 @@ class PollPoller:
 
 
 class EpollPoller:
-    """epoll(7): Linux; costs what is ready, not what is watched."""
+    """epoll(7): Linux. Its cost grows with the ready descriptors, not with the watched ones."""
 
     limit: int | None = None
 
@@ -183,11 +185,11 @@ _KNOWN: dict[str, Callable[[], Poller]] = {
     "select": SelectPoller,
 }
 POLLERS = {name: poller for name, poller in _KNOWN.items() if hasattr(select, name)}
-"""What this platform has, by its name in the configuration, best first."""
+"""The pollers of this platform by their names in the configuration, best first."""
 
 
 def make_poller(name: str = "auto") -> Poller:
-    """The poller called `name`, or the platform's best for "auto". Raises LookupError naming what there is."""
+    """The poller called `name`, or the platform's best for "auto". Raises LookupError that names those there are."""
     if name == "auto":
         name = next(iter(POLLERS))
     if name not in POLLERS:

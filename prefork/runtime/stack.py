@@ -1,4 +1,4 @@
-"""Stacks: where a thread is, for a log that explains what is stuck."""
+"""Stacks: where a thread or a coroutine is, for a log that explains what is stuck. Owns how such a stack is shown."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + "/"
 
 
 def stack(thread: int) -> str:
-    """Where the thread with this ident is, outermost call first, from where we call an application; "" if it has ended.
+    """Where the thread with this ident is, outermost call first: from the call of an application on, or the whole stack
+    where it calls none. "" if the thread has ended.
 
-    What an application calls of ours is shown: it may be stuck below that.
+    Calls that an application makes into prefork are shown: it may be stuck below them.
     """
     frame = sys._current_frames().get(thread)
     if frame is None:
@@ -32,7 +33,7 @@ def stack(thread: int) -> str:
 
 
 def stacks() -> str:
-    """Where every thread is but the one that asks, each under its name; the main one first."""
+    """Where every thread except the current one is, each under its name; the main thread first."""
     named = {thread.ident: thread.name for thread in threading.enumerate()}
     others = [thread for thread in sys._current_frames() if thread != threading.get_ident()]
     others.sort(key=lambda thread: thread != threading.main_thread().ident)
@@ -40,10 +41,10 @@ def stacks() -> str:
 
 
 def awaited(coroutine: Any) -> str:
-    """Where a suspended coroutine waits, outermost call first, from where it leaves our code; "" where it does not.
+    """Where a suspended coroutine waits, outermost call first, from where it leaves our code on; "" where it does not.
 
-    What it awaits is followed through coroutines and generators; what stands between an asynchronous generator and who
-    awaits its next item shows it to the garbage collector alone.
+    The chain of awaits is followed through coroutines and generators. One link is shown to the garbage collector alone:
+    the object between an asynchronous generator and the coroutine that awaits its next item.
     """
     frames = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in _suspended(coroutine))
     below = list(dropwhile(_is_ours, frames))

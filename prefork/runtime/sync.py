@@ -1,4 +1,4 @@
-"""Bells, events and turns: waiting in a task for what other tasks bring about. Owns the list of those who wait."""
+"""Conditions, events and locks: waiting in a task for what other tasks bring about. Owns the list of waiting tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from prefork.runtime.task import PARKED, Task
 
 
 class Condition:
-    """To be rung whenever what tasks wait for may have come. Any number of tasks wait: `waiting`."""
+    """Tasks wait until something holds. `notify_all` must be called whenever it may. Any number of tasks wait:
+    `waiting`.
+    """
 
     __slots__ = ("_loop", "waiting")
 
@@ -19,12 +21,12 @@ class Condition:
         self.waiting: list[Task] = []
 
     def notify_all(self) -> None:
-        """Have all who wait look again."""
+        """Have every waiting task look again."""
         for task in self.waiting:
             task.wake()
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds, which is looked at now and after each ring."""
+        """Wait until `condition` holds. The task looks now, and after each `notify_all`."""
         task = self._loop.current
         self.waiting.append(task)
         try:
@@ -55,7 +57,7 @@ class Event:
 
 
 class Lock:
-    """One task after the other, in the order in which they came. The turn is `locked` until it is given back."""
+    """One task after the other, in the order in which they came. `locked`: a task holds it."""
 
     __slots__ = ("_loop", "_waiting", "locked")
 
@@ -65,7 +67,7 @@ class Lock:
         self.locked = False
 
     async def acquire(self) -> None:
-        """Wait for the turn."""
+        """Wait for the lock."""
         if self.locked:
             task = self._loop.current
             self._waiting.append(task)
@@ -81,7 +83,7 @@ class Lock:
         self.locked = True
 
     def release(self) -> None:
-        """Let the one have the turn that has waited for it the longest."""
+        """Hand the lock to the task that has waited for it the longest, if any."""
         if self._waiting:
             self._waiting.popleft().wake()
         else:

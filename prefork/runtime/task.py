@@ -1,7 +1,8 @@
-"""Tasks, and what they wait for. Owns what a task knows of itself; the loop (loop.py) decides when it goes on.
+"""Tasks, and the things that they wait for. Owns what a task knows of itself; the loop (loop.py) decides when it goes
+on.
 
-A coroutine awaits a Wait, which reaches the loop as it is. The loop arms it for the coroutine's task, and disarms it
-when the task goes on, for whatever reason.
+A coroutine awaits a Wait, and the loop gets that very object. The loop arms it for the coroutine's task, and disarms it
+when the task goes on, for whatever reason. A task that comes back for the same Readiness at once is spared both.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ class Wait:
         pass
 
     def reclaim(self) -> bool:
-        """Let the task be ended where it waits; False where another thread has it."""
+        """Let the task be ended where it waits. False: another thread has the task."""
         return True
 
 
 class Readiness(Wait):
     """`fd` is ready for `event`: READ or WRITE, with EXCLUSIVE for a listener that processes share. One task at a time.
 
-    It stays registered while its task does something else, as most tasks come back for more; but not an EXCLUSIVE one,
-    or this process would be woken in the place of one that does want to accept. Being told of readiness is a hint: the
-    descriptor may have been another's a moment ago, so whoever reads or writes still expects EAGAIN.
+    It stays registered while its task does something else, as most tasks come back for more. An EXCLUSIVE one does not,
+    or the kernel would wake this process instead of one that wants to accept. Readiness is a hint, as the descriptor
+    may have been another's a moment ago: a task that reads or writes must still expect EAGAIN.
     """
 
     __slots__ = ("event", "fd", "loop", "task")
@@ -78,11 +79,11 @@ class Sleep(Wait):
         self.loop.schedule(self)
 
     def disarm(self, task: Task) -> None:
-        self.task = None  # its place in the heap lapses by itself
+        self.task = None  # its entry stays in the heap, and does nothing when it is due
 
 
 class Parked(Wait):
-    """Somebody called the task's `wake()`. May end without cause: look at what you wait for again."""
+    """The task's `wake()` was called. It may end without cause: the task must look again at what it waits for."""
 
     __slots__ = ()
 
@@ -95,12 +96,12 @@ class Parked(Wait):
 
 
 class Pause(Wait):
-    """Everybody else has had a turn."""
+    """Every other task that is ready has taken a step."""
 
     __slots__ = ()
 
     def __await__(self) -> Generator[Wait, None, None]:
-        yield Pause()  # one for each time: what would have ended an earlier one does not end this
+        yield Pause()  # a new one each time: what would have ended an earlier one must not end this one
 
     def arm(self, task: Task) -> None:
         task.resume()
@@ -112,7 +113,7 @@ class Started(Wait):
     __slots__ = ()
 
     def __await__(self) -> Generator[Wait, None, None]:
-        yield Started()  # one for each time, as with Pause
+        yield Started()  # a new one each time, as with Pause
 
     def arm(self, task: Task) -> None:
         task.loop.eager.append((task, self))
@@ -131,7 +132,9 @@ class Away(Wait):
 
 
 class Handover(Wait):
-    """Awaited by a task whose thread has lost the loop (threads.py): the loop answers by Deposed, touching nothing."""
+    """Awaited by a task whose thread has lost the loop (threads.py). The loop only raises Deposed, and touches
+    nothing.
+    """
 
     __slots__ = ("work",)
 
@@ -140,8 +143,8 @@ class Handover(Wait):
 
 
 class Deposed(BaseException):
-    """Raised through the loop's frames in a thread that has lost the loop. When it has left them, it has `task` to hand
-    back, if any, and `work` to do.
+    """Raised through the loop's frames in a thread that has lost the loop. Outside them, the thread has `task` to hand
+    back and `work` to do, if any.
     """
 
     def __init__(self, task: Task | None, work: Callable[[], None] | None = None) -> None:
@@ -153,9 +156,11 @@ PARKED, PAUSE, STARTED, AWAY = Parked(), Pause(), Started(), Away()
 
 
 class Task:
-    """A coroutine under way; for `owner` see owner.py. `deadline` (loop time, seconds) may be set by the task itself or
-    while it waits: once it has passed, TimedOut is raised where the task waits, at most SWEEP late, and it is lifted;
-    but not where the descriptor that it waits for is ready.
+    """A coroutine under way; for `owner` see owner.py.
+
+    `deadline` (loop time, seconds) may be set by the task itself, or by another while it waits. Once it has passed, it
+    is lifted, and TimedOut is raised where the task waits: at the end of a turn, at most SWEEP and one turn late. That
+    does not happen while the descriptor that the task waits for is ready.
     """
 
     __slots__ = ("coroutine", "deadline", "loop", "name", "owner", "send", "wait", "woken")
@@ -171,31 +176,33 @@ class Task:
         self.woken = False
 
     def wake(self) -> None:
-        """Resume the task if it is parked; if it is not, its next parking ends at once. No wake-up is lost."""
+        """Resume the task if it is parked; else its next parking ends at once. No wake-up is lost."""
         if not self.woken:
             self.woken = True
             if self.wait is PARKED:
                 self.resume()
 
     def resume(self) -> None:
-        """Go on in the loop's next turn, unless something else makes it go on before."""
+        """Go on when the loop comes to the ready tasks, in this turn or the next, unless the task goes on before
+        that.
+        """
         self.loop.ready.append((self, self.wait, None))
 
     def throw(self, error: BaseException) -> None:
-        """Raise `error` where the task waits, in the loop's next turn, unless it waits for something else by then."""
+        """Raise `error` where the task waits, as late as `resume`, unless the task waits for something else by then."""
         self.loop.ready.append((self, self.wait, error))
 
     def cancel(self) -> None:
-        """End the task where it waits, by GeneratorExit: its finally blocks run now. Not to be called on itself, nor
-        while another thread has it.
+        """End the task where it waits, by GeneratorExit: its finally blocks run now. A task must not cancel itself.
+        Raises AssertionError while another thread has the task.
         """
         if not self.cancel_unless_away():
             raise AssertionError(f"cancelled while another thread has it: {self.name}")
 
     def cancel_unless_away(self) -> bool:
-        """The same, but False, and nothing is done, where another thread has the task."""
+        """As `cancel`; but while another thread has the task, do nothing and return False."""
         if self not in self.loop.tasks:
-            return True  # and what it waited for last may be another's now
+            return True  # it has ended, and another task may wait for the same thing now
         if not self.wait.reclaim():
             return False
         self.loop.tasks.remove(self)

@@ -1,6 +1,6 @@
-"""Throttling: how often an operator is told of what happens again and again. Owns no log; who uses it does the telling.
+"""Throttling: how often an operator is told of something that happens again and again. Owns no log: its user tells.
 
-The first time is told at once. What follows is counted, and told by its number, at most every `interval` seconds.
+The first time is told at once. Later times are counted, and their number is told at most every `interval` seconds.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Throttle:
         self._due = -inf
 
     def happened(self, now: float) -> int:
-        """Count it. How often it has happened since it was last told, this time included; 0: do not tell now."""
+        """Count it. Returns how often it has happened since it was last told, with this time; 0: do not tell now."""
         self.left_out += 1
         return self.rest(now)
 
     def rest(self, now: float) -> int:
-        """How often it has happened since it was last told, where that may be told now; else 0."""
+        """Returns how often it has happened since it was last told, if that may be told now; else 0."""
         count = self.left_out
         if not count or now < self._due:
             return 0
@@ -39,8 +39,8 @@ class Throttle:
 
 
 class ThrottledNotice:
-    """Calls `tell` with how often it has happened, as a Throttle decides; with the last of them, too, after which
-    nothing more happens, for which a task of `loop` waits. To be used by who runs the loop.
+    """Calls `tell` with how often it has happened, when a Throttle says so. A task of `loop` waits to tell the last
+    ones, behind which nothing more happens. Only the thread that runs the loop may use it.
     """
 
     def __init__(self, loop: Loop, interval: float, tell: Callable[[int], None]) -> None:

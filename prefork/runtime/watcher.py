@@ -1,8 +1,10 @@
-"""The watcher: a thread that looks, now and then, whether the leader is held up in a call (threads.py).
+"""The watcher: a thread that looks now and then whether the leader is held up in a call (threads.py). Owns the rule by
+which a call loses the loop.
 
-A call that waits gives the interpreter to others, and the processor too: it is found by its thread's clock, which
-stands still, and loses the loop at once. A call that computes loses it when it has done so for a whole TICK; until then
-the interpreter would go back and forth between it and the new leader, to no avail for those that take a millisecond.
+A call that waits leaves the interpreter, and the processor, to others. The watcher finds it by its thread's CPU clock,
+which stands still, and takes the loop from it at once. A call that computes loses the loop after a whole TICK. Before
+that, the interpreter would go back and forth between the call and the new leader, and calls of a millisecond would gain
+nothing.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from prefork.runtime import forks
 if TYPE_CHECKING:
     from prefork.runtime.threads import ThreadPool
 
-TICK = 0.005  # seconds between two looks, and that a call may compute
-SHORT = 0.001  # seconds: a call that is younger is let alone, and one that is older is looked at twice in this time
-IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idle process makes no wake-ups
+TICK = 0.005  # seconds between two looks; also how long a call may compute before it loses the loop
+SHORT = 0.001  # seconds: a younger call is let alone; an older one is looked at twice, so far apart
+IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idle process has no wake-ups
 
-# An entry is what the leader does, its timeout, and when it has begun (monotonic seconds). There is none where it does
-# nothing, or leads no more.
+# A token holds at most one entry: what its thread does as the leader without the loop, the timeout of that, and when it
+# began (monotonic seconds). It is empty while the leader runs the loop, and once the thread leads no more.
 Token = deque[tuple[Any, float, float]]
 
 
 class Watcher:
-    """That of `pool`. `parked`: it sleeps until `wake`, to be called by who puts a token down."""
+    """The watcher of `pool`. `parked`: it sleeps until a thread that has put an entry into its token calls `wake`."""
 
     def __init__(self, pool: ThreadPool) -> None:
         self.parked = False
@@ -38,7 +40,7 @@ class Watcher:
         self._rouse.acquire()
 
     def run(self) -> None:
-        """Until the pool's loop is over."""
+        """Look until the pool's loop is over."""
         pool, idle = self._pool, 0
         while not pool.is_over:
             forks.leave_if_forked()
@@ -55,7 +57,7 @@ class Watcher:
                 self._park()
 
     def _attend(self, held: tuple[Any, float, float]) -> None:
-        """See to it that this does not hold up the loop."""
+        """Take the loop from the call that this entry is about, if the call holds it up."""
         pool, since = self._pool, held[2]
         while monotonic() - since >= SHORT:
             used, thread = _used(pool.leader), pool.leader
@@ -80,8 +82,8 @@ class Watcher:
 
 
 def _used(thread: int) -> float:
-    """Seconds of processor time that a thread of this process has used. Where the platform does not tell (macOS), it
-    counts as computing.
+    """Seconds of processor time that a thread of this process has used. Where the platform does not tell (macOS), the
+    thread counts as computing.
     """
     try:
         return time.clock_gettime(time.pthread_getcpuclockid(thread))

@@ -1,4 +1,4 @@
-"""Work: what the threads of a pool do for tasks (threads.py), and the place of a thread that waits for some."""
+"""Work: what the threads of a pool do for tasks (threads.py). Owns the followers: the threads that wait for work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Work = Callable[[], None]
 
 
 class Follower:
-    """The place of a thread among the followers. To release `lock` sends the thread to work, on jobs; `promote` lets it
+    """A thread of the pool, as the leader sees it. Releasing `lock` sends it to work on jobs; `promote` lets it
     lead.
     """
 
@@ -30,7 +30,7 @@ class Follower:
         self.token = token
         self.lock = threading.Lock()
         self.lock.acquire()
-        self.thread = threading.get_ident()  # its own, once it runs
+        self.thread = threading.get_ident()  # the ident of its own thread, once that runs
         self.promoted = False
 
     def promote(self) -> None:
@@ -40,7 +40,7 @@ class Follower:
 
 
 class _ForTask(Wait):
-    """What a task awaits while a thread of `pool` does `work` for it, which `call` is about."""
+    """Awaited by a task while a thread of `pool` does `work` for it. `call` describes the work."""
 
     __slots__ = ("call", "pool", "work")
 
@@ -63,7 +63,7 @@ class Job(_ForTask):
 
 
 class Production(_ForTask):
-    """The leader does the work. The task is suspended meanwhile, so that another leader can resume it."""
+    """The leader does the work. Its task is suspended meanwhile, so that another leader can resume it."""
 
     __slots__ = ()
 
@@ -71,12 +71,12 @@ class Production(_ForTask):
         token = self.pool.enter(self, 0, monotonic())
         do(self.work)
         if not self.pool.leave(token):
-            raise Deposed(None)  # the task goes on already
+            raise Deposed(None)  # the new leader has the task already
         task.resume()
 
 
 def do(work: Work) -> None:
-    """Whatever the work raises, its thread goes on: it may have lost the loop, and must not run into it."""
+    """Do the work, and log what it raises. Its thread may have lost the loop, so no error may run into the loop."""
     try:
         work()
     except BaseException as error:

@@ -1,1 +1,1 @@
-"""Memory that all processes of a server share: what each worker counts and says of itself, and who may write it."""
+"""Memory that all processes of a server share: the numbers that workers and master write there. Owns who may write."""

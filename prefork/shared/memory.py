@@ -1,8 +1,8 @@
-"""Shared memory: made by the master, and mapped in each process as that one may use it. Owns who can write.
+"""Shared memory: made by the master, and mapped in each process as that process may use it. Owns who can write.
 
-A mapping outlives a fork, and one that may be made writable by mprotect(2) is as good as writable. So a process that
-may only read maps the memory anew, by a descriptor which was opened for reading: the kernel lets nobody write through
-that (mmap(2), EACCES). No descriptor is left behind by which it could be mapped once more.
+A mapping outlives a fork, and a mapping that mprotect(2) can make writable is as good as writable. So a process that
+may only read maps the memory anew, by a descriptor that was opened for reading: the kernel lets nobody write through
+that (mmap(2), EACCES). No copy of the descriptor by which the memory could be mapped once more is left behind.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 import tempfile
 from contextlib import suppress
 
-_SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW")  # memory that is cut off kills whoever looks at it (SIGBUS)
+_SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW")  # memory that is cut off kills every process that looks at it (SIGBUS)
 
 
 def create(size: int) -> tuple[int, int]:
-    """Two descriptors of `size` bytes of new memory: one to write and one to read it by. Raises OSError."""
+    """Two descriptors of `size` bytes of new memory: the first to write it, the second to read it. Raises OSError."""
     try:
         return _create_memory(size)
     except (AttributeError, OSError):  # another system; no /proc; vm.memfd_noexec
@@ -50,8 +50,8 @@ def _create_file(size: int) -> tuple[int, int]:
 
 
 def map_memory(descriptor: int, size: int, offset: int = 0, *, writable: bool = False) -> mmap.mmap:
-    """That memory in this process, from `offset` on, which is a multiple of mmap.ALLOCATIONGRANULARITY. `descriptor`
-    may be closed then. Raises OSError.
+    """Map that memory in this process, from `offset` on, which must be a multiple of mmap.ALLOCATIONGRANULARITY.
+    Afterwards `descriptor` may be closed. Raises OSError.
     """
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     if sys.version_info >= (3, 13):
@@ -65,7 +65,7 @@ def map_memory(descriptor: int, size: int, offset: int = 0, *, writable: bool = 
 
 
 def _descriptors() -> set[int]:
-    """Those that are open; none where the system does not tell."""
+    """The descriptors that are open; none where the system does not tell."""
     found = set()
     with suppress(OSError):
         for name in os.listdir("/dev/fd"):
@@ -76,7 +76,7 @@ def _descriptors() -> set[int]:
 
 
 def _lead_nowhere(descriptor: int) -> None:
-    """It stays open, as whoever holds it is to close it."""
+    """Make the descriptor one of /dev/null. It stays open, as its holder will close it."""
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, descriptor, inheritable=False)
     os.close(nowhere)

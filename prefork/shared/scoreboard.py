@@ -1,9 +1,9 @@
 """The scoreboard: what the master says of its workers, and each worker of itself, in memory that all processes share.
 Owns the layout of both.
 
-The master says it in the roster, which workers can only read, and each worker in a page of its own, which the others
-can only read (shared/memory.py). So a worker, in which an application lives, can spoil its own page and nothing else;
-and what stands in a page is believed as far as it can be true. The page of slot 0 is the master's own.
+The master writes the roster, which workers can only read. Each worker writes a page of its own, which the other workers
+can only read (shared/memory.py). So a worker, in which an application lives, can damage its own page and nothing else;
+and the words of a page are believed as far as they can be true. The page of slot 0 is the master's own.
 
 Each word has one writer, so there are no locks, and an aligned word of 64 bits is never seen half written. CONNECTIONS
 cannot wrap below zero: a memoryview of unsigned words refuses -1 by a ValueError, in the worker at fault.
@@ -25,15 +25,15 @@ from prefork.shared.memory import create, map_memory
 
 # The words of a worker's page after the counters.
 STATE = WIDTH
-PULSE = WIDTH + 1  # as a double: when the turn began that the worker's loop is in (monotonic seconds); 0: in none
-ACCESS_FAILURE = WIDTH + 2  # the errno for which the last of its ACCESS_LOST was lost
-ERROR_FAILURE = WIDTH + 3  # and of its ERROR_LOST
+PULSE = WIDTH + 1  # as a double: when the worker's loop began its turn (monotonic seconds); 0: in none (Loop.pulse)
+ACCESS_FAILURE = WIDTH + 2  # the errno of the last line counted in ACCESS_LOST
+ERROR_FAILURE = WIDTH + 3  # and in ERROR_LOST
 
 # The words of a slot of the roster.
 _PID = 0
 _GENERATION = 1
 _STARTED = 2  # milliseconds of Unix time; 0 marks a free slot
-_ORDER = 3  # how many Orders the master has given, times 4, plus the last; who is told of an ORDER looks here
+_ORDER = 3  # 4 times the number of Orders that the master has given, plus the last; on a message ORDER, read this
 _HELD = 4  # 1 while SIGSTOP or the like holds the worker
 _BORN = 5  # monotonic milliseconds
 _SLOT = 8  # words: a cache line
@@ -41,35 +41,37 @@ _SLOT = 8  # words: a cache line
 # The words of the roster before its slots.
 _HIGHEST = 0  # the highest slot ever taken
 _STOPPING = 1  # 1 once the server is about to stop
-_DEPARTED = 2  # what workers have counted that are gone
+_DEPARTED = 2  # the counts of workers that are gone
 _HEADER = -(-(_DEPARTED + WIDTH) // _SLOT) * _SLOT
 
 _PAGE = mmap.ALLOCATIONGRANULARITY  # bytes
 _STRIDE = _PAGE // 8
 _MODULO = 1 << 64
-_MOST = 1 << 40  # of anything that is counted, in a second: what is more has not been counted
+_MOST = 1 << 40  # of anything that is counted, in a second: a higher count is not believed
 STUCK = 1.0  # seconds in one turn, after which a worker is not said to serve
 
 
 class State(IntEnum):
-    """Where a worker stands. It writes the first four into its own STATE; EMPTY means BOOTING."""
+    """Where a worker stands. It writes SERVING and DRAINING into its own STATE; before that stands EMPTY, for
+    BOOTING.
+    """
 
     EMPTY = 0
     BOOTING = 1
     SERVING = 2
     DRAINING = 3
-    STUCK = 4  # its loop does not turn
+    STUCK = 4  # its loop has been in one turn for STUCK seconds
     STOPPED = 5  # by SIGSTOP or the like
-    UNKNOWN = 6  # what it says of itself makes no sense
+    UNKNOWN = 6  # its page makes no sense
 
 
 class Order(IntEnum):
-    """What a worker is to do. NONE is what there is before the first."""
+    """An order of the master to a worker. NONE stands there before the first."""
 
     NONE = 0
     LEAVE = 1
     STAND_BY = 2  # take no clients any more, until there is another order
-    SERVE = 3  # take clients, which nobody does by itself
+    SERVE = 3  # take clients, which no worker does by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Board:
         self._memories = roster, pages
 
     def own(self, index: int, pages: int) -> memoryview:
-        """The page of slot `index` as the words that this process, its worker, writes. `pages` is the descriptor that
-        lets it, and is closed. Raises OSError.
+        """The page of slot `index`, as words that this process, the slot's worker, may write. Maps it by the descriptor
+        `pages`, and closes that. Raises OSError.
         """
         try:
             return memoryview(map_memory(pages, _PAGE, index * _PAGE, writable=True)).cast("Q")
@@ -114,17 +116,17 @@ class Board:
         return self._pages[_STRIDE + word : end : _STRIDE].tolist()
 
     def generations(self) -> list[int]:
-        """The generation of each of these."""
+        """The generation in each slot, in the order of `column`."""
         end = _HEADER + (self._roster[_HIGHEST] + 1) * _SLOT
         return self._roster[_HEADER + _SLOT + _GENERATION : end : _SLOT].tolist()
 
     def generation(self, index: int) -> int:
-        """That of the worker in slot `index`."""
+        """The generation of the worker in slot `index`."""
         return self._roster[_at(index, _GENERATION)]
 
     def turn(self, index: int) -> float:
-        """When the turn began that the loop of the worker in slot `index` is in (monotonic seconds); inf: in none. And
-        -inf where the loop cannot have written what stands there.
+        """When the loop of the worker in slot `index` began the turn that it is in (monotonic seconds); inf: it is in
+        none; -inf: the loop cannot have written that word.
         """
         beat = self._beats[index * _STRIDE + PULSE]
         if 0.0 < beat <= time.monotonic():
@@ -143,18 +145,18 @@ class Board:
         ]
 
     def orders(self, index: int) -> tuple[int, Order]:
-        """How many orders the worker has been given, and the last."""
+        """How many orders the worker has been given, and the last one."""
         count, order = divmod(self._roster[_at(index, _ORDER)], 4)
         return count, Order(order)
 
     def counts(self, index: int) -> tuple[int, ...]:
-        """What the worker in slot `index` has counted, less what nobody counts in that time."""
+        """The counts of the worker in slot `index`; 0 for a count that it cannot have reached since it was born."""
         age = time.monotonic_ns() // 1_000_000_000 - self._roster[_at(index, _BORN)] // 1000
         most = _MOST * (age + 1)
         return tuple(count if count <= most else 0 for count in self.slot(index)[:WIDTH].tolist())
 
     def state(self, index: int) -> State:
-        """Where the worker stands: it serves where the master has told it to, it says so, and its loop turns."""
+        """Where the worker stands. It serves where the master has told it to, it says so, and its loop turns."""
         if self._roster[_at(index, _HELD)]:
             return State.STOPPED
         order = self.orders(index)[1]
@@ -192,14 +194,14 @@ class Board:
 
 
 class Scoreboard(Board):
-    """The master's, with room for so many `slots`. Raises StartError where there is no such memory."""
+    """The master's scoreboard, with room for `slots` workers. Raises StartError where there is no such memory."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         try:
             writing, self._reading_roster = create((_HEADER + (slots + 1) * _SLOT) * 8)
             roster = map_memory(writing, (_HEADER + (slots + 1) * _SLOT) * 8, writable=True)
-            os.close(writing)  # this was the only mapping by which it can be written
+            os.close(writing)  # the mapping above is the only one by which it can be written
             self.pages, self._reading_pages = create((slots + 1) * _PAGE)
             pages = map_memory(self.pages, (slots + 1) * _PAGE, writable=True)
         except OSError as error:
@@ -207,8 +209,8 @@ class Scoreboard(Board):
         super().__init__(roster, pages)
 
     def enter_child(self) -> Board:
-        """In a forked child: let go of all that is the master's to write, and have the rest to read. What remains is
-        the descriptor `pages`, for `Board.own`.
+        """In a forked child: let go of everything that only the master may write, and map the rest for reading. The
+        descriptor `pages` remains, for `Board.own`.
         """
         roster, pages = self._memories
         board = Board(map_memory(self._reading_roster, len(roster)), map_memory(self._reading_pages, len(pages)))
@@ -221,7 +223,7 @@ class Scoreboard(Board):
         return board
 
     def free(self) -> int:
-        """The first slot that is not taken; BootError if there is none."""
+        """The first slot that is not taken. Raises BootError if there is none."""
         for index in range(1, self._slots + 1):
             if not self._roster[_at(index, _STARTED)]:
                 return index
@@ -230,7 +232,7 @@ class Scoreboard(Board):
     def occupy(self, index: int, pid: int, generation: int) -> None:
         """Take the slot. Before the fork, with pid 0, it is a reservation; call it again once the pid is known.
 
-        Touches nothing that the worker writes, which by now may be running.
+        Touches no word that the worker writes: it may be running by now.
         """
         roster = self._roster
         roster[_at(index, _PID)] = pid
@@ -240,7 +242,7 @@ class Scoreboard(Board):
         roster[_HIGHEST] = max(roster[_HIGHEST], index)
 
     def order(self, index: int, order: Order) -> None:
-        """Have the worker know what it is that the master asks of it."""
+        """Write the master's next order to the worker. The worker must be told to look."""
         where = _at(index, _ORDER)
         self._roster[where] = (self._roster[where] // 4 + 1) * 4 + order
 
@@ -249,8 +251,8 @@ class Scoreboard(Board):
         self._roster[_at(index, _HELD)] = held
 
     def vacate(self, index: int) -> None:
-        """Free the slot of a worker that has been reaped and keep its counts, save the GAUGES: those ended with it.
-        Its failures are kept, too, where it had some.
+        """Free the slot of a worker that has been reaped. Its counts are kept, save the GAUGES, which ended with it.
+        The errnos of its lost log lines are kept too, if it has any.
         """
         for word, count in enumerate(self.counts(index)):
             if word not in GAUGES:
@@ -264,7 +266,7 @@ class Scoreboard(Board):
             self._roster[_at(index, word)] = 0
 
     def stop(self) -> None:
-        """Have all know that the server is about to stop."""
+        """Let all processes know that the server is about to stop."""
         self._roster[_STOPPING] = 1
 
 

@@ -122,3 +122,17 @@ def test_here_is_what_the_shell_calls_it_and_has_a_name_when_it_is_gone(
     monkeypatch.delenv("PWD")
     assert file_paths.here() == str(directory / "ours")
     assert file_paths.absolute("/x/../y") == "/y"
+
+
+@pytest.mark.parametrize("walks", [False, True], ids=["by name", "walked"])
+def test_directories_that_are_made_on_the_way_are_writable_by_us_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walks: bool
+) -> None:
+    monkeypatch.setattr(file_paths, "must_walk", lambda: walks)
+    before = os.umask(0)
+    try:
+        with file_paths.place(str(tmp_path / "a/b/c/file"), make=True) as place:
+            assert place.made
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/c")] == [0o755] * 3
