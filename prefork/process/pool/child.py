@@ -48,7 +48,7 @@ class Child:
         self.out_of_memory = False  # the kernel seems to have killed it as memory had run out
         # gives the time at which the current turn of its loop began (Board.turn); a child without a loop is in none
         self.turn: Callable[[], float] = lambda: inf
-        self.hold: Callable[[bool], None] = lambda held: None  # called when SIGSTOP or the like stops it, and when it goes on
+        self.hold: Callable[[bool], None] = lambda held: None  # called when SIGSTOP stops it, or it goes on
         self._odd = inf  # since when `turn` has given what its loop cannot have written (monotonic seconds)
         self.asgi = False  # it is ready, and hosts an ASGI application
         self.served = 0.0  # once exited: the seconds for which it was ready

@@ -1,4 +1,4 @@
-"""A generation: the workers of one configuration. Owns their start, their replacement at their death, and their drain."""
+"""A generation: the workers of one configuration. Owns their start, the replacement of the dead, and their drain."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ class Generation:
             self._vigil = None
 
     def close(self) -> None:
-        """Close what belongs to this generation alone. Its sockets stay open: the next generation may have them, too."""
+        """Close what this generation has alone. Its sockets stay open: the next generation may have them, too."""
         self.logs.close()
         os.close(self._directory)
 

@@ -99,8 +99,8 @@ class Template:
             self._children.loop.spawn(self._child.see_end(), "ending a template that boots")
 
     async def end(self, workers: Collection[Child]) -> None:
-        """Once it is dismissed: wait until all `workers` have ended, then end it. Until then, a worker may need what the
-        import has started, such as a process.
+        """Once it is dismissed: wait until all `workers` have ended, then end it. Until then, a worker may need what
+        the import has started, such as a process.
         """
         while workers:
             await next(iter(workers)).exited.wait()
@@ -166,7 +166,7 @@ class Template:
             try:
                 child = self._children.adopt(int(answer), ours.detach())
             except MalformedMessage as error:
-                self._child.signal(signal.SIGKILL)  # its application interferes with it; the next request forks a new one
+                self._child.signal(signal.SIGKILL)  # its application interferes; the next request forks a new one
                 await self._child.exited.wait()
                 raise BootError(f"the template says what makes no sense: {error}") from None
         child.ask(KNOWN)
@@ -272,7 +272,7 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], reporter
 def _bear_and_die(
     assignment: worker.Assignment, ours: Sequence[socket.socket], reporter: Reporter, writing: int
 ) -> None:
-    """In the worker's parent: fork the worker, tell its pid, and end. Never returns, in the worker neither."""
+    """In the worker's parent: fork the worker, tell its pid, and end. Never returns, neither here nor in the worker."""
     try:
         pid = os.fork()
         if not pid:
@@ -291,8 +291,8 @@ def _bear_and_die(
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process when the master dies, even in the midst of a call. To be called after the change
-    of user, which would undo it.
+    """Have the kernel kill this process when the master dies, even in the midst of a call. To be called after the
+    change of user, which would undo it.
     """
     parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
