@@ -1,5 +1,5 @@
-"""The banner: the one line on standard output that says where the server serves. Owns that line, and the one for a server that
-cannot start.
+"""The banner: the one line on standard output that says where the server serves. Owns this line, and the one that says
+why a server cannot start.
 """
 
 from __future__ import annotations

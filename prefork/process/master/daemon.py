@@ -19,8 +19,8 @@ READY = b"ready\n"
 
 
 class Daemon:
-    """Makes the server a process in the background, in which this returns. In the caller, this raises SystemExit, with 0
-    when the server is ready and else 1, or KeyboardInterrupt.
+    """Makes the server a process in the background. The constructor returns there; in the caller it raises SystemExit,
+    with 0 when the server is ready and else with 1, or KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class Daemon:
         sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in self._streams)
 
     def _close_others(self) -> None:
-        """Close all descriptors but the server's own. The server would hold them as long as it runs, perhaps without the
-        caller knowing.
+        """Close what else the caller has handed down, perhaps without knowing. The server would hold it as long as it
+        runs.
         """
         begin = 3
         for own in sorted((self._told, *self._streams)):

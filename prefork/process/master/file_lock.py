@@ -21,8 +21,8 @@ _WHOLE = _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
 
 
 def take(file: int) -> None:
-    """Lock the file that the descriptor `file` is open on, for reading and writing. Raises BlockingIOError where another
-    process has locked it, or OSError.
+    """Lock a file by `file`, a descriptor for reading and writing. Raises BlockingIOError where another process has
+    locked it, or OSError.
     """
     if _HAS_OWN:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _WHOLE)

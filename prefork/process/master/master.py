@@ -279,8 +279,8 @@ class Master:
         return standing(self.generation)
 
     async def _resize(self, operations: Sequence[Operation]) -> None:
-        """Have as many workers as the operations come to, until the next reload. Raises BootError where that fails: then
-        there are as many as before.
+        """Have as many workers as the operations come to, until the next reload. Raises BootError where that fails:
+        then there are as many as before.
         """
         if self.generation.phase is Phase.LEAVING:
             raise BootError("the workers have been drained; a reload brings new ones")
@@ -355,16 +355,16 @@ class Master:
         return "; ".join(dict.fromkeys(problems))
 
     def _drain(self) -> None:
-        """Have no workers until the next reload or upgrade. Clients wait meanwhile. Nothing happens in a terminal, which
-        sends WINCH when its size changes.
+        """Have no workers until the next reload or upgrade. Clients wait meanwhile. Nothing happens in a terminal,
+        which sends WINCH when its size changes.
         """
         if self._state is State.RUNNING and self.generation.phase is Phase.SERVING and not in_terminal():
             log.info("draining the workers; a reload brings new ones")
             self._loop.spawn(self.generation.drain(), "draining the workers")
 
     def _stop(self, fast: bool = False) -> None:
-        """Stop when the requests under way are done. With `fast`, or when called again, wait for no request. A fast stop
-        that is called again kills all children that are left.
+        """Stop when the requests under way are done. With `fast`, or when called again, wait for no request. A call
+        after that kills all children that are left.
         """
         fast = fast or self._state is State.STOPPING
         leaving = self._state is State.SUCCEEDED

@@ -64,7 +64,9 @@ class PidFile:
             raise StartError(f"{self.path}: cannot write this pid file: {error.strerror}") from None
 
     def remove(self) -> None:
-        """Release the lock. Unless it is lent, remove the file, and the directory if this was made for it and is empty."""
+        """Remove the file, and the directory that was made for it if that is empty, and release the lock. Where it is
+        lent, only close the descriptor.
+        """
         if not self.lent:
             with suppress(OSError):  # somebody has removed them, or the directory is not empty
                 with file_paths.place(self.path) as place:
@@ -112,8 +114,8 @@ def _try_lock(place: file_paths.Place, told: str) -> int | None:
 
 
 def _not_ours(status: os.stat_result) -> str:
-    """The reason not to write to this file; "" for none. A file that its master has just removed has no name at all, and
-    is no problem.
+    """The reason not to write to this file; "" for none. A file that its master has just removed has no name at all;
+    that is no reason.
     """
     if not stat.S_ISREG(status.st_mode):
         return "it is no regular file"

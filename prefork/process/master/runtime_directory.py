@@ -77,7 +77,7 @@ def control_sockets() -> list[str]:
 
 def _directories() -> Iterator[str]:
     """The runtime directories of this user, the best first (XDG Base Directory Specification: XDG_RUNTIME_DIR). The
-    parent of the last one is open to everybody, but it is sticky: only the owner of a directory can rename or remove it.
+    parent of the last one is open to everybody, but sticky: only the owner of a directory can rename or remove it.
     """
     user = os.geteuid()
     session = os.environ.get("XDG_RUNTIME_DIR", "")

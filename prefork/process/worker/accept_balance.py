@@ -121,8 +121,9 @@ class AcceptBalance:
         return own_open * count > SHARE * all_open + SLACK * count
 
     def _accepting(self) -> list[bool]:
-        """For each worker, in the order of the scoreboard's columns, whether it shares the clients. These are the serving
-        workers of this generation that have not been full for FULL seconds; all serving ones where each has been.
+        """For each worker, in the order of the scoreboard's columns, whether it shares the clients. The workers that do
+        are the serving ones of this generation that have not been full for FULL seconds; all serving ones where each
+        has been.
         """
         board, serving = self._scoreboard, State.SERVING.value
         generation = board.generation(self._slot)
