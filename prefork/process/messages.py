@@ -130,5 +130,5 @@ def _shortened(text: str, most: int) -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` with lone surrogates, which stand for the bytes of a file name that is not UTF-8, escaped."""
+    """`text` with each lone surrogate escaped. These stand for bytes of a file name that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

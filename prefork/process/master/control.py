@@ -42,7 +42,7 @@ class Reply(msgspec.Struct):
 
 
 class ControlSocket:
-    """The master's control socket at `path`. While it is `lent`, another master will remove it."""
+    """The master's control socket at `path`. While it is `lent`, another master serves it, and will remove it."""
 
     def __init__(self, path: str, borrowed: socket.socket | None = None) -> None:
         """Binds it with mode 0600, unless a listener is `borrowed`. Raises StartError."""

@@ -163,7 +163,7 @@ class Successor:
             with self._loop.within(MARGIN):
                 await self._hear()
         except TimedOut:
-            self.child.signal(signal.SIGKILL)  # it may be about to serve, and SIGINT would then remove what is ours
+            self.child.signal(signal.SIGKILL)  # it may be about to serve, and a stop in order would remove what is ours
             raise BootError(f"the new master {self.child.pid} got ready, and did not serve") from None
         self._children.let_go(self.child)
         self._hang_up()

@@ -3,9 +3,10 @@ Owns both sides of that, the master's and the template's. Linux only.
 
 A copy shares the template's memory until one of the two writes to it, and is ready in milliseconds. Each generation has
 a template of its own, so a reload simply starts the next one, and the master itself never holds the application. The
-template serves no clients. It forks workers from its main thread, so no worker has a thread that the application
-started when it was imported. A process that the application started then (multiprocessing.Manager, say) is shared by
-all workers. So the template outlives the workers, and ends in order: its exit functions end such processes.
+template serves no clients, and after the import the server has only the main thread there, which forks the workers. A
+thread that the application started when it was imported is in no worker. A process that the application started then
+(multiprocessing.Manager, say) is shared by all workers. So the template outlives the workers, and ends in order: its
+exit functions end such processes.
 
 A worker must be a child of the master, which waits for its end, and not of the template. So the template forks twice.
 The worker's parent ends at once, and the kernel gives the worker to the nearest ancestor that has asked for such

@@ -56,8 +56,8 @@ def _pages(files: Mapping[str, str]) -> ErrorPages:
 
 
 def settle(workers: Workers) -> None:
-    """Set what `workers` says: environment variables, module path and current directory. Until the last of these
-    steps, relative paths are relative to the directory of the master.
+    """Set the switch interval, and the environment variables, current directory and module path of `workers`. To be
+    called before the application is imported. All paths of `workers` are relative to the master's directory.
 
     Raises StartError where the directory cannot be entered.
     """

@@ -77,7 +77,7 @@ class Assignment:
 
 
 def run(assignment: Assignment, reporter: Reporter) -> int:
-    """Live as a worker, and return the exit status. Raises what assembling raises; then no report has been sent."""
+    """Live as a worker, and return the exit status. Raises what assembling raises; then it has not reported ready."""
     forks.host()
     set_process_title(f"worker {assignment.slot}")
     if assignment.settings.workers.affinity:
@@ -403,8 +403,9 @@ def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
     """How many of the wanted `connections` there are descriptors for. The soft limit is raised where that helps, up to
     two descriptors for each connection: a body of a request or a response may be a file.
 
-    `watchable` is how many descriptors the poller can watch, None where that is not bounded. `reserve` of them are kept
-    for what is not a connection.
+    `watchable` is how many descriptors the poller can watch, None where that is not bounded. Where it is bounded, no
+    connection has a second descriptor: files would use up numbers that the poller can watch. `reserve` descriptors are
+    kept for what is not a connection.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if watchable is not None:
