@@ -68,8 +68,8 @@ class Dismissed(SystemExit):
     """Raised in the main thread of a child that has been told to end while it imports an application.
 
     The exception is lost where it is raised in a finalizer, in a call at a fork, or below a bare `except:`. So the
-    child is told several times. It raises the exception again only where the last one has been lost: `under_way` says
-    that it has not.
+    child is told several times, and raises the exception again only where the last one has been lost. `under_way` is
+    true while one is raised and not lost.
     """
 
     under_way = False

@@ -6,7 +6,7 @@ With keep-alive, a worker has a client for long. Without balancing, the workers 
 a wake-up away from those that may accept (no EPOLLEXCLUSIVE). A moment later it looks whether another has taken the
 client.
 
-A worker's share is its share of the busy connections (shared/activity.py). A worker that has no fewer of those than the
+The share of a worker is counted in busy connections (shared/activity.py). A worker that has no fewer of those than the
 mean looks at the open connections, too, as many of them idle now and are busy later. So where one worker has many event
 streams or idle clients, the next busy clients do not all go to the other.
 

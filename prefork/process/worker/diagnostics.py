@@ -1,10 +1,10 @@
 """The diagnostics: a thread of a worker that answers the master while the loop is stuck. Owns this thread and the
 descriptors that it polls. It never touches the loop.
 
-The thread sleeps until the master asks something, has an order, or is gone. Where the loop has not turned for too
-long, for example, the master asks where it is. When the master is gone, a loop that turns sees that by itself, and
-drains; the thread only bounds the time. Orders come through this thread because nothing can keep it from reading:
-neither the signal handlers of an application, nor a main thread that waits in a call.
+The thread sleeps until the master asks something, has an order, or is gone. For example, the master asks where the loop
+is, when that has not turned for too long. When the master is gone, a loop that turns sees that by itself, and the
+worker drains; the thread only bounds the time. Orders come through this thread because nothing can keep it from
+reading: neither the signal handlers of an application, nor a main thread that waits in a call.
 """
 
 from __future__ import annotations

@@ -379,7 +379,7 @@ class Worker:
                 self._accept()
 
     def _begin_drain(self) -> None:
-        """Accept the clients that are in the queue, unless the drain is hurried, and no more. Then drain the server."""
+        """Begin the drain. Clients in the queue are still accepted, unless the drain is hurried, and no later ones."""
         self._board[STATE] = State.DRAINING
         has_accepted = bool(self._accepting) and not self._drain.hurried
         self._stop_accepting()
