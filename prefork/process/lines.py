@@ -1,8 +1,9 @@
-"""Lines: messages between the processes of a server, a JSON object each. Owns how much of them is believed.
+"""Lines: messages between the processes of a server, one JSON value on each line. Owns the checks that a reader makes.
 
-An application lives in most of the processes that speak here. So a line has a longest length, which is looked at with
-each piece that is read; the pieces of a line are never joined anew (250 MiB without a newline took the master minutes);
-and what is no message is a MalformedMessage, whatever is wrong with it, for the reader to put down to its sender.
+Most of the processes that write such lines run an application, so no line is trusted. Its length is limited, and is
+checked with each piece that is read. A piece is appended, and the line is never copied for it (250 MiB without a
+newline took the master minutes). A line that is no message raises MalformedMessage, whatever is wrong with it, and the
+reader holds its sender responsible.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import msgspec
 
 from prefork.errors import MalformedMessage
 
-LONGEST = 256 << 10  # bytes of a line: a report (messages.py) with all that it may quote
-READ = 65536  # bytes that are read at once
+LONGEST = 256 << 10  # bytes of a line: enough for the longest report (messages.py)
+READ = 65536  # bytes read at once
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class Lines:
 
     def __init__(self, longest: int = LONGEST) -> None:
         self._longest = longest
-        self._begun = bytearray()  # of the line that is not complete yet
+        self._begun = bytearray()  # the beginning of the line that is not complete yet
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The lines that end in `piece`, without their newlines. Raises MalformedMessage where one is too long."""

@@ -1,4 +1,6 @@
-"""The machine as this process sees it: its title, its terminal, and how many cores it may use."""
+"""The machine, as this process sees it. Owns the process title, the question of a terminal, and the cores that may be
+used.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from prefork.logger import log
 
 
 def set_process_title(role: str) -> None:
-    """Be listed as "prefork: ROLE" by ps and top, where setproctitle is installed."""
+    """Have ps and top list this process as "prefork: ROLE", where setproctitle is installed."""
     try:
         setproctitle = importlib.import_module("setproctitle").setproctitle
     except ImportError:
         return
-    # it would take the place of the environment, too, for longer titles than there are here; and what can be read in
-    # /proc of that is what people look for when an application misbehaves
+    # setproctitle would overwrite the environment variables, too, to have room for titles longer than these; but people
+    # read them in /proc when an application misbehaves
     os.environ["SPT_NOENV"] = "1"
     setproctitle(f"prefork: {role}")
     del os.environ["SPT_NOENV"]
@@ -34,7 +36,7 @@ def in_terminal() -> bool:
 
 
 def pin(position: int) -> None:
-    """Keep this process, the worker at `position` from 0 on, on one core of those that it may use, in turn."""
+    """Keep this process, the worker at `position` (from 0), on one of the cores it may use, round robin."""
     if not hasattr(psutil.Process, "cpu_affinity"):
         log.warning("workers.affinity has no effect: this system does not pin processes to cores")
         return
@@ -44,7 +46,9 @@ def pin(position: int) -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use: psutil's count, within the affinity mask and the cgroup's CPU quota."""
+    """How many cores this process may use: psutil's count, within the affinity mask and the cgroup's CPU quota, which
+    is rounded down. At least 1.
+    """
     count = psutil.cpu_count() or 1
     if hasattr(psutil.Process, "cpu_affinity"):
         count = min(count, len(psutil.Process().cpu_affinity() or range(count)))
@@ -53,9 +57,10 @@ def cores() -> int:
 
 
 def _cgroup_quota() -> float | None:
-    """CPUs' worth of time that the cgroup grants (cgroup v2's cpu.max, v1's cfs_quota_us); None is no limit.
+    """CPU time that the cgroup grants, as a number of CPUs (cgroup v2's cpu.max, v1's cfs_quota_us); None is no limit.
 
-    The nearest limit counts, so the ancestors' are looked at too. In a container the hierarchy begins at its own root.
+    The lowest limit counts, so those of the ancestors are read, too. In a container, the hierarchy begins at the
+    container's own root.
     """
     quotas = [*_quotas_v2(), *_quotas_v1()]
     return min(quotas, default=None)
@@ -86,7 +91,9 @@ def _quotas_v1() -> list[float]:
 
 
 def cgroup_directories(hierarchy: str, controller: str, root: Path) -> list[Path]:
-    """This process's directory below `root` and all above it (cgroups(7), /proc/self/cgroup: "ID:CONTROLLERS:PATH")."""
+    """The directory of this process's cgroup, and its parents up to `root` (cgroups(7), /proc/self/cgroup:
+    "ID:CONTROLLERS:PATH"). The cgroup is the one of the `hierarchy`, or of the `controller` where that is not "".
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,5 +1,5 @@
-"""Messages: what a child and its parent say to each other, and how an error becomes a report. Owns which frames of a
-traceback are told.
+"""Messages between a child and its parent. Owns their fields, how an error becomes a Report, and which frames of a
+traceback the report shows.
 """
 
 from __future__ import annotations
@@ -14,38 +14,40 @@ import prefork
 from prefork.errors import PreforkError, StartError, TargetError
 from prefork.observe.sink import identity
 
-LEADING = (  # where the frames are that lead to the application's
+LEADING = (  # files of frames that come before the application's, by how their names begin
     os.path.join(os.path.dirname(prefork.__file__), ""),
     os.path.join(os.path.dirname(importlib.__file__), ""),
     "<frozen importlib",
 )
 
-# What a parent asks of a child, a byte each.
-WHERE = b"?"
-WHAT = b"!"
-ORDER = b"o"  # there is one for it in the scoreboard
+# A parent's questions and commands to a child, a byte each.
+WHERE = b"?"  # log the stacks of your threads, or report them while you boot
+WHAT = b"!"  # report an Account
+ORDER = b"o"  # the scoreboard has an order for you
 NOW = b"n"  # end at once, as SIGINT says
 
-MOST_OF_PROBLEM = 8 << 10  # characters of an error's message that are told, and of its traceback: both fit a line
+MOST_OF_PROBLEM = 8 << 10  # characters of an error's message in a report, and of its traceback: both fit a line
 MOST_OF_TRACEBACK = 32 << 10
 MOST_OF_REQUEST = 500
 
 
 class Account(msgspec.Struct):
-    """What a worker is at: of the requests under way the one that came first, "" for none, and its age in seconds."""
+    """The oldest request that a worker has under way, "" where there is none, and that request's age in seconds."""
 
     request: str = ""
     age: float = 0.0
 
     def within(self, age: float) -> Account:
-        """The same as far as it can be true of a worker of that age."""
+        """The same, cut to values that can be true of a worker that is `age` seconds old."""
         return Account(self.request[:MOST_OF_REQUEST], min(max(0.0, self.age), age))
 
 
 class Report(msgspec.Struct):
-    """What a child says of its boot; `problem` is "" when it is ready, and `asgi` tells whether it hosts an ASGI
-    application. While it boots: `place`, the stacks of its threads, where it was asked for that. Later on: its
-    `account`, where it was asked for that, or without one that it is to be replaced.
+    """A message from a child to its parent.
+
+    The report of its boot: `problem` is "" when the child is ready, and `asgi` tells whether it hosts an ASGI
+    application. While the child boots, `place` has the stacks of its threads, in answer to WHERE. Once it is ready,
+    `account` answers WHAT, and a report without one asks that the child be replaced.
     """
 
     problem: str = ""
@@ -56,14 +58,14 @@ class Report(msgspec.Struct):
 
 
 class Reporter:
-    """A child's end of the line to its parent. Called with a Report it says that, once or again; `fd` is readable when
-    the parent asks something, and at its end when the parent wants to hear no more.
+    """A child's end of the line to its parent. `send` may be called any number of times. `fd` is readable when the
+    parent asks something, and at its end when the parent has closed the line.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.ready = False  # by its own word
-        self.heard = True  # by the parent, so far
+        self.ready = False  # the child has reported that it is ready
+        self.heard = True  # nothing has kept a report from the parent so far
         self._identity = identity(fd)
 
     def send(self, report: Report) -> None:
@@ -77,21 +79,22 @@ class Reporter:
             self.heard = False
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Close the line: nothing more can be sent."""
         os.close(self.fd)
         self.heard = False
 
 
 def describe(error: BaseException) -> Report:
-    """An error as a report: what is known to be clear stands alone, the rest comes with its traceback.
+    """An error as a report. A TargetError and a StartError are clear by themselves; any other has its traceback.
 
-    That begins where the application does: the frames that led to it are ours, and say nothing of its own.
+    The traceback begins with the application's first frame: the frames before it are the server's, and say nothing
+    about the application.
     """
     if isinstance(error, (TargetError, StartError)):
         return Report(_shortened(str(error), MOST_OF_PROBLEM))
     problem = traceback.format_exception_only(error)[-1].strip()
     if isinstance(error, PreforkError):
-        problem = str(error)  # our own words, which need no class
+        problem = str(error)  # the server's own words, which need no class name
     told = traceback.TracebackException.from_exception(error)
     behind: list[traceback.TracebackException | None] = [told]
     while behind:
@@ -103,12 +106,14 @@ def describe(error: BaseException) -> Report:
 
 
 def whereabouts(stacks: str) -> Report:
-    """What a child says that is asked where it is while it boots."""
+    """A booting child's answer to WHERE."""
     return Report(place=_shortened(encodable(stacks), MOST_OF_TRACEBACK) or "-")
 
 
 def _shorten(told: traceback.TracebackException) -> None:
-    """Drop the frames before the application's first; all stay if there is none."""
+    """Drop the frames before the application's first one. Where the application has none, all stay, but for those of a
+    SyntaxError.
+    """
     theirs = [not frame.filename.startswith(LEADING) for frame in told.stack]
     if any(theirs):
         del told.stack[: theirs.index(True)]
@@ -117,7 +122,7 @@ def _shorten(told: traceback.TracebackException) -> None:
 
 
 def _shortened(text: str, most: int) -> str:
-    """At most so many characters, from the beginning and from the end, and how many there are between."""
+    """At most `most` characters of `text`, from its beginning and its end, and between them how many are left out."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -125,5 +130,5 @@ def _shortened(text: str, most: int) -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` with lone surrogates, which stand for the bytes of a file name that is not UTF-8, escaped."""
+    """`text` with each lone surrogate escaped. These stand for bytes of a file name that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,6 @@
-"""Signals: number -> Command, one table for the master and one for workers. Owns the wakeup descriptor."""
+"""Signals: the tables from signal numbers to Commands, one for the master and one for workers. Owns the wakeup
+descriptor.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from prefork.runtime.loop import Loop
 
 
 class Command(Enum):
-    """What a signal asks for."""
+    """The meaning of a signal."""
 
     RELOAD = auto()
     STOP = auto()
@@ -32,11 +34,12 @@ class Command(Enum):
     NOTHING = auto()
 
 
-# The master has left an order: a worker hears of it by the line between them (worker/diagnostics.py), and notes it as
-# if it were this signal; as one it ends a child that boots. Nobody else has a use for it: applications take SIGTERM,
-# SIGHUP and SIGUSR2, Go's runtime, which a library may bring along, SIGURG; and a stopped process that goes on forgets
-# SIGTTIN (signal(7)). Nor is it SIGUSR2, at which a worker writes all stacks. macOS and BSD have no real-time signals
-# that Python knows of, but SIGEMT, which no kernel of today sends.
+# The master has an order for this process. A worker that serves hears of it by the line to the master
+# (worker/diagnostics.py), and notes it as if this signal had come. The signal itself ends a child that boots, and a
+# template. The number is one that nobody else uses: applications handle SIGTERM, SIGHUP and SIGUSR2, the runtime of Go,
+# which a library may bring along, uses SIGURG, and SIGCONT makes a stopped process forget SIGTTIN (signal(7)). A worker
+# writes all stacks at SIGUSR2. Python knows of no real-time signals of macOS and BSD, but of SIGEMT, which no kernel of
+# today sends.
 ORDERED: int = signal.SIGRTMIN + 4 if sys.platform == "linux" else getattr(signal, "SIGEMT", signal.SIGUSR2)
 
 MASTER: dict[int, Command] = {
@@ -52,7 +55,7 @@ MASTER: dict[int, Command] = {
     signal.SIGCHLD: Command.REAP,
 }
 WORKER = {
-    **MASTER,  # what is the master's alone is ignored: the defaults would be to die, or to stop
+    **MASTER,  # signals for the master alone are ignored: by default they would end or stop the worker
     signal.SIGHUP: Command.NOTHING,
     signal.SIGUSR2: Command.NOTHING,
     signal.SIGTTIN: Command.NOTHING,
@@ -60,14 +63,15 @@ WORKER = {
     ORDERED: Command.OBEY,
 }
 del WORKER[signal.SIGWINCH]
-del WORKER[signal.SIGCHLD]  # an application's own children are its own affair
+del WORKER[signal.SIGCHLD]  # an application looks after its own children
 
 
 class Dismissed(SystemExit):
     """Raised in the main thread of a child that has been told to end while it imports an application.
 
-    It may come up where nothing comes through: in a finalizer, a call at a fork, or a bare `except:`. It is gone then,
-    while one that is on its way is not; so who is told again raises another one only where it has to.
+    The exception is lost where it is raised in a finalizer, in a call at a fork, or below a bare `except:`. So the
+    child is told several times, and raises the exception again only where the last one has been lost. `under_way` is
+    true while one is raised and not lost.
     """
 
     under_way = False
@@ -81,25 +85,27 @@ class Dismissed(SystemExit):
 
 
 def dismiss(frame: FrameType | None) -> None:
-    """Raise Dismissed in the handler of a signal that has come at `frame`, unless one is on its way already: whoever
-    cleans up behind it is not to be cut off. Nor is a fork; one who is told so then will be told again.
+    """Raise Dismissed in the handler of a signal that has come at `frame`.
+
+    Nothing is raised while an earlier Dismissed is under way, as it would cut off the clean-up behind that one, nor in
+    the midst of a fork. The parent will tell the child again.
     """
     if not Dismissed.under_way and not forks.is_under_way(frame):
         raise Dismissed
 
 
 class Signals:
-    """Catches the signals of `table` from now on, and hands them out in order (signal.set_wakeup_fd)."""
+    """Catches the signals of `table` from now on, and returns their commands in order (signal.set_wakeup_fd)."""
 
     def __init__(self, loop: Loop, table: Mapping[int, Command], *, insist: bool = False) -> None:
-        """With `insist` no signal is lost, though an application may have the wakeup descriptor at the moment, or have
-        closed it, as asyncio.run does; most come twice then.
+        """With `insist`, no signal is lost where an application has taken the wakeup descriptor, or has closed it, as
+        asyncio.run does. Most signals come twice then.
         """
         self._loop = loop
         self._table = table
         self._received = b""
         self._interruptible = False
-        # a pipe holds 65536 of them while an application call keeps us from reading; a socket pair, 278
+        # while an application call keeps the loop from reading, a pipe holds 65536 signals; a socket pair, 278
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
@@ -111,11 +117,11 @@ class Signals:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
             signal.siginterrupt(number, False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever waited for a handler comes in now
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # signals that waited for a handler come now
 
     def note(self, number: int) -> None:
-        """As if this signal had come; in any thread."""
-        with suppress(OSError):  # as full as the wakeup descriptor may be
+        """Have `next` return as if this signal had come. May be called in any thread."""
+        with suppress(OSError):  # the pipe is full, as it may be for the wakeup descriptor
             os.write(self._writing, bytes([number]))
 
     def _insist(self, number: int, frame: FrameType | None) -> None:
@@ -125,7 +131,7 @@ class Signals:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A block that ORDERED ends by Dismissed: nothing in it would look for orders, and it may take long."""
+        """A block that ORDERED ends by Dismissed. It may take long, and nothing in it looks for orders."""
         self._interruptible = True
         try:
             yield
@@ -133,8 +139,8 @@ class Signals:
             self._interruptible = False
 
     def catch(self) -> None:
-        """Have the wakeup descriptor, again where an application that was imported has taken it, as asyncio does for
-        its own signal handlers. What it does with the signals themselves is its affair.
+        """Take the wakeup descriptor, or take it back from an application that has taken it while it was imported, as
+        asyncio does for its own signal handlers. Handlers that the application has set stay.
         """
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
 
@@ -147,17 +153,17 @@ class Signals:
             except BlockingIOError:
                 continue
         number, self._received = self._received[0], self._received[1:]
-        return self._table.get(number, Command.NOTHING)  # those of an application's own handlers come in as well
+        return self._table.get(number, Command.NOTHING)  # signals with an application's own handler come here, too
 
     def ignore_all(self) -> None:
-        """Hear of none any more: whoever still tells a process to end that is at its end must not change its status."""
+        """Ignore all signals of the table: one that comes while the process ends must not change its exit status."""
         signal.set_wakeup_fd(-1)
         for number in self._table:
             signal.signal(number, signal.SIG_IGN)
 
     def close_in_child(self) -> None:
-        """In a forked child, a worker's or an application's: its signals are its own, and not to be written into the
-        descriptor that it shares with us. Handlers that an application has set stay.
+        """Let go of the signals in a child that the master or an application has forked: they must not be written to
+        the pipe, which the child shares with its parent. Handlers that an application has set stay.
         """
         signal.set_wakeup_fd(-1)
         give_back(self._handlers)
@@ -166,15 +172,17 @@ class Signals:
 
 
 def give_back(handlers: Mapping[int, object]) -> None:
-    """Let signals do what they do in a Python process, those that have these handlers still."""
+    """Give Python's default action to each signal that still has the handler named here."""
     for number, handler in handlers.items():
         if signal.getsignal(number) == handler:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _is_held_up_by_terminal() -> bool:
-    """Whether our output goes to a terminal that lets nobody write from the background (`stty tostop`): a SIGTTOU that
-    is caught would come again and again with the same write, while one that is ignored lets it pass (termios(3)).
+    """Whether the output goes to a terminal that no background process may write to (`stty tostop`).
+
+    There, a write raises SIGTTOU. Where that is caught, the same write raises it again and again; where it is ignored,
+    the write goes through (termios(3)).
     """
     for stream in (1, 2):
         with suppress(termios.error, OSError):
@@ -184,4 +192,4 @@ def _is_held_up_by_terminal() -> bool:
 
 
 def _noted(number: int, frame: object) -> None:
-    """The wakeup descriptor has it already; a handler must stand there for Python to write to it."""
+    """Do nothing: Python has written the signal to the wakeup descriptor, which takes a handler to be set."""

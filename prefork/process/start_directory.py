@@ -1,9 +1,10 @@
-"""The directory that the server was started in: relative paths are relative to it. Owns what becomes of its name.
+"""The directory that the server was started in. Owns its name, and the rule for when a process enters it by that name.
 
-A deploy tool starts the server in `current`, a symlink that it leads to the next release later on, and removes an old
-release. So the directory is kept by the name that the shell had for it (PWD), as gunicorn keeps it: a reload and an
-upgrade go by that name to the release of now. The workers of a generation all begin in the directory in which it was
-loaded; only where that has been removed, one that takes the place of another goes by the name as well.
+Relative paths are relative to this directory. A deploy tool may start the server in `current`, a symlink, later point
+that symlink at the next release, and remove the old release. So the server keeps the directory by the name that the
+shell had for it (PWD), as gunicorn does: a reload and an upgrade enter whatever the name leads to by then. All workers
+of a generation begin in the directory in which the generation was loaded. Only where that directory has been removed,
+a worker that is forked later goes by the name as well.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from prefork.net import file_paths
 
 
 class StartDirectory:
-    """The current directory of the master, by its `name`, which all that descends from it finds in PWD."""
+    """The current directory of the master, by its `name`. Every process that the master starts finds that in PWD."""
 
     def __init__(self) -> None:
         self.name = os.environ["PWD"] = file_paths.here()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Go where the name leads now, for good. Where that cannot be we stay, and what fails then says so."""
+        """Enter the directory that the name leads to now, for good.
+
+        Where it cannot be entered, the process stays where it is, and a PreforkError of the block becomes a BootError
+        that says so.
+        """
         try:
             file_paths.enter(self.name)
         except OSError as error:
@@ -47,7 +52,7 @@ def _explained(problem: str) -> Iterator[None]:
 
 
 def enter_by_name() -> None:
-    """Where the current directory has been removed, go to the one that has its name now, if there is one."""
+    """Where the current directory has been removed, enter the one that has its name now, if there is one."""
     if not _is_removed():
         return
     name = file_paths.here()
@@ -60,7 +65,7 @@ def enter_by_name() -> None:
 
 
 def _is_removed() -> bool:
-    """Whether the current directory is one that has no name any more."""
+    """Whether the current directory has been removed."""
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""The announcement: the one line on standard output which says where the server serves; or why it does not."""
+"""The banner: the one line on standard output that says where the server serves. Owns this line, and the one that says
+why a server cannot start.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from prefork.settings.wording import counted
 
 
 def announce(generation: Generation, in_foreground: bool, has_control: bool) -> None:
-    """Print it; into the log where nobody reads standard output. Ctrl-C reaches who is `in_foreground` alone, a command
-    who has a control socket.
+    """Print the banner, or log it where nobody reads standard output. It names Ctrl-C only for a server that is
+    `in_foreground`, and `prefork stop` only for one that has a control socket.
     """
     settings, workers = generation.settings, counted(generation.size, "worker")
     named = f" -c {shlex.quote(settings.source)}" if settings.source not in ("", CONFIG) else ""
@@ -33,14 +35,14 @@ def announce(generation: Generation, in_foreground: bool, has_control: bool) -> 
     )
     try:
         say(line)
-    except OSError:  # nobody reads our stdout; what is printed from now on is to fail no more
+    except OSError:  # nobody reads standard output; from now on, what is printed is dropped
         log.info("%s", line)
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def regret(error: BootError, is_logged_elsewhere: bool) -> None:
-    """Log why there is no server; on standard error, too, where the log is not that."""
+    """Log why the server cannot start. Where the log goes elsewhere, say it on standard error, too."""
     log.critical("cannot start: %s", error, extra={"report": error.report})
     if is_logged_elsewhere:
         with suppress(OSError):
@@ -48,7 +50,7 @@ def regret(error: BootError, is_logged_elsewhere: bool) -> None:
 
 
 def serving(generation: Generation) -> list[str]:
-    """The addresses that it is reached by, with the ports that the kernel has chosen."""
+    """The addresses that the server is reached by, with the ports that the kernel has chosen."""
     return [encodable(str(address)) for address in _actual_addresses(generation)]
 
 

@@ -1,4 +1,4 @@
-"""The configuration, read whole: what the settings layer finds, and what only the layers above it can judge."""
+"""The configuration, read and checked. Owns the checks that the settings layer cannot make: they take other layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(
     app_dir: str = "",
     overrides: Sequence[Override] = (),
 ) -> Settings:
-    """Settings that this platform can serve; arguments as of settings.load. Raises ConfigError."""
+    """Settings that this platform can serve. The arguments are those of settings.load.load. Raises ConfigError."""
     settings = load(path, app=app, files=files, listing=listing, listen=listen, app_dir=app_dir, overrides=overrides)
     problems = [f"{settings.source}: {problem}" for problem in _judge(settings)]
     if problems:

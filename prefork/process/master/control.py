@@ -1,6 +1,6 @@
-"""The control socket: a JSON object in, a JSON object out, a line each. The master serves it, commands `ask`.
+"""The control socket: a command sends one JSON object, and the master answers with one, a line each. Owns both ends.
 
-Either end listens to root and to its own user alone, whatever the permissions of the socket's file have come to be.
+Each end believes only root and its own user, whatever permissions the socket's file has by then.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from prefork.settings.address import Address
 Message = dict[str, Any]
 Answer = Callable[[Message], Awaitable[Message]]
 
-PATIENCE = 10.0  # seconds that a client has to say what it wants, and to read the answer
+PATIENCE = 10.0  # seconds that a client has to send its command, and as many to take the answer
 AT_ONCE = {"status": 5.0, "reopen": 5.0}  # seconds that the answer to these commands may take
-IN_QUEUE = 5.0  # seconds to get into a master's queue, which is full where it is stuck and has been asked often
-LONGEST = 65536  # bytes of a request
-LONGEST_REPLY = 16 << 20  # bytes: 4096 workers and a traceback are less
+IN_QUEUE = 5.0  # seconds to get into the master's queue, which is full where the master is stuck and is asked often
+LONGEST = 65536  # bytes of a request, at most
+LONGEST_REPLY = 16 << 20  # bytes of an answer, at most: 4096 workers and a traceback take fewer
 
 
 class Reply(msgspec.Struct):
-    """What every answer has, of one sort or the other; that to "status" has figures besides."""
+    """The fields that an answer may have; the answer to "status" has its figures besides."""
 
     ok: bool
     message: str = ""
@@ -42,10 +42,10 @@ class Reply(msgspec.Struct):
 
 
 class ControlSocket:
-    """The master's control socket at `path`. While it is `lent`, it is another master's to serve and to remove."""
+    """The master's control socket at `path`. While it is `lent`, another master serves it, and will remove it."""
 
     def __init__(self, path: str, borrowed: socket.socket | None = None) -> None:
-        """Makes it, mode 0600, unless one that is there already is `borrowed`. Raises StartError."""
+        """Binds it with mode 0600, unless a listener is `borrowed`. Raises StartError."""
         self.path = file_paths.absolute(path)
         self.lent = borrowed is not None
         self._listener = borrowed or _bind(self.path, path)
@@ -55,7 +55,9 @@ class ControlSocket:
         return self._listener.fileno()
 
     async def serve(self, loop: Loop, answer: Answer) -> None:
-        """Answer whoever asks, until this task is cancelled; who has been let in is answered still."""
+        """Accept and answer clients until this task is cancelled. Clients that are connected by then are still
+        answered.
+        """
 
         async def room(wanted: bool) -> None:
             pass
@@ -73,11 +75,11 @@ class ControlSocket:
 
     @property
     def file(self) -> SocketFile | None:
-        """Where it is found; None where that is not known."""
+        """Its file; None where that is not known."""
         return socket_file.of(self._listener)
 
     def remove(self) -> None:
-        """Close it, and remove its file, unless that is another master's by now."""
+        """Close it, and remove its file, unless that belongs to another master by now."""
         if self.file is not None and not self.lent:
             self.file.remove()
         self._listener.close()
@@ -102,7 +104,7 @@ class ControlSocket:
             else:
                 reply = await answer(request)
             await stream.write(msgspec.json.encode(reply) + b"\n", PATIENCE)
-            await stream.read(86400.0)  # until the client leaves, or we do: whoever waits for a stop waits for that
+            await stream.read(86400.0)  # until the client or this master leaves: a client may wait for the stop
         except (Disconnected, TimedOut):
             pass
         finally:
@@ -125,7 +127,7 @@ def _bind(path: str, told: str) -> socket.socket:
 
 
 def _is_strange(client: socket.socket) -> bool:
-    """Whether it is another user who asks, whom the file should have kept out."""
+    """Whether the client is another user, whom the file should have kept out, or one that is not known."""
     try:
         return peer.stranger(client) is not None
     except OSError:
@@ -133,21 +135,21 @@ def _is_strange(client: socket.socket) -> bool:
 
 
 def answers(path: str) -> bool:
-    """Whether somebody is there to be asked, with our permission or without."""
+    """Whether a server listens at `path`, even one that this user may not connect to."""
     if not socket_file.is_socket(path):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            return probe.connect_ex(path) in (0, errno.EAGAIN, errno.EACCES)  # its queue may be full
-        except (OSError, ValueError):  # no name of a socket
+            return probe.connect_ex(path) in (0, errno.EAGAIN, errno.EACCES)  # EAGAIN: the queue is full
+        except (OSError, ValueError):  # `path` is too long for a socket, or has a null byte
             return False
 
 
 def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
-    """Send `request` to the master behind `path`; its answer, and the connection, which ends when the master does.
+    """Send `request` to the master at `path`. Returns its answer, and the connection, which ends when the master does.
 
-    Raises StartError where nobody answers who is to be believed.
+    Raises StartError where nobody answers, or where the answer cannot be believed.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -160,9 +162,11 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
 
 
 def _ask(connection: socket.socket, path: str, request: Message) -> Message:
-    """Raises OSError where nobody answers, and StartError where that is nobody to be believed."""
+    """Send `request`, and return the answer. Raises OSError where nobody answers, and StartError where the answer
+    cannot be believed.
+    """
     peer.demand_writers(connection)
-    # a non-blocking connect(2), which a time-out of Python's would make it, does not wait for a place at all
+    # settimeout would make connect(2) non-blocking, and so it would not wait for room in the queue
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_timeval(IN_QUEUE)))
     connection.connect(path)
     connection.settimeout(AT_ONCE.get(request["command"]))
@@ -190,7 +194,7 @@ def _timeval(seconds: float) -> tuple[int, int]:
 
 
 def _believe(path: str, stranger: int | None) -> None:
-    """Raises StartError where it is a stranger who answers."""
+    """Raises StartError where `stranger` is a user: neither root nor this user has answered then."""
     if stranger is not None:
         name = privileges.called(stranger)
         raise StartError(

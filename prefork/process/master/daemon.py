@@ -1,8 +1,9 @@
-"""The background: `start --daemon`, whose caller waits until the server is ready. Owns the way there, by two forks.
+"""The daemon: `start --daemon` puts the server in the background, and its caller waits until the server is ready. Owns
+the two forks for that.
 
-The server leaves the session of its caller (daemon(7)): no terminal can stop it, and it holds neither a terminal nor a
-pipe that somebody waits for. Until it is ready it speaks to its caller through copies of the standard streams, which
-its children do not have: what keeps it from starting is told where the command was given.
+The server leaves the session of its caller (daemon(7)). So no terminal can stop it, and it holds neither a terminal nor
+a pipe that somebody waits for. Until it is ready, it writes to copies of the caller's standard streams, which its
+children do not have. So the caller sees what keeps the server from starting.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ READY = b"ready\n"
 
 
 class Daemon:
-    """Makes this process the server, in the background; its caller ends by SystemExit, 0 when the server is ready."""
+    """Makes the server a process in the background. The constructor returns there; in the caller it raises SystemExit,
+    with 0 when the server is ready and else with 1, or KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self._streams = [os.dup(descriptor) for descriptor in (1, 2)]
@@ -43,7 +46,9 @@ class Daemon:
         sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in self._streams)
 
     def _close_others(self) -> None:
-        """Whatever else the caller has handed down, perhaps without knowing, would be held as long as we run."""
+        """Close what else the caller has handed down, perhaps without knowing. The server would hold it as long as it
+        runs.
+        """
         begin = 3
         for own in sorted((self._told, *self._streams)):
             os.closerange(begin, own)
@@ -51,7 +56,7 @@ class Daemon:
         os.closerange(begin, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20))
 
     def _wait(self, child: int, reading: int) -> None:
-        """In the caller: until the server is ready, or has ended, and has said why."""
+        """In the caller: wait until the server is ready or has ended, and exit. Ctrl-C stops the server."""
         os.waitpid(child, 0)
         text = b""
         try:
@@ -67,18 +72,18 @@ class Daemon:
 
     @property
     def is_mute(self) -> bool:
-        """Whether what is written to stderr leads nowhere."""
+        """Whether standard error is lost: only a regular file stays open."""
         return not stat.S_ISREG(os.fstat(2).st_mode)
 
     def close_in_child(self) -> None:
-        """A child has the streams that the server is to have."""
+        """Have only the streams that the server keeps: a child must not hold those of the caller."""
         if self._streams:
             os.close(self._told)
             self._turn_away()
 
     def let_go(self) -> None:
-        """The server is ready: tell the caller, and hold nothing of its any more."""
-        with suppress(OSError):  # it may have been killed
+        """The server is ready: tell the caller, and close the copies of the caller's streams."""
+        with suppress(OSError):  # the caller may have been killed
             os.write(self._told, READY)
         os.close(self._told)
         self._turn_away()

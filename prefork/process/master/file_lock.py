@@ -1,11 +1,12 @@
-"""File locks: one holder at a time, of those who may write to the file. Owns the choice of the lock.
+"""File locks: one holder at a time, who must be able to write to the file. Owns the choice between two kinds of lock.
 
-By flock(2) whoever may read a file can lock it, and a pid file is everybody's to read: any user could wait for a master
-to die, and then keep the next one from starting for as long as he likes. So it is locked for writing as a whole, by
-its open file description (fcntl(2), F_OFD_SETLK), which a fork and an execve hand on likewise. That takes the right to
-write; by a lock for reading others can still be in the way, but it tells that it is one, and that no holder is there.
+With flock(2), any process that can read a file can lock it, and everybody can read a pid file. So any user could wait
+for a master to die, and then keep the next one from starting. Therefore the whole file is locked for writing, by its
+open file description (fcntl(2), F_OFD_SETLK), which takes the right to write to it. A fork and an execve hand this lock
+on, as they do with flock. Another user can still be in the way with a lock for reading. But the kernel tells that it is
+one, and so that no master holds the file.
 
-Systems that have no such locks have flock.
+Systems without such locks use flock.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _WHOLE = _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
 
 
 def take(file: int) -> None:
-    """Lock the file, by its descriptor to read and write. Raises BlockingIOError where that is locked, OSError."""
+    """Lock a file by `file`, a descriptor for reading and writing. Raises BlockingIOError where another process has
+    locked it, or OSError.
+    """
     if _HAS_OWN:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _WHOLE)
     else:
@@ -28,7 +31,7 @@ def take(file: int) -> None:
 
 
 def is_read_locked(file: int) -> bool:
-    """Whether what is in the way are locks for reading, so that nobody has taken it. Raises OSError."""
+    """Whether a lock for reading is in the way, so that no master holds the file. Raises OSError."""
     if not _HAS_OWN:
         return False
     return bool(_FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, _WHOLE))[0] == fcntl.F_RDLCK)

@@ -1,7 +1,8 @@
-"""The master: binds, boots the first generation, then waits for a command, obeys it, and waits again.
+"""The master: binds, boots the first generation, then obeys signals and commands. Owns everything that outlives a
+configuration: the pid file, the control socket, the listening sockets, the scoreboard and the children.
 
-It owns what outlives a configuration: the pid file, the control socket, the listening sockets, the scoreboard and the
-children. It never imports application code, and no command of its own ever sleeps or polls.
+The master never imports application code. A command that takes long runs as a task, so the next one is obeyed
+meanwhile.
 """
 
 from __future__ import annotations
@@ -46,18 +47,18 @@ from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
 from prefork.shared.scoreboard import Scoreboard
 
-SLOTS = 4096  # of the scoreboard: workers of all generations that live at the same time; 256 KiB, and a page each
+SLOTS = 4096  # living workers of all generations together, at most; the scoreboard takes 256 KiB, and a page for each
 STOPPING = "the server is stopping"
 
 
 class State(Enum):
     RUNNING = auto()
-    SUCCEEDED = auto()  # another master has taken over, and the last workers of this one finish
+    SUCCEEDED = auto()  # another master has taken over, and the workers of this one drain
     STOPPING = auto()
 
 
 class Master:
-    """One server. `load` reads the configuration anew for a reload, and raises ConfigError."""
+    """The master of one server. `load` reads the configuration again for a reload, and raises ConfigError."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Master:
     ) -> None:
         """Binds everything that a `predecessor` does not hand over. Raises StartError, with nothing left behind.
 
-        A change of a file below one of the directories `watched`, or of the configuration file then, is a reload.
+        With `watched`, a change of a file below one of these directories, or of the configuration file, is a reload.
         """
         self._load = load
         self._predecessor = predecessor
@@ -89,16 +90,16 @@ class Master:
         self._started = time.time()
         reload = partial(self._operations.add, Change.RELOAD)
         self._watch = Watch(self._children, watched, settings.source, reload) if watched else None
-        self._signals = Signals(self._loop, MASTER)  # they wait: none may end us while there is something to undo
+        self._signals = Signals(self._loop, MASTER)  # they wait, so that none ends the process halfway through this
         self._bind(settings)
 
     def _bind(self, settings: Settings) -> None:
-        """Take what outlives a configuration, all of it or nothing. Raises StartError."""
+        """Take everything that outlives a configuration, or nothing of it. Raises StartError."""
         warning = privileges.prepare(settings)
         self._passed = inherited.take(os.environ) if self._predecessor is None else self._predecessor.passed
         settings = structs.replace(settings, listen=self._passed.resolve(settings.listen))
         fitting, self._endpoints = self._predecessor.meet(settings) if self._predecessor else ({}, Endpoints())
-        self._lent = {**self._passed.sockets, **fitting}  # which are somebody else's to take down
+        self._lent = {**self._passed.sockets, **fitting}  # the sockets that this master must not take down
         with ExitStack() as undo:
             undo.callback(self._endpoints.remove)
             self._endpoints.take_pid_file(settings.master.pid_file)
@@ -115,7 +116,7 @@ class Master:
             log.warning("%s", warning)
 
     def run(self) -> int:
-        """Serve until stopped; the exit status, 1 when the first generation could not boot."""
+        """Serve until stopped, and return the exit status, which is 1 when the first generation could not boot."""
         loop, children = self._loop, self._children
         children.private += [self._signals.close_in_child, loop.poller.close, self._endpoints.close_in_child]
         if self._daemon is not None:
@@ -161,7 +162,7 @@ class Master:
             command = await self._signals.next()
             try:
                 obey[command]()
-            except Exception as error:  # the next ones are to be heard all the same
+            except Exception as error:  # the next commands must be obeyed all the same
                 log.error("%s failed: %r", command.name, error, exc_info=error)
 
     async def _answer(self, request: Message) -> Message:
@@ -199,11 +200,11 @@ class Master:
 
     @property
     def generation(self) -> Generation:
-        """The one that serves, or is to."""
+        """The generation that serves, or boots to serve."""
         return self._generations.current
 
     async def _boot(self) -> None:
-        """Start the first generation; without one there is nothing to keep, and the server ends."""
+        """Start the first generation. Where it cannot start, the server ends."""
         try:
             await self.generation.start()
         except BootError as error:
@@ -216,11 +217,11 @@ class Master:
             self.generation.open()
         else:
             await self._predecessor.gives_way(self._loop)
-            if self._is_stopping:  # by now: it learns from our end that it is to serve on
+            if self._is_stopping:  # meanwhile; the predecessor serves on when this master ends
                 return
             self._take_over(self._predecessor)
         self._granting = self._loop.spawn(self._operations.grant(self._make), "granting operations")
-        if self._predecessor is None:  # else that has announced us
+        if self._predecessor is None:  # else the predecessor has told the manager
             self._manager.ready(standing(self.generation))
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
@@ -230,20 +231,20 @@ class Master:
             self._daemon.let_go()
 
     def _tell_change(self, generation: Generation) -> None:
-        """A worker is ready, or has died: have the service manager show how the server stands."""
+        """A worker is ready, or has died: tell the service manager how the server stands."""
         if self._state is State.RUNNING and self._granting is not None and generation is self.generation:
             self._manager.status(standing(generation))
 
     def _take_over(self, predecessor: Predecessor) -> None:
-        """Serve in its place: it has let us."""
+        """Serve in the place of the predecessor, which has given way."""
         self.generation.open()
         self._claim()
         self._lent = {address: self.generation.sockets[address] for address in self._passed.names}
         predecessor.relieve()
 
     def _claim(self) -> None:
-        """Be the one who is found by the pid file and by the control socket."""
-        with suppress(StartError):  # the disk is full, say; then the control socket has to do
+        """Write this master's pid to the pid file, and answer the control socket."""
+        with suppress(StartError):  # the disk is full, say; then the control socket must do
             self._endpoints.write(os.getpid())
         if self._answering is None and (control := self._endpoints.control):
             self._answering = self._loop.spawn(control.serve(self._loop, self._answer), "serving the control socket")
@@ -251,11 +252,13 @@ class Master:
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1
         self._stop(fast=True)
-        if self._predecessor is None or not self._predecessor.refuse(error):  # which says so in our place
+        if self._predecessor is None or not self._predecessor.refuse(error):  # the predecessor logs the error
             regret(error, self.generation.settings.log.error != "-" or self._daemon is not None)
 
     async def _make(self, change: Change, operations: Sequence[Operation]) -> str:
-        """Make one; what has come of it. Raises PreforkError where nothing has changed."""
+        """Make one change, for all `operations`, and return its outcome in words. Raises PreforkError where nothing has
+        changed.
+        """
         if change is Change.UPGRADE:
             with self._home.entered():
                 return await self._upgrade()
@@ -276,7 +279,9 @@ class Master:
         return standing(self.generation)
 
     async def _resize(self, operations: Sequence[Operation]) -> None:
-        """Have as many workers as the operations come to, until the next reload. Raises BootError."""
+        """Have as many workers as the operations come to, until the next reload. Raises BootError where that fails:
+        then there are as many as before.
+        """
         if self.generation.phase is Phase.LEAVING:
             raise BootError("the workers have been drained; a reload brings new ones")
         size = before = self.generation.size
@@ -289,7 +294,7 @@ class Master:
             log.info("scaled: generation %d serves with %s", self.generation.number, counted(size, "worker"))
 
     async def _reload(self) -> None:
-        """A new generation in the place of the old: wholly, or not at all. Raises PreforkError when not at all."""
+        """Replace the generation by a new one. Raises PreforkError where that fails: then the old one serves on."""
         current = self.generation
         if self._watch is not None:
             self._watch.forget_bytecode()
@@ -312,7 +317,9 @@ class Master:
         await self._generations.replace(fresh, modes)
 
     async def _upgrade(self) -> str:
-        """A new master in our place, or all stays as it was. Raises BootError then."""
+        """Have a new master take over, and return the outcome in words. Raises BootError where that fails: then nothing
+        has changed.
+        """
         if os.getpid() == 1:
             raise BootError("the master is process 1, and its container would end with it; use `prefork reload`")
         log.info("upgrading: a new master starts")
@@ -321,13 +328,13 @@ class Master:
         try:
             version = await successor.ready()
             if self._answering is not None:
-                self._answering.cancel()  # the next who asks is the new one's to answer
+                self._answering.cancel()  # the new master answers the next command
                 self._answering = None
             await successor.take_over()
         except BaseException as error:
             successor.end()
             self._claim()
-            if isinstance(error, Exception):  # else we are to stop, and wait then
+            if isinstance(error, Exception):  # else this master stops, and waits for its children then
                 await successor.child.exited.wait()
             raise
         self._state = State.SUCCEEDED
@@ -348,19 +355,21 @@ class Master:
         return "; ".join(dict.fromkeys(problems))
 
     def _drain(self) -> None:
-        """Have no workers, until the next reload or upgrade; who comes meanwhile waits. Not in a terminal, which sends
-        WINCH when its size changes.
+        """Have no workers until the next reload or upgrade. Clients wait meanwhile. Nothing happens in a terminal,
+        which sends WINCH when its size changes.
         """
         if self._state is State.RUNNING and self.generation.phase is Phase.SERVING and not in_terminal():
             log.info("draining the workers; a reload brings new ones")
             self._loop.spawn(self.generation.drain(), "draining the workers")
 
     def _stop(self, fast: bool = False) -> None:
-        """Finish, or with `fast`, and at the second time, wait for no request; once more, kill whoever is left."""
+        """Stop when the requests under way are done. With `fast`, or when called again, wait for no request. A call
+        after that kills all children that are left.
+        """
         fast = fast or self._state is State.STOPPING
         leaving = self._state is State.SUCCEEDED
         self._state = State.STOPPING
-        if self._predecessor is None or self._granting is not None:  # else it is another that serves, and goes on
+        if self._predecessor is None or self._granting is not None:  # else the predecessor serves, and goes on
             self._manager.stopping(STOPPING)
         self._leave(STOPPING)
         if self._granting is not None:
@@ -372,24 +381,26 @@ class Master:
             self._loop.spawn(self._stop_after_notice(), "stopping")
 
     async def _stop_after_notice(self) -> None:
-        """Say by the status route that we are not ready, and serve on until load balancers have heard of it; stop."""
+        """Have the status route say that the server is not ready, serve on for `drain_delay` seconds, in which load
+        balancers hear of it, and stop.
+        """
         self._scoreboard.stop()
         await self._loop.sleep(self.generation.settings.workers.drain_delay)
         await self._stop_gracefully()
 
     def _leave(self, reason: str) -> None:
-        """Begin nothing any more, for a reason that whoever operations for something is told."""
+        """Begin nothing any more. Each operation that waits or comes later is refused for this reason."""
         self._operations.refuse(BootError(reason))
         if self._watch is not None:
             self._watch.stop()
-        self.generation.leave()  # now: Ctrl-C and service managers tell the workers too, whom nobody is to replace
+        self.generation.leave()  # now: Ctrl-C and service managers end the workers, too, and none is replaced
 
     async def _stop_gracefully(self) -> None:
         try:
-            # the workers have them still: they empty the queues
+            # the workers still have these sockets, and accept the clients in the queues
             listen.release(self.generation.sockets, keep=self._lent)
             await self.generation.drain()
-            for child in self._children.living:  # of earlier generations: each has its own end set
+            for child in self._children.living:  # those of earlier generations have their own time limits
                 await child.exited.wait()
         finally:
             self._loop.stop()

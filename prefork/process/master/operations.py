@@ -1,8 +1,9 @@
-"""Operations: what signals and commands want changed, and what became of it. Owns the queue, and makes no change
+"""Operations: the changes that signals and commands ask for, and their outcomes. Owns the queue, and makes no change
 itself.
 
-Operations that gather while others are granted are granted together: any number of reloads by one, upgrades likewise,
-and any number of changes of the workers' number by the one that they come to.
+While one change is made, further operations wait. Those of the same kind that follow each other are then granted
+together: any number of reloads by one reload, upgrades likewise, and any number of changes of the workers' number by
+the number that they come to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Resize = Callable[[int], int]  # how many workers there are -> how many there sh
 
 
 class Change(Enum):
-    """What can be wished for, in words."""
+    """The kinds of operations, in words."""
 
     RELOAD = "reload"
     UPGRADE = "upgrade"
@@ -30,8 +31,8 @@ class Change(Enum):
 
 
 class Operation:
-    """A operation for a change, SCALE with `resize`. Once `done`, `outcome` tells how it was granted, or `error` why
-    not.
+    """A request for a change; one for SCALE has a `resize`. Once it is `done`, `outcome` says in words how it went, or
+    `error` why it failed.
     """
 
     def __init__(self, loop: Loop, change: Change, resize: Resize | None) -> None:
@@ -47,7 +48,7 @@ class Operation:
         self.done.set()
 
     async def answer(self) -> Message:
-        """What the control socket says of it, when it is done."""
+        """Wait until it is done. Returns the answer for the control socket."""
         await self.done.wait()
         if self.error is None:
             return {"ok": True, "message": self.outcome}
@@ -60,8 +61,8 @@ Make = Callable[[Change, Sequence[Operation]], Awaitable[str]]  # the outcome; P
 class Operations:
     """The operations that have not been granted yet, in the order in which they came.
 
-    `last` is how the last change of each kind went: when (Unix time), whether it was made, and if not, why (with the
-    application's traceback as `report`).
+    `last` tells how the last change of each kind went: the time of its end (Unix time), whether it was made, and if
+    not, why (with the application's traceback as `report`).
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -81,7 +82,7 @@ class Operations:
         return operation
 
     async def next(self) -> list[Operation]:
-        """The next ones that are granted together, waited for: all of them are for the same change."""
+        """Wait for the next operations that can be granted together: all of them are of the same kind."""
         await self._condition.wait_for(lambda: bool(self._waiting))
         change = self._waiting[0].change
         together = list(takewhile(lambda operation: operation.change is change, self._waiting))
@@ -89,7 +90,7 @@ class Operations:
         return together
 
     async def grant(self, make: Make) -> None:
-        """Have the changes made, one after the other, and tell all who have wished for them; for ever."""
+        """Have `make` make the changes, one after the other, and settle their operations. Never returns."""
         while True:
             operations = await self.next()
             change, outcome = operations[0].change, ""
@@ -116,7 +117,7 @@ class Operations:
                     operation.settle(outcome, error)
 
     def refuse(self, error: PreforkError) -> None:
-        """Grant none any more: those that wait and those to come end with `error`."""
+        """Grant nothing any more: operations that wait, and those that are added later, end with `error`."""
         self._refusal = error
         waiting, self._waiting = self._waiting, []
         for operation in waiting:

@@ -1,4 +1,4 @@
-"""The pid file: by which others find the master, and by whose lock there is one master at a time."""
+"""The pid file: it tells others the pid of the master. Owns its lock, by which there is one master at a time."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from prefork.process.master import file_lock
 
 ATTEMPTS = 100  # to take a lock while other masters come and go
 LONGEST_PID = 32  # bytes that are read of another master's pid file
-_IS_LINK = (errno.ELOOP, errno.EMLINK)  # what O_NOFOLLOW answers; the latter on FreeBSD
+_IS_LINK = (errno.ELOOP, errno.EMLINK)  # the errors of O_NOFOLLOW at a link; the latter on FreeBSD
 
 
 class PidFile:
-    """A locked pid file. The lock, not the number in it, says whether its master lives: it cannot go stale.
+    """A locked pid file. The lock, not the number in the file, says whether the master lives, so it cannot go stale.
 
-    It is a regular file of ours with this one name: what a link leads to is another's, and is not to be overwritten.
-    While it is `lent`, it is another master's to remove, who holds the same lock by a descriptor of its own.
+    It is a regular file of this user or root, with this one name: a link may lead to somebody's file, which must not be
+    overwritten. While the file is `lent`, another master holds the same lock by its own descriptor, and that one will
+    remove the file.
     """
 
     def __init__(self, path: str, borrowed: int | None = None, made_directory: bool = False) -> None:
-        """Take the lock, unless `borrowed` is a descriptor that shares it with the master whose directory it is.
+        """Take the lock, unless `borrowed` is a descriptor that shares the lock with another master. `made_directory`
+        tells whether that master has made the directory.
 
-        Raises StartError where another master holds it, or the file cannot be made.
+        Raises StartError where another master holds the lock, or the file cannot be made.
         """
         self.path = file_paths.absolute(path)
         self.lent = borrowed is not None
         self.made_directory = made_directory
         try:
             if borrowed is not None:
-                file_lock.take(borrowed)  # it is ours already, unless that master knew of flock(2) alone
+                file_lock.take(borrowed)  # shared already, unless that master locked it by flock(2)
             self._file = self._lock(path) if borrowed is None else borrowed
         except OSError as error:
             why = "it is a symbolic link" if error.errno in _IS_LINK else error.strerror
             raise StartError(f"{path}: cannot make this pid file: {why}") from None
 
     def _lock(self, told: str) -> int:
-        """The locked descriptor. Whoever leaves may remove file and directory between any two steps of ours.
+        """The locked descriptor. A master that ends may remove the file and the directory between any two steps of
+        this, so there are ATTEMPTS.
 
-        Raises OSError, and StartError where another master has it; the operator knows the path as `told`.
+        Raises OSError, and StartError where another master has the lock. The operator knows the path as `told`.
         """
         for _ in range(ATTEMPTS):
             with suppress(FileNotFoundError), file_paths.place(self.path, make=True) as place:
@@ -53,7 +56,7 @@ class PidFile:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def write(self, pid: int) -> None:
-        """Make `pid` known. Raises StartError."""
+        """Write `pid` to the file. Raises StartError."""
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{pid}\n".encode(), 0)
@@ -61,9 +64,11 @@ class PidFile:
             raise StartError(f"{self.path}: cannot write this pid file: {error.strerror}") from None
 
     def remove(self) -> None:
-        """Remove the file, its directory if we made it and it is empty, and let the lock go."""
+        """Remove the file, and the directory that was made for it if that is empty, and release the lock. Where it is
+        lent, only close the descriptor.
+        """
         if not self.lent:
-            with suppress(OSError):  # somebody tidied up, or keeps something there
+            with suppress(OSError):  # somebody has removed them, or the directory is not empty
                 with file_paths.place(self.path) as place:
                     if place.holds(os.fstat(self._file)):
                         place.unlink()
@@ -75,15 +80,15 @@ class PidFile:
         return self._file
 
     def close_in_child(self) -> None:
-        """A child must not hold the lock: it would outlive the master's death."""
+        """Close the descriptor in a child: there the lock would outlive the master."""
         os.close(self._file)
 
 
 def _try_lock(place: file_paths.Place, told: str) -> int | None:
-    """A locked descriptor of the file; None where it is no longer the one that stands there, or is given up, as others
-    have locked it for reading.
+    """A locked descriptor of the file. None where another attempt is due: the file has been removed or replaced
+    meanwhile, or was locked for reading, so that this has removed it.
 
-    Raises OSError, and StartError where another master has locked it.
+    Raises OSError, and StartError where another master has locked the file.
     """
     file = place.open(os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
     try:
@@ -109,7 +114,9 @@ def _try_lock(place: file_paths.Place, told: str) -> int | None:
 
 
 def _not_ours(status: os.stat_result) -> str:
-    """Why a pid file is not ours to write to; "" where it is. Whose master has just left has no name at all."""
+    """The reason not to write to this file; "" for none. A file that its master has just removed has no name at all;
+    that is no reason.
+    """
     if not stat.S_ISREG(status.st_mode):
         return "it is no regular file"
     if status.st_nlink > 1:

@@ -1,8 +1,9 @@
-"""Reach: which server a command means. Owns the way to its control socket, also where its file is broken by now.
+"""Reach: the server that a command means. Owns the search for its control socket, even where its configuration file has
+been broken since its start.
 
-With a file it is the server of that file. Without one it is that of CONFIG, if it runs; else that which runs by no file
-and was started in this directory. That may be anybody's directory: what is read there unasked is a regular file, as a
-FIFO would have us wait for ever, and a device has no end.
+With a configuration file, a command means the server of that file. Without one, it means the server of CONFIG, if that
+runs; else a server without a file that was started in this directory. The directory may be anybody's. So a command
+reads only regular files there of its own accord: it would wait for ever at a FIFO, and a device has no end.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ from prefork.process.master.runtime_directory import control_sockets
 from prefork.settings.schema import Master
 
 CONFIG = "config/server.toml"
-USUAL = Master()  # where a server is that says nothing of it
+USUAL = Master()  # the paths of a server whose configuration names none
 MISSING = "is it running, was it started in this directory, with this config?"
 SIGNALS = "HUP reloads, TERM stops, USR1 reopens the logs, USR2 upgrades"
 
 
 class Told(NamedTuple):
-    """What a file says of its master, also when it has been broken meanwhile; None is nothing."""
+    """The paths that a configuration file names for its master, even where the file is broken. None: it names none."""
 
     pid_file: str | None = None
     control: str | None = None
 
     @property
     def socket(self) -> str:
-        """Where its server answers, "" for nowhere."""
+        """The control socket of the file's server, "" for none."""
         return USUAL.control if self.control is None else self.control
 
 
 class Itself(msgspec.Struct):
-    """Of what a master says of itself, the part by which it is told from others."""
+    """The part of a master's status by which a command tells it from others."""
 
     pid: int
     config: str
@@ -53,17 +54,18 @@ class Itself(msgspec.Struct):
 
 
 class Reached(NamedTuple):
-    """The control socket to ask, and what is to be told of that."""
+    """The control socket to ask, and a note for the user about the choice, "" for none."""
 
     control: str
     note: str = ""
 
 
 def find(config: str | None, addresses: Sequence[str]) -> Reached:
-    """The server of the file `config`, or without one that of this directory; `addresses` narrow down which.
+    """The server of the file `config`, or without one, the server of this directory. `addresses` limit the choice to
+    servers without a file that serve all of them.
 
-    Raises ConfigError where the file is missing, and StartError where no server answers or several may be meant. What
-    is wrong with the file comes first in either.
+    Raises ConfigError where the file is missing, and StartError where no server answers or several may be meant. Where
+    the file cannot be used, the StartError has its `problems`.
     """
     if config is not None:
         return Reached(_of_file(config))
@@ -71,7 +73,7 @@ def find(config: str | None, addresses: Sequence[str]) -> Reached:
     if told is not None and _answers(told):
         return Reached(told.socket)
     note = f"no prefork answers at {told.socket} ({CONFIG}); asking the one at " if told and told.socket else ""
-    if not addresses and _runs_by(USUAL.control) in ("", CONFIG):  # started before the file was there, or said so
+    if not addresses and _runs_by(USUAL.control) in ("", CONFIG):  # started before the file was made or changed
         return Reached(USUAL.control, note and note + USUAL.control)
     servers = _without_file(addresses)
     if len(servers) > 1:
@@ -117,7 +119,7 @@ def _problems(config: str) -> Sequence[str]:
 
 
 def _tell(config: str) -> Told | None:
-    """What can be read of the file; None where there is none."""
+    """The paths that can be read from the file; None where there is no file."""
     try:
         text = Path(config).read_bytes().decode(errors="surrogateescape")
     except FileNotFoundError:
@@ -127,7 +129,7 @@ def _tell(config: str) -> Told | None:
     try:
         master = tomllib.loads(text)["master"]
         told = [master.get(key) for key in Told._fields]
-    except (KeyError, AttributeError):  # a document that says nothing of it
+    except (KeyError, AttributeError):  # the file has no table [master]
         return Told()
     except (ValueError, RecursionError):
         lines = (re.search(rf"""^\s*(?:master\.)?{key}\s*=\s*(["'])(.*?)\1""", text, re.M) for key in Told._fields)
@@ -136,7 +138,7 @@ def _tell(config: str) -> Told | None:
 
 
 def _master_by(told: Told) -> str:
-    """Who has the pid file, if that is one of ours."""
+    """A hint, in brackets, at the master that the pid file names; "" where that is no prefork."""
     path = USUAL.pid_file if told.pid_file is None else told.pid_file
     with suppress(OSError, ValueError, psutil.Error):
         pid = int(Path(path).read_bytes()) if os.path.isfile(path) else 0
@@ -146,7 +148,7 @@ def _master_by(told: Told) -> str:
 
 
 def _runs_by(path: str) -> str | None:
-    """The configuration file of the master at `path`, "" for the command line alone; None where nobody answers."""
+    """The configuration file of the master at `path`, "" where it has none; None where no master answers."""
     try:
         return _master(path).config
     except StartError:
@@ -154,7 +156,7 @@ def _runs_by(path: str) -> str | None:
 
 
 def _master(path: str) -> Itself:
-    """What the master at `path` says of itself. Raises StartError where nobody answers, or somebody else."""
+    """The master at `path`. Raises StartError where nobody answers, or no master."""
     reply, connection = control.ask(path, {"command": "status"})
     connection.close()
     try:
@@ -165,8 +167,9 @@ def _master(path: str) -> Itself:
 
 
 def _without_file(addresses: Sequence[str]) -> dict[str, Itself]:
-    """The masters that run by no file and serve `addresses`, by their control sockets: if any of them was started here,
-    these alone; where no address is given, none but these. Raises StartError where one is mute, and no other is there.
+    """The masters that run without a file and serve all `addresses`, by their control sockets. Where any of them was
+    started in this directory, or where no address is given, only those started here. Raises StartError where none is
+    left and one does not answer.
     """
     found, mute = {}, []
     for path in filter(control.answers, control_sockets()):

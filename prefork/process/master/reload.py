@@ -1,14 +1,14 @@
-"""Generations: which generation serves, and how the next one takes its place. Owns all that boot, serve or leave.
+"""Reload: how a new generation takes the place of the old one. Owns all generations that boot, serve or leave.
 
-An application may import well and crash all the same as soon as it is called: a C extension that does not fit, or a
-call of os._exit. So once a new generation serves, the old one stands by for `workers.probation` seconds: it takes no
-clients any more, and says so to those that it has, as if it drained; but it keeps its listeners, its application and
-its processes, and so can come back at once, with the code that worked. That is what a reload waits for, so it is the
-reload that fails, and says why. It costs the memory of the old workers for that time. A generation that is busy has
-proven itself sooner, after PROOF requests.
+An application may import well, and crash all the same as soon as it is called: by a C extension that does not fit, or
+by os._exit. So while a new generation proves itself, the old one stands by for up to `workers.probation` seconds. It
+accepts no more clients, and tells those that it has to leave, as in a drain. But it keeps its listeners, its
+application and its processes, so it can serve again at once, with the code that worked. The reload waits for this
+probation, and fails with the reason if the new workers crash. The probation costs the memory of the old workers while
+it lasts. A busy generation has proven itself sooner, after PROOF requests.
 
-Who crashes later has to do with what there is: respawn (respawn.py). So has a reload that takes an address
-away, as its socket is closed for good before the old workers could come back to it.
+Workers that crash later are only replaced (respawn.py). The same holds after a reload that takes an address away: the
+socket of that address is closed for good, so the old workers could not come back to it.
 """
 
 from __future__ import annotations
@@ -31,40 +31,42 @@ from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
 from prefork.shared.scoreboard import Scoreboard
 
-PROOF = 100  # requests that a generation has answered, so it is not they that it crashes with
-CRASHES = 2  # workers that have died: one might have met a request that would have killed an old one, too
-LOOK = 0.05  # seconds
-FAST = 1.0  # seconds that workers have to obey INT, which those stuck in an application cannot
+PROOF = 100  # requests that a generation has answered, after which its probation is over
+CRASHES = 2  # workers that have died: a single one may have had a request that would have killed an old one, too
+LOOK = 0.05  # seconds between two looks at a generation on probation
+FAST = 1.0  # seconds that workers have to obey INT; a worker that is stuck in an application cannot obey
 
 
 class Generations:
-    """`living` are all generations that have workers or may fork some, `current` is the one whose settings count."""
+    """All generations of the server. `living` has those that have workers or may fork some; the settings of `current`
+    are in force.
+    """
 
     current: Generation
 
     def __init__(self, children: Children, scoreboard: Scoreboard) -> None:
         self.living: list[Generation] = []
-        self.on_change: Callable[[Generation], None] = lambda _: None  # of each generation
+        self.on_change: Callable[[Generation], None] = lambda _: None  # given to each generation
         self._children = children
         self._ending = False
         self._scoreboard = scoreboard
 
     def make(self, number: int, settings: Settings, sockets: Sockets, logs: Logs) -> Generation:
-        logs.count_in(self._scoreboard.slot(0))  # what the master loses, as workers count in slots of their own
+        logs.count_in(self._scoreboard.slot(0))  # the master's lost log lines; workers have their own slots
         fresh = Generation(number, settings, sockets, logs, self._children, self._scoreboard, self.living)
         fresh.on_change = self.on_change
         self.living.append(fresh)
         return fresh
 
     def forget(self, generation: Generation) -> None:
-        """It has no workers any more, and never will."""
+        """Drop and close a generation that has no workers, and will fork none."""
         self.living.remove(generation)
         generation.close()
 
     async def replace(self, fresh: Generation, modes: ExitStack) -> None:
-        """Have `fresh`, whose workers are ready, serve in the place of the current generation, which leaves.
+        """Have `fresh` serve in the place of the current generation, which leaves. The workers of `fresh` are ready.
 
-        Raises BootError when it crashes with its first requests: then it is `fresh` that leaves, and `modes` is closed.
+        Raises BootError when `fresh` crashes with its first requests. Then `fresh` leaves, and `modes` is closed.
         """
         old = leaving = self.current
         fresh.open()
@@ -79,14 +81,13 @@ class Generations:
             old.come_back()
             modes.close()
             raise
-        finally:  # as well where the server is to stop meanwhile
+        finally:  # also where the server stops meanwhile
             listen.release(leaving.sockets, keep=self.current.sockets)
             self._children.loop.spawn(self._retire(leaving), f"draining generation {leaving.number}")
 
     async def end(self) -> None:
-        """End all children, and wait until they are gone. No request is waited for; ASGI applications shut down all the
-        same, but not where a request holds the loop up, so that they cannot. At the second time, all that is left is
-        killed.
+        """End all children, and wait until they are gone. No request is waited for. ASGI applications still shut down,
+        unless a request blocks their loop. A second call kills all children that are left.
         """
         living = self._children.living
         if self._ending:
@@ -112,7 +113,7 @@ class Generations:
         generation.logs.apply()
 
     async def _try_out(self, old: Generation, fresh: Generation) -> None:
-        """Wait until `fresh` has proven itself, while `old` stands by. Raises BootError when it does not."""
+        """Wait until `fresh` has proven itself, while `old` stands by. Raises BootError when `fresh` crashes."""
         probation = fresh.settings.workers.probation
         if not probation:
             return
@@ -130,6 +131,6 @@ class Generations:
 
 
 def adopt(current: Sockets, settings: Settings) -> Sockets:
-    """The sockets of a generation with these settings, of `current` and bound anew. Raises StartError."""
+    """The sockets of a generation with these settings: those of `current` that fit, and new ones. Raises StartError."""
     mode = permissions.usual_mode(settings.master.umask)
     return listen.adopt(current, settings.listen, configured_size(settings), mode)

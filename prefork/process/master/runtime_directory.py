@@ -1,8 +1,9 @@
-"""The runtime directory: where a server that runs by no file has its pid file and its control socket.
+"""The runtime directory: where a server without a configuration file has its pid file and its control socket. Owns the
+choice of the directory, and the names in it.
 
-Such a server is started wherever its user happens to be, perhaps where nothing can be written, and beside others. So
-its directory is the user's, not the working one, and what it has there is named after its addresses. Only a directory
-that is ours alone to write to is used, as whoever else could write there could put other files in the place of ours.
+Such a server is started in any directory, perhaps one that nothing can be written to, and beside other servers. So its
+files are in a directory of its user, not in the current one, and are named after its addresses. The directory must be
+one that this user alone may write to: another user could replace the files.
 """
 
 from __future__ import annotations
@@ -22,26 +23,30 @@ from prefork.settings.address import Address
 from prefork.settings.kinds import LONGEST_SOCKET_PATH
 from prefork.settings.schema import Settings
 
-LONGEST_NAME = 40  # characters
+LONGEST_NAME = 40  # bytes
 SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Place(NamedTuple):
-    """The pid file and the control socket of a server, each "" where it has none; then `problem` says why."""
+    """The paths of a server's pid file and control socket, "" for none. Where no directory can be had, `problem` says
+    why.
+    """
 
     pid_file: str
     control: str
     problem: str = ""
 
     def given_to(self, settings: Settings, has_pid_file: bool) -> Settings:
-        """The same settings with these two; where the command line names a pid file, that one stays."""
+        """The same settings with these two paths. The pid file of the settings stays where `has_pid_file`: then the
+        command line names it.
+        """
         pid_file = settings.master.pid_file if has_pid_file else self.pid_file
         master = structs.replace(settings.master, pid_file=pid_file, control=self.control)
         return structs.replace(settings, master=master)
 
 
 def find_place(addresses: Sequence[Address]) -> Place:
-    """A place for a server of these addresses, in the first runtime directory that can be had."""
+    """A place for a server of these addresses, in the first runtime directory that can be had. Makes the directory."""
     name, problems = _name(addresses), []
     for directory in _directories():
         control = os.path.join(directory, f"{name}.sock")
@@ -59,7 +64,9 @@ def find_place(addresses: Sequence[Address]) -> Place:
 
 
 def control_sockets() -> list[str]:
-    """Those of all servers of this user that run by no file, and of some that are gone."""
+    """The paths of the control sockets in all runtime directories of this user. Some may be left by servers that have
+    died.
+    """
     found: list[str] = []
     for directory in _directories():
         with suppress(OSError):
@@ -69,8 +76,8 @@ def control_sockets() -> list[str]:
 
 
 def _directories() -> Iterator[str]:
-    """Where it may be, the best first (XDG Base Directory Specification: XDG_RUNTIME_DIR). The parent of the last is
-    everybody's, but lets none rename or remove a directory save its owner.
+    """The runtime directories of this user, the best first (XDG Base Directory Specification: XDG_RUNTIME_DIR). The
+    parent of the last one is open to everybody, but sticky: only the owner of a directory can rename or remove it.
     """
     user = os.geteuid()
     session = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -84,7 +91,7 @@ def _directories() -> Iterator[str]:
 
 
 def _check(directory: str) -> None:
-    """Raises OSError where it is not a directory that we alone may write to; a link is none."""
+    """Raises OSError where this is not a directory that this user alone may write to. A link to one is refused, too."""
     if not _is_ours(os.lstat(directory)):
         raise OSError("not a directory that this user alone may write to")
 
@@ -94,7 +101,9 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def _name(addresses: Sequence[Address]) -> str:
-    """What no other server is called at the same time: its addresses tell it apart, unless others choose its ports."""
+    """A name that no other server of this user has at the same time. The addresses make it unique; where the kernel or
+    a service manager chooses them, a random part does.
+    """
     absolute = [os.path.abspath(each.path) if each.kind == "unix" else str(each) for each in addresses]
     name = "+".join(absolute).replace("/", "_")
     if len(os.fsencode(name)) > LONGEST_NAME:

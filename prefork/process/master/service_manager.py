@@ -1,6 +1,7 @@
-"""The service manager: tells systemd, or who speaks as it does, how the server stands (sd_notify(3)).
+"""The service manager: tells systemd, or another one with its protocol, how the server stands (sd_notify(3)).
 
-Owns the variables by which it is reached, which no application is to see, nor a process of its own to use.
+Owns the environment variables by which the manager is reached: no application may see them, and no process that it
+starts may use them.
 """
 
 from __future__ import annotations
@@ -18,47 +19,47 @@ from prefork.runtime.loop import Loop
 SOCKET = "NOTIFY_SOCKET"
 INTERVAL = "WATCHDOG_USEC"
 WATCHED = "WATCHDOG_PID"
-PATIENCE = 0.2  # seconds for it to take a message
+PATIENCE = 0.2  # seconds that the manager has to take a message
 
 
 class ServiceManager:
-    """Who has started us, if it wants to hear of us; else all of this does nothing."""
+    """The service manager that has started this server. Where there is none that wants messages, nothing is sent."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Takes its variables out of `environment`."""
+        """Takes the manager's variables out of `environment`."""
         taken = {name: environment.pop(name, "") for name in (SOCKET, INTERVAL, WATCHED)}
         self._address = taken[SOCKET]
         watched = taken[WATCHED] in ("", str(os.getpid())) and re.fullmatch("[0-9]{1,15}", taken[INTERVAL])
         self._interval = int(taken[INTERVAL]) if watched else 0  # microseconds
 
     def environment(self) -> dict[str, str]:
-        """By which this process, as the successor of the one that has had its variables, is in its place."""
+        """The variables for this process, as the new master in an upgrade: they name it in the place of the old one."""
         variables = {SOCKET: self._address} if self._address else {}
         return {**variables, **({INTERVAL: str(self._interval), WATCHED: str(os.getpid())} if self._interval else {})}
 
     def ready(self, status: str) -> None:
-        """The server serves: it has started, or a reload is over, whatever became of that."""
+        """The server serves: it has started, or a reload or a change of its size has been made, or has failed."""
         self._tell("READY=1", _status(status))
 
     def status(self, status: str) -> None:
-        """How the server stands, in words."""
+        """Tell how the server stands, in words."""
         self._tell(_status(status))
 
     def reloading(self) -> None:
-        # the instant is what Type=notify-reload tells this reload from an earlier one by
+        # by this time, Type=notify-reload tells this reload from an earlier one
         self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}", _status("reloading"))
 
     def stopping(self, status: str) -> None:
         self._tell("STOPPING=1", _status(status))
 
     def succeeded(self, pid: int, status: str) -> None:
-        """Another process is the server from now on; of this one nothing more is heard."""
+        """Name `pid` as the server from now on. This process sends nothing more."""
         self._tell(f"MAINPID={pid}", "READY=1", _status(status))
         self._address, self._interval = "", 0
 
     async def feed(self, loop: Loop, is_healthy: Callable[[float], bool]) -> None:
-        """Feed its watchdog, if there is one, twice an interval, but only while the server is healthy; it is asked with
-        how many seconds one may be stuck.
+        """Feed the manager's watchdog, if there is one, twice in each interval, but only while the server is healthy.
+        `is_healthy` is called with the seconds for which a worker may be stuck.
         """
         seconds = self._interval / 1e6
         fed = True

@@ -1,5 +1,7 @@
-"""What the master knows of the server: its workers by the scoreboard, the system and their own word, and how it got
-there. For programs, and for `prefork status` (status_table.py).
+"""The status: the master's figures about itself and its workers. Owns the answer to the command `status`, for programs
+and for `prefork status` (status_table.py).
+
+The figures of a worker come from the scoreboard, from the system, and from the worker's own answer.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ NOTHING = Account()
 async def describe(
     generation: Generation, children: Children, scoreboard: Board, started: float, last_reload: Figures | None
 ) -> Figures:
-    """JSON-able: times are Unix seconds, memory is bytes resident, cpu the seconds used so far.
+    """The status as a JSON object. Times are Unix seconds, `memory` is the resident set size in bytes, and `cpu` is in
+    seconds, used so far.
 
-    `deaths` are those of this generation: of workers that nobody has asked to leave, and of those that could not boot
-    in their place; `next_attempt` is when there will be another, where that is waited for.
+    `deaths` counts the workers of this generation that died without having been asked to leave, and those that could
+    not boot to replace them. `next_attempt` is the time of the next attempt to replace one, None while none is due.
 
-    `longest` is the request of a worker that has been under way for the longest time, None where there is none, and
-    where the worker does not answer: it is asked, by a thread which is there whatever its loop is in.
+    `longest` is the oldest request that a worker has under way. It is None where there is none, and where the worker
+    does not answer. A thread of the worker answers, even while the worker's loop is stuck.
     """
     serving = {row.pid for row in scoreboard.workers() if row.state is not State.BOOTING}
     asked = [child for child in children.living if child.pid in serving and child.is_heard]
@@ -63,7 +66,7 @@ async def describe(
 
 
 def standing(generation: Generation) -> str:
-    """How the server stands, in a few words."""
+    """The state of the server, in a few words."""
     serving, size = generation.serving, counted(generation.size, "worker")
     if serving >= generation.size:
         return f"generation {generation.number} serves with {size}"
@@ -72,7 +75,7 @@ def standing(generation: Generation) -> str:
 
 
 def _death(generation: Generation) -> Figures | None:
-    """When the last worker died (Unix time), and of what."""
+    """The time of the last death (Unix time), and its reason."""
     if generation.deaths.last is None:
         return None
     at, reason = generation.deaths.last

@@ -1,4 +1,6 @@
-"""`prefork status` for people: whether the server serves comes first, and all of it fits a terminal of 80 columns."""
+"""`prefork status` for people. Owns the layout: the state of the server comes first, and all of it fits a terminal of
+80 columns.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from prefork.settings.wording import counted
 
 Figures = dict[str, Any]
 
-# what an older master does not say: its commands are of the new version before it is
+# fields that an older master does not send: after an installation, the command is of the new version before the master
 _UNSAID: Figures = {"stopping": False, "deaths": {"count": 0, "last": None}, "next_attempt": None}
 
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
@@ -21,7 +23,7 @@ _HEAD = "      pid gen state       age  open  requests    cpu s     MiB"
 
 
 def table(status: Figures, width: int = 80) -> str:
-    """What status.describe says, in lines of `width` columns, where no word of theirs is longer."""
+    """The figures of status.describe as text, in lines of at most `width` columns, but for longer words."""
     status = {**_UNSAID, **status}
     master, totals, reload = status["master"], status["totals"], status["last_reload"]
     facts = [
@@ -55,7 +57,7 @@ def table(status: Figures, width: int = 80) -> str:
 
 
 def _workers(status: Figures) -> str:
-    """How many serve, and what keeps the others."""
+    """How many workers serve, and what keeps the others from it."""
     master, states = status["master"], Counter(worker["state"] for worker in status["workers"])
     wanted, serving = master["workers"], states.pop("serving", 0)
     said = f"{serving} of {wanted} serve" if serving else f"NONE SERVES: 0 of {wanted} workers"
@@ -75,7 +77,7 @@ def _deaths(status: Figures) -> str:
 
 
 def _lost(lines: Figures) -> str:
-    """The log lines that could not be written, where there are any."""
+    """How many log lines could not be written, "" for none."""
     return ", ".join(f"{counted(number, 'line')} of the {name} log" for name, number in lines.items() if number)
 
 
@@ -86,7 +88,7 @@ def _reload(reload: Figures | None) -> str:
 
 
 def _rows(worker: Figures, width: int) -> Iterator[str]:
-    """A worker's line, and one for what it has been at for the longest time."""
+    """A worker's line, and one for its oldest request, or one that says that the worker does not answer."""
     yield (
         f"  {worker['pid']:>7} {worker['generation']:>3} {worker['state']:<8} {_span(worker['age']):>6} "
         f"{worker['connections']:>5} {worker['requests']:>9} {worker['cpu']:>8.2f} {worker['memory'] / 2**20:>7.1f}"
@@ -100,7 +102,7 @@ def _rows(worker: Figures, width: int) -> Iterator[str]:
 
 
 def _span(seconds: float) -> str:
-    """In one unit, rounded down: "59 s", "3 min", "5 h", "12 d"."""
+    """A time in one unit, rounded down but for seconds: "59 s", "3 min", "5 h", "12 d"."""
     seconds = max(0.0, seconds)
     if seconds < MINUTE:
         return f"{seconds:.0f} s"

@@ -1,10 +1,12 @@
-"""Upgrade: a new master, of the code of now, takes the place of a running one. Owns the way from the one to the other.
+"""Upgrade: a new master, with the code that is installed now, takes over from a running one. Owns the handover, and the
+messages between the two.
 
-The old master forks a child, which executes the command line that started us once more: so Python and every module are
-read anew. The new master inherits the listening sockets, the locked pid file and the control socket; VARIABLE tells it
-their descriptors. The two talk through a socket pair, in lines: the new one says when its workers are ready, or why it
-cannot serve; the old one gives way; the new one says that it serves, and from then on all that was handed over is its
-own. Whatever becomes of it before, the old one has lost nothing; where the old one dies, it takes over at once.
+The old master forks a child, which executes the command line of the old master again. So Python and every module are
+loaded anew. The new master inherits the listening sockets, the locked pid file and the control socket; VARIABLE tells
+it their descriptors. The two masters talk through a socket pair, in lines. The new one says when its workers are ready,
+or why it cannot serve. Then the old one gives way. The new one says that it serves, and owns all that was handed over
+from then on. Where the new master fails before that, the old one has lost nothing. Where the old master dies, the new
+one takes over as soon as its workers are ready.
 """
 
 from __future__ import annotations
@@ -43,33 +45,33 @@ from prefork.runtime.loop import Loop
 from prefork.settings.address import Address
 from prefork.settings.schema import Settings
 
-VARIABLE = "PREFORK_OFFER"  # in the new master's environment: an Offer as JSON
+VARIABLE = "PREFORK_OFFER"  # an environment variable of the new master: an Offer as JSON
 GIVE_WAY = b"go\n"
 START = 60.0  # seconds for a new master to import the server and to read its configuration
-MARGIN = 10.0  # seconds beyond its boot_timeout, within which it says itself what is wrong, and tidies up
-TIDYING = 2.0  # seconds that one which has failed has to remove what it has made
-MOST = 65536  # bytes of what a new master wrote to stderr before it could speak
+MARGIN = 10.0  # seconds beyond its boot_timeout, in which a new master reports by itself why it fails, and cleans up
+TIDYING = 2.0  # seconds that a new master which has failed has to remove what it has made
+MOST = 65536  # bytes quoted of what a new master has written to stderr before it could send a message
 
 T = TypeVar("T", PidFile, ControlSocket)
 
 
 class Offer(msgspec.Struct):
-    """What the old master hands over: descriptors, and absolute paths.
+    """Descriptors and absolute paths that the old master hands over.
 
-    The other end is of another version: fields join with a default, and none ever leaves.
+    The other master may be of another version. So a new field must have a default, and no field may ever be removed.
     """
 
     talk: int
     stderr: int
     sockets: dict[str, int]  # by address
     pid_file: tuple[str, int, bool] | None  # path, descriptor, whether its directory was made for it
-    control: tuple[str, int] | None
+    control: tuple[str, int] | None  # path, descriptor
     groups: dict[str, list[int]] = {}  # with reuse_port: the sockets of an address, in order
-    passed: dict[str, str] = {}  # those of the sockets that a service manager has passed: its names for them
-    files: dict[str, tuple[int, int]] = {}  # of unix sockets that a master has bound: device and inode, by path
+    passed: dict[str, str] = {}  # the service manager's names for the sockets that it has passed, by address
+    files: dict[str, tuple[int, int]] = {}  # device and inode of each unix socket that a master has bound, by path
 
     def descriptors(self) -> list[int]:
-        """All of them."""
+        """All descriptors that are handed over."""
         groups = (descriptor for group in self.groups.values() for descriptor in group)
         endpoints = (mark[1] for mark in (self.pid_file, self.control) if mark is not None)
         return [self.talk, self.stderr, *endpoints, *self.sockets.values(), *groups]
@@ -77,7 +79,9 @@ class Offer(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a master has that outlives it; `names` are those of passed sockets."""
+    """The resources of a master that outlive it. `names` are the service manager's names for the sockets that it has
+    passed.
+    """
 
     sockets: Sockets
     names: Mapping[Address, str]
@@ -85,8 +89,9 @@ class Inheritance:
 
 
 class Word(msgspec.Struct):
-    """What the new master says: first how long its workers may take to boot, in seconds; then that they are ready, in
-    which `version`; then that it serves. Or at any time, which `problem` keeps it from serving.
+    """A message of the new master. The first says how long its workers may take to boot, in seconds; the second says,
+    by `version`, that they are ready; the third, with no field set, says that it serves. At any time, a message may say
+    which `problem` keeps the new master from serving.
     """
 
     boot_timeout: float = 0.0
@@ -96,14 +101,14 @@ class Word(msgspec.Struct):
 
 
 class Successor:
-    """The new master, as the old one sees it. `ready`, then `take_over`; `end` when either fails."""
+    """The new master, as the old one sees it. Call `ready`, then `take_over`; call `end` when either fails."""
 
     def __init__(self, children: Children, home: str, manager: ServiceManager, inheritance: Inheritance) -> None:
-        """Forks it, to start in the directory `home`. Raises BootError."""
+        """Forks the new master, which starts in the directory `home`. Raises BootError."""
         self._children = children
         self._loop = children.loop
         self._lines = Lines()
-        self._said: list[bytes] = []  # lines that are not heard yet
+        self._said: list[bytes] = []  # lines that have been read, and not decoded
         with ExitStack() as undo, ExitStack() as theirs:
             try:
                 self._talk, talk = socket.socketpair()
@@ -118,12 +123,12 @@ class Successor:
             self.child: Child = children.fork(lambda _: self._become_master(offer, home, manager, talk))
             undo.pop_all()
         self._talk.setblocking(False)
-        self.child.hang_up()  # what it has to say comes through the socket
+        self.child.hang_up()  # it reports through the socket pair
 
     def _become_master(self, offer: Offer, home: str, manager: ServiceManager, talk: socket.socket) -> int:
-        """In the child: never returns but where there is nothing to execute."""
+        """In the child: execute the new master. Returns only where that fails."""
         try:
-            with suppress(OSError):  # it may be gone; then we are where we are
+            with suppress(OSError):  # it may have been removed; then the child stays where it is
                 file_paths.enter(home)
             os.dup2(self._stderr.fileno(), 2)
             for descriptor in offer.descriptors():
@@ -137,7 +142,7 @@ class Successor:
         return os.EX_OSERR
 
     async def ready(self) -> str:
-        """Wait until it can serve; its version. Raises BootError when it cannot."""
+        """Wait until the new master can serve, and return its version. Raises BootError when it cannot."""
         try:
             with self._loop.within(START):
                 boot_timeout = (await self._hear()).boot_timeout
@@ -149,14 +154,16 @@ class Successor:
             raise BootError(f"the new master {self.child.pid} sent a malformed message: {error}") from None
 
     async def take_over(self) -> None:
-        """Give way, and wait until it serves: it is no child of ours any more. Raises BootError when it does not."""
+        """Give way, and wait until the new master serves. Then it is not counted as a child any more. Raises BootError
+        when it does not serve.
+        """
         with suppress(OSError):
             self._talk.send(GIVE_WAY)
         try:
             with self._loop.within(MARGIN):
                 await self._hear()
         except TimedOut:
-            self.child.signal(signal.SIGKILL)  # it may be about to serve, and to stop then would take down what is ours
+            self.child.signal(signal.SIGKILL)  # it may be about to serve, and a stop in order would remove what is ours
             raise BootError(f"the new master {self.child.pid} got ready, but did not serve") from None
         self._children.let_go(self.child)
         self._hang_up()
@@ -176,18 +183,18 @@ class Successor:
         word = decode(self._said.pop(0), Word)
         if word.problem:
             with suppress(TimedOut), self._loop.within(MARGIN):
-                await self.child.exited.wait()  # it tidies up
+                await self.child.exited.wait()  # it cleans up
             raise BootError(word.problem, word.traceback)
         return word
 
     def _written(self) -> str:
-        """What it has written to stderr before it could speak to us: that its very modules do not load, say."""
+        """The new master's output to stderr from before it could send a message: an error in its own modules, say."""
         size = os.fstat(self._stderr.fileno()).st_size
         return os.pread(self._stderr.fileno(), MOST, max(0, size - MOST)).decode(errors="replace")
 
     def end(self) -> None:
-        """Have it remove what it has made, and end. What descends from it ends at once: it serves nobody, and a worker
-        that hangs in an import would not notice its master's end.
+        """Have the new master remove what it has made, and end. Its descendants are killed at once: they serve nobody,
+        and a worker that hangs in an import would not notice the end of its master.
         """
         family: list[psutil.Process] = []
         with suppress(psutil.Error):
@@ -205,7 +212,7 @@ class Successor:
         except TimedOut:
             self.child.signal(signal.SIGKILL)
             await self.child.exited.wait()
-        self._hang_up()  # not before: it would take that for our end, and serve in our place
+        self._hang_up()  # not before: it would take that for the end of this master, and serve
 
     def _hang_up(self) -> None:
         self._loop.forget(self._talk.fileno())
@@ -215,14 +222,14 @@ class Successor:
 
 
 class Predecessor:
-    """The old master, as the new one sees it: all that it hands over is lent to us, until we serve in its place.
+    """The old master, as the new one sees it. All that it hands over is lent until the new master serves.
 
-    `meet` it, then wait until it `gives_way`, then `relieve` it; or `refuse` at any time.
+    Call `meet`, then wait for `gives_way`, then call `relieve`; or call `refuse` at any time.
     """
 
     def __init__(self, offer: Offer) -> None:
         for descriptor in offer.descriptors():
-            os.set_inheritable(descriptor, False)  # no application is to pass it on
+            os.set_inheritable(descriptor, False)  # no program that an application executes may have it
         self._talk = socket.socket(fileno=offer.talk)
         control = None
         if offer.control is not None:
@@ -245,7 +252,7 @@ class Predecessor:
 
     @classmethod
     def find(cls) -> Predecessor | None:
-        """The master that has started us, if that is how we were started. To be called once. Raises StartError."""
+        """The old master, if an upgrade has started this process; else None. To be called once. Raises StartError."""
         text = os.environ.pop(VARIABLE, None)
         if text is None:
             return None
@@ -255,12 +262,12 @@ class Predecessor:
             raise StartError(f"{VARIABLE}: expected the offer of a master that upgrades: {error}") from None
 
     def place(self) -> Place:
-        """Where its pid file and its control socket are."""
+        """The paths of its pid file and its control socket."""
         return Place(*(mark.path if mark else "" for mark in (self._endpoints.pid_file, self._endpoints.control)))
 
     def meet(self, settings: Settings) -> tuple[Sockets, Endpoints]:
-        """Tell it how long we may take; all of its inheritance that fits `settings`, the sockets by the addresses as
-        that calls them. The rest is taken down when we serve.
+        """Tell the old master how long the boot may take. Returns the part of the handover that fits `settings`: the
+        sockets, by the addresses as the settings write them, and the endpoints. `relieve` takes down the rest.
         """
         _send(self._talk, Word(boot_timeout=settings.workers.boot_timeout))
         names = {_absolute(listener.address): listener.address for listener in settings.listen}
@@ -279,7 +286,7 @@ class Predecessor:
         return None
 
     def close_in_child(self) -> None:
-        """A worker must not hold open what is to close when the old master has been relieved."""
+        """In a child: close what this master will close when it serves."""
         self._talk.close()
         for thing in self._unneeded:
             thing.close_in_child()
@@ -287,20 +294,22 @@ class Predecessor:
             listener.close()
 
     def refuse(self, error: Exception) -> bool:
-        """Tell it why we cannot serve. False where we do already, and it is none of its business."""
+        """Tell the old master why this one cannot serve. False where that cannot hear it: it is gone, or relieved."""
         report = (
             Report(str(error), getattr(error, "report", "")) if isinstance(error, PreforkError) else describe(error)
         )
         return _send(self._talk, Word(problem=report.problem, traceback=report.traceback))
 
     async def gives_way(self, loop: Loop) -> None:
-        """Tell it that we are ready, and wait until we may serve."""
+        """Tell the old master that this one is ready, and wait until it gives way, or dies."""
         _send(self._talk, Word(version=__version__))
         await loop.readable(self._talk.fileno())  # to read GIVE_WAY, or nothing, where it has died
         loop.forget(self._talk.fileno())
 
     def relieve(self) -> None:
-        """Tell it that we serve. All is ours now, and what we do not need is taken down."""
+        """Tell the old master that this one serves. This one owns all that was handed over now, and takes down what it
+        does not need.
+        """
         _send(self._talk, Word())
         self._talk.close()
         self._endpoints.lend(False)
@@ -310,8 +319,8 @@ class Predecessor:
 
 
 def _command() -> list[str]:
-    """The command line that has started us. By -P, `python -m prefork` takes no module from the directory that we are
-    in by then, unless that is where prefork itself has come from, as in a checkout.
+    """The command line that has started this master. -P is added to `python -m prefork`, so that no module is taken
+    from the current directory, unless prefork itself was imported from there, as in a checkout.
     """
     by_name = getattr(sys.modules["__main__"], "__spec__", None) is not None
     elsewhere = (finder.find_spec("prefork", None) for finder in sys.meta_path)  # sys.path lacks that directory
@@ -321,10 +330,10 @@ def _command() -> list[str]:
 
 
 def _offer(inheritance: Inheritance, talk: socket.socket, theirs: ExitStack) -> Offer:
-    """What the new master is told. Raises OSError."""
+    """The Offer for the new master, with duplicates of the descriptors. Raises OSError."""
 
     def copy(holder: int | socket.socket | PidFile | ControlSocket) -> int:
-        """A descriptor that a child does not close, though it closes what is the master's alone; `theirs` does here."""
+        """A duplicate: a forked child closes the originals, which only the master may have. `theirs` closes it here."""
         duplicate = os.dup(holder if isinstance(holder, int) else holder.fileno())
         theirs.callback(os.close, duplicate)
         return duplicate
@@ -350,23 +359,23 @@ def _offer(inheritance: Inheritance, talk: socket.socket, theirs: ExitStack) -> 
 def _learn_file(offer: Offer, listener: socket.socket, path: str) -> None:
     if path in offer.files:
         socket_file.entrust(listener, SocketFile(path, *offer.files[path]))
-    else:  # by a version that did not tell
+    else:  # the offer of an older version, without `files`
         socket_file.know(listener, path)
 
 
 def _bound(address: Address, listener: socket.socket) -> Address:
-    """Where the listener for this address is bound."""
+    """The address, with the path at which a unix socket was bound."""
     file = socket_file.of(listener)
     return _absolute(address) if file is None else Address("unix", path=file.path)
 
 
 def _absolute(address: Address) -> Address:
-    """The same from wherever one looks."""
+    """The address, with an absolute path where it is a unix socket."""
     return Address("unix", path=file_paths.absolute(address.path)) if address.kind == "unix" else address
 
 
 def _send(talk: socket.socket, word: Word) -> bool:
-    """False where the other one is gone, or has heard all that it is to hear."""
+    """Send a message. False where the other master is gone, or where the socket has been closed."""
     try:
         talk.sendall(msgspec.json.encode(word) + b"\n")
     except OSError:
@@ -375,7 +384,7 @@ def _send(talk: socket.socket, word: Word) -> bool:
 
 
 def _speak_up(stderr: int) -> None:
-    """Write to the real stderr from now on, and what has been written to the file in its place, too."""
+    """Write to the real `stderr` from now on, and copy there the output that went to the file in its place."""
     early = os.pread(2, MOST, 0)
     os.dup2(stderr, 2)
     os.close(stderr)

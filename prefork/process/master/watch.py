@@ -1,8 +1,9 @@
 """Watching: `start --watch` reloads when the application's files change. Owns the watcher, a process of its own.
 
-The watcher is forked by the master, because watchfiles brings threads. It holds nothing of the master's but the end of
-two pipes: standard input, which ends when the master does, and standard output, to which it writes a line a time what
-has changed: a JSON list of files, empty when it has begun to watch, or a text that says why it cannot.
+The master forks the watcher, because watchfiles starts threads. The watcher holds the ends of two pipes of the master,
+and standard error. Its standard input comes to its end when the master ends. Each time that files have changed, the
+watcher writes a line to its standard output: a JSON list of their paths. An empty list says that it has begun to watch;
+a JSON string says why it cannot.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from prefork.settings.schema import Settings
 from prefork.settings.wording import to_install
 
 SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templates that applications keep in memory
-IGNORED = {"__pycache__", "node_modules", "site-packages", "venv"}  # directories; and those that begin with a dot
-QUIET = 50  # milliseconds without a change, after which those before are told; editors write several times
-LONGEST = 1600  # milliseconds that the first of them waits at most
-LOOK = 2000  # milliseconds between two looks whether it still is to watch
-MOST = 16 << 20  # bytes of the names of files that have changed at once
+IGNORED = {"__pycache__", "node_modules", "site-packages", "venv"}  # directories, like those that begin with a dot
+QUIET = 50  # milliseconds without a change, after which the earlier ones are reported; editors write several times
+LONGEST = 1600  # milliseconds until a change is reported, at most
+LOOK = 2000  # milliseconds for which watchfiles waits at a time
+MOST = 16 << 20  # bytes of a line: the names of all files that have changed at once
 PAUSE = 1.0  # seconds until a watcher that has died is replaced
-GRACEFUL = 0.5  # seconds for the old workers: streams would hold them, and who has just saved is not to meet them
+GRACEFUL = 0.5  # seconds for the old workers, which streams would hold longer; after a save, none should answer
 
 _saying = threading.Lock()
 
@@ -50,17 +51,19 @@ def require() -> None:
 
 
 def for_development(settings: Settings) -> Settings:
-    """The same with one worker, unless a number of them is said, and with workers that leave at once and quickly."""
+    """The same settings for `--watch`: one worker, unless a number is set; old workers that leave within GRACEFUL
+    seconds, without a probation of the new ones; and a file cache that notices each change.
+    """
     workers = settings.workers
     count = 1 if workers.count == "auto" else workers.count
     graceful = min(workers.graceful_timeout, GRACEFUL)
     workers = structs.replace(workers, count=count, graceful_timeout=graceful, probation=0.0)
-    looked_at = structs.replace(settings.file_cache, valid=0.0)  # what is saved shows at once
+    looked_at = structs.replace(settings.file_cache, valid=0.0)  # a saved file is served at once
     return structs.replace(settings, file_cache=looked_at, workers=workers)
 
 
 class Watch:
-    """The watching of `directories` and of the file `config`, "" for none; `reload` is called after each change."""
+    """Watches `directories` and the file `config`, "" for none, and calls `reload` after each change."""
 
     def __init__(self, children: Children, directories: Sequence[str], config: str, reload: Callable[[], Any]) -> None:
         self._children = children
@@ -70,12 +73,12 @@ class Watch:
         self._reload = reload
         self._changed: set[str] = set()
         self._child: Child | None = None
-        self._reading = -1  # our end of the pipe through which it speaks
+        self._reading = -1  # the reading end of the watcher's standard output
         children.private.append(self._hang_up)
         self._stopped = False
 
     async def run(self) -> None:
-        """Keep a watcher alive until `stop`, or until one says that it cannot watch."""
+        """Keep a watcher alive until `stop`, or until one cannot watch, or cannot be forked."""
         log.info("watching %s for changes", ", ".join(map(_shown, self._directories)))
         replaced = False
         while not self._stopped:
@@ -88,7 +91,7 @@ class Watch:
                 return
             finally:
                 os.close(writing)
-            child.hang_up()  # what it has to say comes through the pipe
+            child.hang_up()  # it reports through the pipe
             can_watch = await self._listen(child, replaced)
             await child.exited.wait()
             if self._stopped or not can_watch:
@@ -98,14 +101,15 @@ class Watch:
             await self._children.loop.sleep(PAUSE)
 
     def stop(self) -> None:
-        """End the watcher, which has nothing to finish, even if it is stopped."""
+        """End the watcher for good. It has nothing to finish, and SIGSTOP may hold it, so it is killed."""
         self._stopped = True
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
 
     def forget_bytecode(self) -> None:
-        """Remove the .pyc files of what has changed: Python holds one for good when its source has the same size and
-        the same second of modification, as after two edits within a second (importlib, "cached bytecode invalidation").
+        """Remove the .pyc files of sources that have changed. Python takes a .pyc file for valid when its source has
+        the same size and the same second of modification, as after two edits within a second (importlib, "cached
+        bytecode invalidation").
         """
         for path in self._changed:
             if path.endswith(".py"):
@@ -122,9 +126,9 @@ class Watch:
             self._reading = -1
 
     async def _listen(self, child: Child, replaced: bool) -> bool:
-        """Hear the watcher until it ends; False where it said that it cannot watch.
+        """Read the lines of the watcher until it ends. False where it cannot watch, or where a line makes no sense.
 
-        Where it has `replaced` another, nobody knows what has changed before it began.
+        A watcher that has `replaced` another causes a reload when it begins: files may have changed before that.
         """
         loop, lines = self._children.loop, Lines(MOST)
         readable = loop.readable(self._reading)
@@ -158,7 +162,7 @@ class Watch:
         os.dup2(self._children.lifeline, 0)
         os.dup2(out, 1)
         os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20))
-        # what the whole process group or all children are sent is the master's to obey: it tells us to go by TERM
+        # the master alone obeys what the whole process group or all children are sent; it ends the watcher by SIGKILL
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -170,10 +174,10 @@ class Watch:
         return os.EX_OK
 
     def _observe(self) -> None:
-        import watchfiles  # here alone: the master needs none of it
+        import watchfiles  # not in the master, which does not use it
 
         def observe(*paths: str, recursive: bool = True) -> None:
-            begun = not recursive  # of whom that need not be said
+            begun = not recursive  # only the recursive watch reports that it has begun
             for changes in watchfiles.watch(
                 *paths,
                 watch_filter=lambda _, path: self._counts(path),
@@ -190,7 +194,7 @@ class Watch:
 
         folder = os.path.dirname(self._config)
         if folder and not any(_below(folder, directory) for directory in self._directories):
-            # the directory, as editors put a new file in the place of the old one; but nothing below it
+            # watch the directory, as editors replace the file by a new one; but not its subdirectories
             threading.Thread(target=observe, args=[folder], kwargs={"recursive": False}, daemon=True).start()
         observe(*self._directories)
 
@@ -207,7 +211,7 @@ class Watch:
 
 
 def _outlive_nobody() -> None:
-    """End with the master: it alone holds the other end of our standard input, and never writes to it."""
+    """End with the master: only that holds the other end of standard input, and it never writes to it."""
     os.read(0, 1)
     os._exit(os.EX_OK)
 
@@ -229,6 +233,6 @@ def _summary(paths: Sequence[str]) -> str:
 
 
 def _shown(path: str) -> str:
-    """`path` as seen from here, where it is here."""
+    """`path`, relative to the current directory where it is below that."""
     here = os.path.realpath(file_paths.absolute(os.curdir))
     return os.path.relpath(path, here) if _below(path, here) else path

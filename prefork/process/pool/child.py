@@ -1,8 +1,9 @@
-"""A child: what its parent knows of it, by the kernel's word and by its own. Owns the line between the two.
+"""A child process, as its parent sees it. Owns what the kernel and the child say of the child, and the parent's end of
+the line between the two.
 
-A child reports through a pair of sockets, in a line: that it is ready, or why it is not, with its traceback. Once
-ready, it may say in another line that it is to be replaced; and its parent may ask what it is at. An application may
-say all that as well, or nothing that can be understood: that costs the child, and nobody else.
+The line is a socket pair. In one message, a child reports that it is ready, or why it is not, with the traceback. Once
+ready, it may ask in another message to be replaced, and its parent may ask for its oldest request. An application in
+the child may write to the line, too, even what makes no sense. That costs this child, and no other.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Condition, Event
 from prefork.runtime.task import Task
 
-ANSWER = 1.0  # seconds that one whose boot takes too long has to say where it is
-ENDING = 2.0  # seconds that one has for its exit functions, where nobody waits for anything else of it
-TIMES = 8  # that it is told within these: it may be where one word is lost (Dismissed)
-DUMP = 0.2  # seconds that it has to write that itself (Logs.catch_crashes), before it may be killed
+ANSWER = 1.0  # seconds that a child whose boot takes too long has to say where it is
+ENDING = 2.0  # seconds that a child without clients has for its exit functions, before it is killed
+TIMES = 8  # how often it is told to end within these, as some places lose the exception (Dismissed)
+DUMP = 0.2  # seconds that it has to write its stacks to the error log (Logs.catch_crashes), before it may be killed
 
 
 class Child:
@@ -40,30 +41,32 @@ class Child:
         self.name = name
         self.started = monotonic()
         self.exited = Event(loop)
-        self.departing = Event(loop)  # it has exited, or wants to be replaced
-        self.account: Account | None = None  # what it has said since it was asked last
-        self.heard = Condition(loop)  # rung when it has said something
+        self.departing = Event(loop)  # it has exited, or must be replaced
+        self.account: Account | None = None  # its answer since it was asked last
+        self.heard = Condition(loop)  # notified when it has reported something, or has ended
         self.status = 0  # once exited: its exit status, or minus the signal's number (os.waitstatus_to_exitcode)
-        self.out_of_memory = False  # is what the kernel seems to have killed it for
-        # when the turn began that its loop is in, as Board.turn has it, where it has a loop
+        self.out_of_memory = False  # the kernel seems to have killed it as memory had run out
+        # gives the time at which the current turn of its loop began (Board.turn); a child without a loop is in none
         self.turn: Callable[[], float] = lambda: inf
-        self.hold: Callable[[bool], None] = lambda held: None  # called when SIGSTOP or the like holds it, or no more
-        self._odd = inf  # since when its loop's turn makes no sense (monotonic seconds)
+        self.hold: Callable[[bool], None] = lambda held: None  # called when SIGSTOP stops it, or it goes on
+        self._odd = inf  # since when `turn` has given what its loop cannot have written (monotonic seconds)
         self.asgi = False  # it is ready, and hosts an ASGI application
         self.served = 0.0  # once exited: the seconds for which it was ready
-        self.clients = 0  # once exited: how many it has accepted, by its own word
+        self.clients = 0  # once exited: how many it has accepted, by its own count
         self._ready_at = inf  # monotonic seconds
-        self.stopped = inf  # since when (monotonic seconds), by SIGSTOP or the like
+        self.stopped = inf  # since when SIGSTOP or the like has held it (monotonic seconds)
         self._loop = loop
         self._report = report
         self._lines = Lines()
-        self._said: deque[bytes] = deque()  # lines that are not heard yet
+        self._said: deque[bytes] = deque()  # lines that have been read, and not decoded
         self._asked = 0  # questions for an account that it has not answered
-        self._waiting: Task | None = None  # for it
-        self._deaf = False  # we are, to what it says
+        self._waiting: Task | None = None  # the task that waits for its next report
+        self._deaf = False  # nothing is read from it any more
 
     async def ready(self, timeout: float) -> None:
-        """Wait for its report. Raises BootError when it is not ready within `timeout` seconds, or cannot be."""
+        """Wait until it reports that it is ready. Raises BootError when it does not within `timeout` seconds, or cannot
+        be ready.
+        """
         ready = False
         try:
             with self._loop.within(timeout):
@@ -89,13 +92,13 @@ class Child:
                 self.hang_up()
 
     async def _hear(self) -> Report | None:
-        """The next that it says; None when it has ended instead: its own child may hold the line open. Raises
+        """Its next report; None when it has ended, even while a child of its own holds the line open. Raises
         MalformedMessage.
         """
         readable = self._loop.readable(self._report)
         self._waiting = self._loop.current
         while not self._said:
-            await readable  # or `end`
+            await readable  # or until `end` resumes this task
             try:
                 piece = os.read(self._report, READ)
             except BlockingIOError:
@@ -111,8 +114,8 @@ class Child:
         return decode(self._said.popleft(), Report)
 
     async def _place(self) -> str:
-        """Where it is, as its boot takes too long; "" where it cannot say that, as not even another thread gets to run:
-        then the dump that needs no interpreter is in the error log.
+        """The stacks of a child whose boot takes too long; "" where no thread of it gets to run and answer. Then the
+        error log has a dump, which needs no interpreter.
         """
         self.ask(WHERE)
         try:
@@ -126,7 +129,7 @@ class Child:
         return ""
 
     def end(self, status: int) -> None:
-        """It has ended, with what `os.waitpid` says."""
+        """Note that it has ended; `status` is as os.waitpid returns it."""
         self.status = os.waitstatus_to_exitcode(status)
         self.served = max(0.0, monotonic() - self._ready_at)
         self.exited.set()
@@ -136,9 +139,9 @@ class Child:
             self._waiting.resume()
 
     async def listen(self) -> None:
-        """Once it is ready, and until it has ended: take note of its accounts, and of its operation to be replaced,
-        which sets `departing`. So does what makes no sense, after which nothing more is heard; it may be told things
-        still.
+        """From when it is ready until it has ended: take note of its accounts, and set `departing` when it asks to be
+        replaced. A malformed message sets `departing`, too. After that nothing more is read from the child, but it can
+        still be asked and told things.
         """
         try:
             while report := await self._hear():
@@ -154,7 +157,7 @@ class Child:
             self.hang_up()
 
     def _turn_deaf(self) -> None:
-        """Have it get an error where it says more, instead of waiting for somebody who hears it."""
+        """Read nothing from it any more: where it writes, it gets an error, instead of waiting for room."""
         self._deaf = True
         self._loop.forget(self._report)
         with suppress(OSError), socket.socket(fileno=os.dup(self._report)) as line:
@@ -162,17 +165,19 @@ class Child:
 
     @property
     def stuck(self) -> float:
-        """Seconds for which its loop has not turned, 0 while it does; or for which SIGSTOP or the like has held it.
+        """Seconds for which its loop has been in one turn, or for which SIGSTOP or the like has held it; 0 for neither.
 
-        A loop that turns would write over what makes no sense there.
+        Where `turn` gives what a loop cannot have written, the loop counts as stuck since then: one that turns would
+        have overwritten it.
         """
         began, now = self.turn(), monotonic()
         self._odd = min(self._odd, now) if began == -inf else inf
         return max(0.0, now - min(began if began > 0.0 else self._odd, self.stopped))
 
     def _note(self, report: Report) -> None:
-        """Raises MalformedMessage where it gives an account that nobody has asked for: there would be no end of them,
-        while one that has heard two questions at once may answer both by one.
+        """Take note of a report. Raises MalformedMessage for an account that nobody has asked for, and for a second
+        request to be replaced: the number of reports must be bounded. Two questions that the child reads at once may
+        have one answer.
         """
         if report.account is None:
             if self.departing.is_set():
@@ -186,18 +191,20 @@ class Child:
         self.heard.notify_all()
 
     def ask(self, question: bytes) -> None:
-        """Ask WHERE: it logs what it is at, if it can, and answers as one that is to be replaced does; or WHAT: it
-        answers by an account. ORDER and NOW have no answer. A worker hears these in a thread of its own, whatever its
-        application does to signals.
+        """Send a question or a command (messages.py).
+
+        In answer to WHERE, a worker that serves logs its stacks, if it can, and asks to be replaced; a child that boots
+        reports its `place`. WHAT is answered by an account. ORDER and NOW have no answer. A worker reads all of them in
+        a thread of its own, whatever its application does to signals.
         """
         self._asked += question == WHAT
         with suppress(OSError):
             os.write(self._report, question)
 
     def hurry(self) -> None:
-        """Reporter it to end at once."""
+        """Tell it to end at once."""
         self.ask(NOW)
-        self.signal(signal.SIGINT)  # not all are workers
+        self.signal(signal.SIGINT)  # for a child that is no worker
 
     async def answered(self) -> None:
         """Wait for its account, or for its end."""
@@ -205,16 +212,16 @@ class Child:
 
     @property
     def reports(self) -> bool:
-        """The line to it is open."""
+        """Whether the line to it is open."""
         return self._report >= 0
 
     @property
     def is_heard(self) -> bool:
-        """The line to it is open, and what it says there is read."""
+        """Whether the line to it is open, and still read."""
         return self.reports and not self._deaf
 
     def hang_up(self) -> None:
-        """Close our end of the line to it."""
+        """Close the parent's end of the line."""
         if self._report >= 0:
             os.close(self._report)
             self._report = -1
@@ -231,19 +238,22 @@ class Child:
 
     @property
     def was_killed(self) -> bool:
-        """It has ended by somebody's `kill -9`: of no fault of its own, as far as anybody can tell."""
+        """Whether somebody's `kill -9` has ended it. As far as anybody can tell, such a child was not at fault."""
         return self.status == -signal.SIGKILL and not self.out_of_memory
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it lives: its pid is its own until it has been reaped."""
+        """Send it a signal, if it has not been reaped: until then, no other process can have its pid."""
         if not self.exited.is_set():
-            # whoever tells all of them is to get to the last; and it may have executed what runs as another user
+            # a caller that signals all children must get to the last; and a child may have executed a program that runs
+            # as another user
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, number)
 
     async def see_end(self) -> None:
-        """Have it end, where it boots, has failed to, or is a template: in order, so that what its application has
-        started ends with it; by force where that takes too long.
+        """End a child that boots, that has failed to boot, or that is a template, and wait for its end.
+
+        It ends in order, so that the processes that its application has started end with it. After ENDING seconds it is
+        killed.
         """
         for _ in range(TIMES):
             self.signal(ORDERED)

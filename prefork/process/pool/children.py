@@ -1,4 +1,4 @@
-"""Children: forks processes and reaps them. Owns the master's child processes, and which they are (child.py)."""
+"""Children: forks processes and reaps them. Owns the table of the master's child processes (child.py)."""
 
 from __future__ import annotations
 
@@ -20,37 +20,39 @@ from prefork.runtime import forks
 from prefork.runtime.finish import finish, flush
 from prefork.runtime.loop import Loop
 
-GENTLE = 0.5  # seconds for exit functions, where nobody waits for a child, until what it has started is sent SIGTERM
-STUCK = 0.5  # seconds in one turn, after which a loop is not said to turn
-ANSWER = 0.25  # seconds to answer WHAT, from a thread of its own: whoever cannot is stopped, or computes in C
+GENTLE = 0.5  # seconds for the exit functions of a child without clients, until its own children are sent SIGTERM
+STUCK = 0.5  # seconds in one turn, after which a loop counts as stuck
+ANSWER = 0.25  # seconds to answer WHAT in the diagnostics thread: a worker that cannot is stopped, or computes in C
 
 
 Main = Callable[[Reporter], int]
 
 
 class Children:
-    """The master's children. What registers in `private` is called in every child first: to close what is not its."""
+    """The master's children. Each function in `private` is called in every forked child before its `main`: it closes
+    what the child must not have.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._living: dict[int, Child] = {}
-        self._reporting: list[Child] = []  # whose pipes are open, the living and those just dead
+        self._reporting: list[Child] = []  # children whose line is open: the living, and those that have just died
         self.private: list[Callable[[], None]] = []
         self._oom_kills = OomKills()
         self._adopting = 0
-        self._strays: dict[int, int] = {}  # statuses of who has died unknown meanwhile, by pid
-        self._let_go: set[int] = set()  # pids of those that are none of ours any more, and have not been reaped
-        # while the master lives it holds the writing end of this pipe, and it alone: reading ends when it dies
+        self._strays: dict[int, int] = {}  # statuses of those that died before they were adopted, by pid
+        self._let_go: set[int] = set()  # pids of processes that `let_go` has named, and that have not been reaped
+        # only the master holds the writing end of this pipe, so the reading end comes to its end when the master dies
         self.lifeline, self._life = os.pipe()
 
     def fork(self, main: Main, name: str = "worker") -> Child:
-        """Fork a child that runs `main(reporter)` and exits with the status that it returns. Raises BootError.
+        """Fork a child that runs `main(reporter)`, and exits with the status that this returns. Raises BootError.
 
-        `name` is what it is called in errors and logs.
+        Errors and logs call the child `name`.
         """
         flush()
         line: tuple[int, ...] = ()
-        # signals wait until the child has handlers of its own: the parent's would write to the parent's descriptor
+        # signals wait until the child has its own handlers: the parent's handlers would write to the parent's pipe
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             line = tuple(end.detach() for end in socket.socketpair())
@@ -69,7 +71,9 @@ class Children:
 
     @contextmanager
     def adopting(self) -> Iterator[None]:
-        """A block in which another process forks a child for us, which may be dead before `adopt` makes it known."""
+        """A block in which another process forks a child for this one. The child may die before `adopt` names it: the
+        block keeps its status until then.
+        """
         self._adopting += 1
         try:
             yield
@@ -79,11 +83,12 @@ class Children:
                 self._strays.clear()
 
     def adopt(self, pid: int, ours: int) -> Child:
-        """A child that another process has forked for us, and tells us of; `ours` is our end of the line to it, which
-        is closed where this raises.
+        """Take in a child that another process has forked for this one. `ours` is the parent's end of the line to it,
+        and is closed where this raises.
 
-        Raises MalformedMessage where the kernel knows no such child of this process, or we know it already: to signal
-        it would be to signal anybody. A child's number is its own until we have reaped it.
+        Raises MalformedMessage where the kernel knows no such child of this process, or where the child is known
+        already: `pid` may be any process, which must not be signalled. The pid of a child stays its own until this
+        process reaps it.
         """
         if pid in self._living or pid in self._let_go or not (pid in self._strays or _is_our_child(pid)):
             os.close(ours)
@@ -113,7 +118,7 @@ class Children:
         live(begin, Reporter(theirs))
 
     def reap(self) -> None:
-        """Take note of who has died, is stopped, or goes on. To be called on SIGCHLD."""
+        """Take note of every child that has died, has been stopped, or goes on. To be called on SIGCHLD."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
@@ -144,7 +149,7 @@ class Children:
                 child.end(status)
 
     def let_go(self, child: Child) -> None:
-        """It is none of ours any more, though it lives."""
+        """Forget a child that lives on by itself."""
         del self._living[child.pid]
         self._let_go.add(child.pid)
 
@@ -153,7 +158,7 @@ class Children:
         return list(self._living.values())
 
     async def accounts(self, children: Sequence[Child]) -> dict[int, Account]:
-        """What each is at, by its pid; less those who have not answered in time."""
+        """The account of each child, by its pid. A child that does not answer within ANSWER seconds has none."""
         for child in children:
             child.account = None
             child.ask(WHAT)
@@ -165,12 +170,12 @@ class Children:
     async def dismiss(
         self, children: Iterable[Child], timeout: float, *, shutdown: float = 0.0, urgent: bool = False
     ) -> None:
-        """Reporter them to end at once, where it is `urgent`, or else to obey their order, and wait until they are
-        gone.
+        """Tell the children to end at once, where it is `urgent`, or else to obey the order in the scoreboard. Wait
+        until they are gone.
 
-        After `timeout` seconds they are killed, but those have `shutdown` seconds more that host ASGI applications, if
-        their loop turns by then, or those shut down. What they are at is logged when they are killed, where it is not
-        urgent.
+        After `timeout` seconds, children are killed. A child that hosts ASGI applications has `shutdown` seconds more,
+        where its loop is not stuck, or rests while the applications shut down. Where it is not urgent, the oldest
+        request of a killed child is logged.
         """
         leaving = list(children)
         for child in leaving:
@@ -184,14 +189,14 @@ class Children:
         await self._kill(await self._left_after(shutdown, spared), timeout + shutdown, urgent)
 
     async def _left_after(self, seconds: float, children: Sequence[Child]) -> list[Child]:
-        """Wait until they are gone, so many seconds at most; those who are not."""
+        """Wait until the children are gone, at most `seconds`. Returns those that are not."""
         with suppress(TimedOut), self.loop.within(seconds):
             for child in children:
                 await child.exited.wait()
         return [child for child in children if not child.exited.is_set()]
 
     async def _kill(self, children: Sequence[Child], waited: float, urgent: bool) -> None:
-        """Kill them, so many seconds after they were told to leave, and wait until they are gone."""
+        """Kill the children, which were told to leave `waited` seconds ago, and wait until they are gone."""
         told = {} if urgent else await self.accounts([child for child in children if child.is_heard])
         for child in children:
             if child.exited.is_set():
@@ -205,10 +210,12 @@ class Children:
 
 
 def live(main: Main, reporter: Reporter) -> NoReturn:
-    """In a forked child: run `main` and exit. Never return, never unwind into the parent's frames, whose finally blocks
-    are the parent's. Where applications ran in it, it ends in order: their threads end, and their exit functions run.
+    """In a forked child: run `main`, and exit with the status that it returns.
 
-    All signals are blocked still; Signals lets them in.
+    This never returns, and never unwinds into the parent's frames: their `finally` blocks are for the parent alone. A
+    child that has run an application ends in order: the threads end, and the exit functions run.
+
+    All signals are still blocked here; Signals unblocks them.
     """
     status = os.EX_SOFTWARE
     try:
@@ -220,10 +227,10 @@ def live(main: Main, reporter: Reporter) -> NoReturn:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
                 reporter.send(describe(error))
-                if not reporter.heard:  # an application has closed the line, with all else that it did not know
+                if not reporter.heard:  # an application has closed the line, as one does that closes all descriptors
                     log.critical("worker %d cannot boot: %r", os.getpid(), error, exc_info=error)
         if forks.hosting:
-            finish(inf if reporter.ready else GENTLE)  # who has not booted is to be gone soon
+            finish(inf if reporter.ready else GENTLE)  # a child that has not booted must be gone soon
         else:
             flush()
     finally:
@@ -231,7 +238,7 @@ def live(main: Main, reporter: Reporter) -> NoReturn:
 
 
 def _is_our_child(pid: int) -> bool:
-    """Whether the kernel knows this process as a child of ours, dead or alive, that has not been reaped (waitid(2))."""
+    """Whether `pid` is a child of this process, dead or alive, that has not been reaped (waitid(2))."""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except (OSError, OverflowError):

@@ -1,4 +1,6 @@
-"""Endings: what a dead process's status tells in words, and whether the kernel killed it because memory had run out."""
+"""Exit statuses. Owns their description in words, and the check whether the kernel killed a process as memory had run
+out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ SYSTEM = Path("/proc/vmstat")
 
 
 def describe_exit(status: int, out_of_memory: bool = False) -> str:
-    """In words: "SIGKILL", "exit status 3". `status` is as of os.waitstatus_to_exitcode: minus the signal's number."""
+    """A status in words: "SIGKILL", "exit status 3". `status` is as os.waitstatus_to_exitcode returns it: the exit
+    status, or minus the signal's number.
+    """
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -24,19 +28,21 @@ def describe_exit(status: int, out_of_memory: bool = False) -> str:
 
 
 class OomKills:
-    """How many processes the kernel has killed for want of memory: in our cgroup, or at all, where that is not told."""
+    """How many processes the kernel has killed as memory had run out, in this process's cgroup, or in the whole system
+    where the cgroup does not count them.
+    """
 
     def __init__(self) -> None:
         self._known = _count()
 
     def more(self) -> bool:
-        """Whether there are more than when that was asked last."""
+        """Whether there are more than at the last call, or at the start."""
         before, self._known = self._known, _count()
         return self._known > before
 
 
 def _count() -> int:
-    """The `oom_kill` of the first file that has one: cgroup v2's, v1's, the system's (Linux 4.13); 0 without any."""
+    """The `oom_kill` of the first file that has one: cgroup v2's, v1's, the system's (Linux 4.13). 0 where none has."""
     for file in _counters():
         try:
             lines = file.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""A generation: the workers of one configuration. Spawns them, knows when all are ready, replaces who dies, drains."""
+"""A generation: the workers of one configuration. Owns their start, the replacement of the dead, and their drain."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from prefork.shared.scoreboard import Order, Scoreboard
 class Phase(Enum):
     BOOTING = auto()
     SERVING = auto()
-    STANDING_BY = auto()  # nobody is replaced, until it serves again or leaves
+    STANDING_BY = auto()  # no worker is replaced, until the generation serves again or leaves
     LEAVING = auto()
 
 
@@ -47,7 +47,9 @@ def configured_size(settings: Settings) -> int:
 
 
 class Generation:
-    """Generation `number`: one supervising task a worker. `start` once, then `drain` or `kill` once."""
+    """Generation `number`, with one supervising task for each worker. Call `start` once, then, where that succeeds,
+    `open`. `drain` ends an opened one, `kill` one that could not start.
+    """
 
     def __init__(
         self,
@@ -59,46 +61,46 @@ class Generation:
         scoreboard: Scoreboard,
         living: list[Generation],
     ) -> None:
-        """`living` is every generation that has workers or may fork some; a worker closes what is the others'."""
+        """`living` is every generation that has workers or may fork some; a child closes what belongs to the others."""
         self.number = number
         self.settings = settings
         self.sockets = sockets
         self.logs = logs
         self.size = configured_size(settings)
         self.loaded = time.time()
-        self._directory = file_paths.open_current()  # in which its workers begin, whenever that is
+        self._directory = file_paths.open_current()  # in which its workers begin, whenever they are forked
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self.deaths = Deaths()
-        self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
+        self.crashes: list[str] = []  # the deaths of workers that were ready, in words, but for `Child.was_killed`
         self.on_change: Callable[[Generation], None] = lambda _: None  # called when a worker is ready, or has died
         self._children = children
         self._scoreboard = scoreboard
         self._living = living
         self._positions: list[Position] = []
-        self._members: dict[Child, int] = {}  # all that live, with their slots
-        self._dismissed: set[Child] = set()  # each for itself, while the others stay
-        self._news = Condition(children.loop)  # rung when a worker is ready, or cannot be
-        self._opened = False  # for clients, once
-        self._rolling = False  # a worker boots in the place of one that lives
-        self._turn = Condition(children.loop)  # rung when it is another's turn to be replaced
+        self._members: dict[Child, int] = {}  # all living workers, with their slots
+        self._dismissed: set[Child] = set()  # workers told to leave one by one, while the others stay
+        self._news = Condition(children.loop)  # notified when a worker, a position or the phase has changed
+        self._opened = False  # `open` has been called
+        self._rolling = False  # a worker boots to replace one that still lives
+        self._turn = Condition(children.loop)  # notified when the next living worker may be replaced
         self._vigil: Task | None = None
         self._template: Template | None = None
         if settings.workers.preload:
             self._template = Template(children, self._become_template, settings.workers.boot_timeout)
 
     async def start(self) -> None:
-        """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then `kill` is due."""
+        """Fork the workers, and wait until all are ready. Raises BootError when one cannot be: then call `kill`."""
         if any(route.asgi for route in self.settings.routes):
             prepare_asgi()
         await self._fill(self.size)
         if any(child.asgi for child in self.ready):
-            prepare_asgi()  # for the later ones, where their routes do not tell
+            prepare_asgi()  # for workers forked later, where the routes do not say that an application is ASGI
 
     async def resize(self, size: int) -> None:
-        """Have so many workers, at least one. Those that are too many finish what is under way.
+        """Have `size` workers, at least one. Surplus workers finish what is under way, and leave.
 
-        Raises BootError when a new one cannot be ready: then there are as many as before.
+        Raises BootError when a new worker cannot be ready: then there are as many as before.
         """
         before = len(self._positions)
         try:
@@ -110,7 +112,9 @@ class Generation:
         self.size = size
 
     async def _fill(self, count: int) -> None:
-        """Add `count` positions, and wait until all of them are held. Raises BootError when one cannot be."""
+        """Add `count` positions, none where that is negative, and wait until each has a worker that is ready. Raises
+        BootError where one cannot have one.
+        """
         first = len(self._positions)
         fresh = [Position(self._children.loop, number) for number in range(first, first + count)]
         self._positions += fresh
@@ -130,7 +134,7 @@ class Generation:
             position.established = True
 
     def _close_posts(self, keep: int) -> None:
-        """Close all positions but the first `keep`; whoever holds one is asked to leave."""
+        """Close all positions but the first `keep`, and ask their workers to leave."""
         closing, self._positions = self._positions[keep:], self._positions[:keep]
         for position in closing:
             position.closed.set()
@@ -138,7 +142,9 @@ class Generation:
             self._children.loop.spawn(self._dismiss(position.children & self.ready), "dismissing a worker")
 
     def open(self) -> None:
-        """Let the workers accept clients, once `start` is over: those of a generation that fails die without any."""
+        """Let the workers accept clients. Called after `start`, so that no worker of a generation that cannot start has
+        clients.
+        """
         self.phase = Phase.SERVING
         self._opened = True
         listen.begin(self.sockets, self.settings.listen)
@@ -149,13 +155,13 @@ class Generation:
             self._vigil = self._children.loop.spawn(keeping, "looking after the workers")
 
     def stand_by(self) -> None:
-        """Have the workers take no clients any more, but keep all that it takes to serve."""
+        """Have the workers accept no more clients, but keep everything that they need to serve again."""
         self.phase = Phase.STANDING_BY
         self._end_booting(self._members)
         self._order(Order.STAND_BY)
 
     def come_back(self) -> None:
-        """Serve again, where it stands by."""
+        """Serve again, if the generation stands by."""
         if self.phase is Phase.STANDING_BY:
             self.phase = Phase.SERVING
             self._order(Order.SERVE)
@@ -170,45 +176,51 @@ class Generation:
         child.ask(ORDER)
 
     def answered(self) -> int:
-        """How many requests the workers that live have answered, by their own word."""
+        """How many requests the living workers have answered, by their own count."""
         return sum(self._scoreboard.counts(slot)[REQUESTS] for slot in self._members.values())
 
     async def drain(self) -> None:
-        """Ask the workers to finish, and wait until they are gone."""
+        """Ask the workers to finish, and wait until they and the template have ended."""
         self.leave()
         await self._dismiss(self._members)
         if self._template is not None:
             await self._template.ended()
 
     def _end_booting(self, children: Iterable[Child]) -> None:
-        """End those that are not known to be ready: they have not been told to serve, and have nothing to finish."""
+        """End those of `children` that are not known to be ready. None of them has been told to serve, so there is
+        nothing to finish.
+        """
         for child in set(children) - self.ready - self._dismissed:
             self._end(child)
 
     def _end(self, child: Child) -> None:
         self._dismissed.add(child)
-        self._scoreboard.order(self._members[child], Order.LEAVE)  # it may just have got ready
+        self._scoreboard.order(self._members[child], Order.LEAVE)  # the worker may just have got ready
         child.ask(ORDER)
         self._children.loop.spawn(child.see_end(), f"ending worker {child.pid}")
 
     def kill(self) -> None:
-        """End the workers, which have no clients; the last of them may still be ending when this returns."""
+        """End the workers of a generation that was never opened, so that they have no clients. They may still be ending
+        when this returns.
+        """
         self.leave()
         for child in self._in_charge():
             self._end(child)
 
     def is_healthy(self, patience: float) -> bool:
-        """Whether one worker at the least serves, and has not been stuck for `patience` seconds; or none is to be."""
+        """Whether at least one worker is ready and has not been stuck for `patience` seconds. A generation that leaves
+        needs none, and is healthy.
+        """
         return self.phase is Phase.LEAVING or any(child.stuck < patience for child in self._in_charge())
 
     @property
     def serving(self) -> int:
-        """How many workers are there for clients."""
+        """How many workers accept clients."""
         return len(self._in_charge()) if self.phase is Phase.SERVING else 0
 
     @property
     def next_attempt(self) -> float | None:
-        """When a worker is to be forked in the place of one that has died (Unix time), where that is waited for."""
+        """When the next attempt to replace a worker is due (Unix time); None while none is waited for."""
         return min(
             (position.next_attempt for position in self._positions if position.next_attempt is not None), default=None
         )
@@ -217,7 +229,7 @@ class Generation:
         return self.ready - self._dismissed
 
     def leave(self) -> None:
-        """Replace nobody from now on, and end who boots."""
+        """Replace no worker from now on, and end those that boot."""
         if self._template is not None and self.phase is not Phase.LEAVING:
             self._template.dismiss()
             self._children.loop.spawn(self._template.end(self._members), "ending a template")
@@ -231,12 +243,14 @@ class Generation:
             self._vigil = None
 
     def close(self) -> None:
-        """Close what is this generation's alone, save its sockets: they may be the next one's too."""
+        """Close what this generation has alone. Its sockets stay open: the next generation may have them, too."""
         self.logs.close()
         os.close(self._directory)
 
     async def _supervise(self, position: Position) -> None:
-        """Keep a worker at the position until it is closed; give up only while that is not established."""
+        """Keep a worker at the position until the position is closed. Only where the position is not established, the
+        first failure ends this.
+        """
         child: Child | None = None
         while True:
             await self._news.wait_for(lambda: position.closed.is_set() or self.phase is not Phase.STANDING_BY)
@@ -250,7 +264,7 @@ class Generation:
                     if died
                     else position.respawn.after_departure()
                 )
-            except Exception as error:  # whatever it is: nobody may wait for this worker in vain
+            except Exception as error:  # any error must be reported: a task may wait for this worker
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
                 if position.closed.is_set() or self.phase is Phase.STANDING_BY:
                     continue
@@ -264,9 +278,9 @@ class Generation:
             await position.pause(pause)
 
     async def _one_life(self, position: Position, predecessor: Child | None) -> Child:
-        """Fork a worker and wait until it is gone or wants to be replaced. Raises BootError if it never got ready.
+        """Fork a worker, and wait until it is gone or must be replaced. Raises BootError if it never got ready.
 
-        Once it is ready, `predecessor` is asked to leave, if it is still there.
+        Once it is ready, `predecessor` is asked to leave, if that still lives.
         """
         if predecessor is None or predecessor.exited.is_set():
             child = await self._boot(position)
@@ -277,11 +291,11 @@ class Generation:
         await child.departing.wait()
         await self._news.wait_for(
             lambda: not child.exited.is_set() or child not in self._members
-        )  # what it has done is known
+        )  # `_bury` has taken its counts
         return child
 
     async def _boot_in_turn(self, position: Position) -> Child:
-        """Boot a worker for one that lives on meanwhile: one at a time, as the others do not need it at once."""
+        """Boot a worker to replace one that still lives. This goes one worker at a time, as none of these is urgent."""
         await self._turn.wait_for(lambda: not self._rolling)
         if position.closed.is_set():
             raise BootError("its position is closed")
@@ -293,13 +307,13 @@ class Generation:
             self._turn.notify_all()
 
     async def _boot(self, position: Position) -> Child:
-        """Fork a worker and wait until it is ready. Raises BootError."""
+        """Fork a worker, and wait until it is ready. Raises BootError."""
         child = await self._fork(position)
-        if position.closed.is_set() or self.phase is Phase.STANDING_BY:  # by now; it may be ready before we go on
+        if position.closed.is_set() or self.phase is Phase.STANDING_BY:  # meanwhile; it may soon be ready
             self._end_booting([child])
         try:
             await child.ready(self.settings.workers.boot_timeout)
-            if child in self._dismissed or child.exited.is_set():  # by now
+            if child in self._dismissed or child.exited.is_set():  # meanwhile
                 await child.exited.wait()
                 raise BootError(f"worker {child.pid} died as it got ready: {child.exit_description}")
         except BootError:
@@ -307,7 +321,7 @@ class Generation:
             child.hang_up()
             raise
         self.ready.add(child)
-        if self._opened and self.phase is not Phase.STANDING_BY:  # now: who is not known as ready may be killed
+        if self._opened and self.phase is not Phase.STANDING_BY:  # not before it is in `ready`
             self._give(child, Order.SERVE)
         position.holder = child
         self._news.notify_all()
@@ -335,7 +349,9 @@ class Generation:
         return child
 
     async def _bury(self, position: Position, child: Child, slot: int) -> None:
-        """When it is gone: say so, where nobody has asked it to leave, and free its place."""
+        """Wait until `child` has ended, take its counts, and free its slot. Log its death if nobody had asked it to
+        leave.
+        """
         await child.exited.wait()
         counts = self._scoreboard.counts(slot)
         child.clients = counts[ACCEPTED]
@@ -347,7 +363,7 @@ class Generation:
             position.holder = None
         if child not in self.ready:
             self._dismissed.discard(child)
-            return  # it has not booted, and is spoken of by who waits for that
+            return  # it has not booted, which the task that waits for its boot reports
         self.ready.discard(child)
         if self.phase is Phase.LEAVING or child in self._dismissed:
             log.debug("worker %d has left: %s", child.pid, child.exit_description)
@@ -361,11 +377,13 @@ class Generation:
             log.error("%s; replacing it", died)
 
     async def _dismiss(self, children: Iterable[Child]) -> None:
-        """Ask them to leave, and wait until they are gone, for as long as they may take."""
+        """Ask `children` to leave, and wait until they are gone. Those that take longer than the settings allow are
+        killed.
+        """
         leaving = list(children)
         self._dismissed.update(leaving)
         for child in leaving:
-            if child in self._members:  # else it has gone meanwhile, and its slot may be another's
+            if child in self._members:  # else it has ended meanwhile, and another worker may have its slot
                 self._scoreboard.order(self._members[child], Order.LEAVE)
         workers = self.settings.workers
         await self._children.dismiss(leaving, time_for_requests(workers), shutdown=time_for_shutdown(workers))
@@ -378,8 +396,8 @@ class Generation:
         return template.run(self._enter_child(0, 0, self.sockets), line, reporter)
 
     def _enter_child(self, slot: int, position: int, sockets: Sockets) -> worker.Assignment:
-        """In the child: a removed address must close with its generation, though we were forked before; and what is
-        the master's to write must not be ours.
+        """In the child: close what belongs to other generations, enter this generation's directory, and let go of the
+        memory that only the master may write. A socket that a child kept would be open longer than its generation.
         """
         inherited = {listener for generation in self._living for listener in generation.sockets.values()}
         for listener in inherited - set(sockets.values()):

@@ -1,4 +1,4 @@
-"""A position: a worker's place in its generation, and what is known of those who have held it."""
+"""A position: the place of one worker in its generation. Owns the state that outlives the worker."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from prefork.runtime.sync import Event
 
 
 class Position:
-    """A worker's place: whoever holds it is replaced, until the position is `closed`.
+    """The place of one worker. A worker that holds it is replaced when it ends, until the position is `closed`.
 
-    `holder` is ready and alive; `children` are all that live, those that boot or leave too. Where a position that is
-    not `established` cannot be filled, `failure` says why.
+    `holder` is the worker that is ready and alive. `children` are all its living workers, with those that boot or
+    leave. A position is `established` once the call that added it has succeeded; where it cannot be filled before that,
+    `failure` says why.
     """
 
     def __init__(self, loop: Loop, number: int) -> None:
@@ -27,11 +28,11 @@ class Position:
         self.failure: BootError | None = None
         self.closed = Event(loop)
         self.respawn = Respawn()
-        self.next_attempt: float | None = None  # Unix time, while one is waited for
+        self.next_attempt: float | None = None  # Unix time, while `pause` waits for it
         self._loop = loop
 
     async def pause(self, seconds: float) -> None:
-        """Wait before the next attempt, but no longer than there is the position."""
+        """Wait before the next attempt, at most until the position is closed."""
         if not seconds or self.closed.is_set():
             return
         log.warning("the next attempt to replace it in %g s", round(seconds, 1))

@@ -1,18 +1,21 @@
-"""The template: a process of a generation that imports the application once, and of which the workers are copies.
+"""The template: a process that imports the application once, and forks the workers of a generation as copies of itself.
+Owns both sides of that, the master's and the template's. Linux only.
 
-A copy shares the template's memory until one of them writes to it, and is ready in milliseconds. Each generation has a
-template of its own, so that a reload is simply the next one; the master itself never holds the application. It serves
-nobody and has one thread; a thread that the application starts when it is imported is in no worker. A process that it
-starts then (multiprocessing.Manager, say) is there for all workers: so the template outlives them, and ends in order,
-by its exit functions, which end such processes.
+A copy shares the template's memory until one of the two writes to it, and is ready in milliseconds. Each generation has
+a template of its own, so a reload simply starts the next one, and the master itself never holds the application. The
+template serves no clients, and after the import the server has only the main thread there, which forks the workers. A
+thread that the application started when it was imported is in no worker. A process that the application started then
+(multiprocessing.Manager, say) is shared by all workers. So the template outlives the workers, and ends in order: its
+exit functions end such processes.
 
-A worker is to be the master's child, which waits for it, and not the template's. So it is forked twice: its parent ends
-at once, and the kernel gives it to the nearest ancestor that has asked for such orphans, the master (prctl(2),
-PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would do in one step, but past the C library, which keeps the
-process's ids and locks in order for fork alone. Linux only.
+A worker must be a child of the master, which waits for its end, and not of the template. So the template forks twice.
+The worker's parent ends at once, and the kernel gives the worker to the nearest ancestor that has asked for such
+orphans, the master (prctl(2), PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would need one step, but bypasses the
+C library, which keeps the ids and locks of a process in order for fork alone.
 
-A worker of which the master does not know would be there unseen, and for ever. So it begins only when the master has
-said, by the line between the two, that it knows it; whatever goes wrong closes that line, which ends the worker.
+A worker that the master did not know would live unseen, and for ever. So a worker begins only when the master has
+said, by the line between the two, that it knows the worker. Any failure before that closes the line, which ends the
+worker.
 """
 
 from __future__ import annotations
@@ -49,19 +52,19 @@ from prefork.runtime.stack import stacks
 from prefork.runtime.sync import Condition
 from prefork.runtime.task import PAUSE
 
-QUIET = (  # what the whole process group is told is the master's to obey; it ends the template itself, by ORDERED
+QUIET = (  # the master alone obeys what the whole process group is sent; it ends the template by ORDERED
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU),
 )
-LAST = 5  # seconds for its exit functions, whoever waits for them
-KNOWN = b"k"  # what the master says to a worker that it knows
+LAST = 5  # seconds for the template's exit functions, at most
+KNOWN = b"k"  # the master has adopted the worker that reads this
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Template:
-    """The template of one generation as the master sees it: made when the first worker is asked for, and again where it
-    has died. `main(socket, reporter)` is what it runs, with its end of the line by which it is asked for workers.
+    """The template of one generation, as the master sees it. It is forked for the first worker, and again for the next
+    one where it has died. It runs `main(socket, reporter)`: by the socket, the master asks it for workers.
     """
 
     def __init__(self, children: Children, main: Callable[[socket.socket, Reporter], int], boot_timeout: float) -> None:
@@ -75,8 +78,8 @@ class Template:
         self._dismissed = False
 
     async def fork(self, slot: int, pages: int, position: int, workers: int) -> Child:
-        """A worker for `slot` of the scoreboard, of which the descriptor `pages` gives it its page, the one at
-        `position` of so many. Raises BootError where there is none, or no template.
+        """Have the template fork the worker at `position` of `workers`, for `slot` of the scoreboard. The descriptor
+        `pages` lets the worker write its page there. Raises BootError where the worker or the template cannot be had.
         """
         await self._turn.wait_for(lambda: not self._busy)
         self._busy = True
@@ -91,14 +94,14 @@ class Template:
             self._turn.notify_all()
 
     def dismiss(self) -> None:
-        """Its generation needs no more workers: who waits for one hears that there is none. If it boots, end it."""
+        """Fork no more workers: a task that waits for one gets a BootError. A template that boots is ended."""
         self._dismissed = True
         if self._child is not None and self._child.reports:
             self._children.loop.spawn(self._child.see_end(), "ending a template that boots")
 
     async def end(self, workers: Collection[Child]) -> None:
-        """Once it is dismissed: end it, when there is none of `workers` any more that might need what its import has
-        started, such as a process.
+        """Once it is dismissed: wait until all `workers` have ended, then end it. Until then, a worker may need what
+        the import has started, such as a process.
         """
         while workers:
             await next(iter(workers)).exited.wait()
@@ -107,7 +110,7 @@ class Template:
             await self._child.see_end()
 
     async def ended(self) -> None:
-        """Wait until it has ended, where there is one."""
+        """Wait until the template has ended, if there is one."""
         if self._child is not None:
             await self._child.exited.wait()
 
@@ -133,7 +136,9 @@ class Template:
         log.debug("template %d is ready", child.pid)
 
     async def _bury(self, child: Child, line: ExitStack) -> None:
-        """When it is gone: say so, where nobody has asked it to leave, and close the line once nobody waits there."""
+        """Wait until the template has ended, and log that if nobody had asked it to leave. Close the line as soon as no
+        task waits at it.
+        """
         await child.exited.wait()
         if not (self._dismissed or child.reports):
             log.error("template %d died: %s; the next worker gets another", child.pid, child.exit_description)
@@ -141,7 +146,7 @@ class Template:
         line.close()
 
     async def _ask(self, which: bytes, pages: int) -> Child:
-        """Have it fork a worker. Raises BootError."""
+        """Send the template a request for a worker, and adopt the worker. Raises BootError."""
         assert self._child is not None
         loop, line = self._children.loop, self._line
         ours, theirs = socket.socketpair()
@@ -152,7 +157,7 @@ class Template:
                     await loop.readable(line.fileno())
                 answer = line.recv(64)
             except (OSError, TimedOut) as error:
-                self._child.signal(signal.SIGKILL)  # or it would answer this when it is asked the next time
+                self._child.signal(signal.SIGKILL)  # or it might answer this request when it gets the next
                 await self._child.exited.wait()
                 raise BootError(f"the template does not answer: {str(error) or 'timed out'}") from None
             finally:
@@ -162,7 +167,7 @@ class Template:
             try:
                 child = self._children.adopt(int(answer), ours.detach())
             except MalformedMessage as error:
-                self._child.signal(signal.SIGKILL)  # the application there has taken over: another begins anew
+                self._child.signal(signal.SIGKILL)  # its application interferes; the next request forks a new one
                 await self._child.exited.wait()
                 raise BootError(f"the template sent a malformed message: {error}") from None
         child.ask(KNOWN)
@@ -170,7 +175,7 @@ class Template:
 
 
 def run(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) -> int:
-    """The template's life; its exit status. Raises what importing the application raises."""
+    """Live as a template, and return the exit status. Raises what importing the application raises."""
     try:
         with suppress(Dismissed):
             _serve(assignment, line, reporter)
@@ -183,9 +188,11 @@ def run(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) 
 
 
 def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) -> None:
-    """Import the application, and fork workers until the master is gone. Raises Dismissed, and what the import does."""
+    """Import the application, and fork workers until the master is gone. Raises Dismissed when it is told to end, and
+    what the import raises.
+    """
     forks.host()
-    handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not ignored: what is executed would inherit that
+    handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not SIG_IGN, which an executed program would inherit
     handlers |= {signal.SIGUSR1: lambda *_: assignment.logs.reopen(), ORDERED: _dismissed}
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -194,22 +201,22 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
     assignment.logs.apply()
     assignment.logs.catch_crashes()
     set_process_title("template")
-    os.close(assignment.pages)  # it comes with each worker that we are asked for
+    os.close(assignment.pages)  # each request for a worker brings one
     environment = app_environment.enter(assignment.settings)
     _die_with_parent()
     diagnostics = Diagnostics(None, reporter.fd)
     diagnostics.explain = lambda: reporter.send(whereabouts(stacks()))
     environment = replace(environment, load=load_applications(assignment.settings.routes))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked what ends us
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked ORDERED
     diagnostics.end()
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         log.warning("importing the application has started threads, which no worker has with preload: %s", names)
     if started := _started():
         log.warning("importing the application has started processes, which all workers share: %s", started)
-    _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of that, and there is an end in order
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of it, and the template ends in order
     gc.collect()
-    gc.freeze()  # or the collector of each copy would write to what they share
+    gc.freeze()  # or the garbage collector of each copy would write to the shared memory
     reporter.send(Report())
     while True:
         asked, descriptors, _, _ = socket.recv_fds(line, 64, 2, socket.MSG_CMSG_CLOEXEC)
@@ -228,7 +235,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
 def _close_in_child(
     assignment: worker.Assignment, line: socket.socket, reporter: Reporter, handlers: dict[int, Any]
 ) -> None:
-    """In a process that the application forks as it is imported: it holds nothing of the template (forks.py)."""
+    """Close all that is the template's, in a process that the application forks as it is imported (forks.py)."""
     give_back(handlers)
     line.close()
     reporter.close()
@@ -239,8 +246,8 @@ def _close_in_child(
 
 
 def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], reporter: Reporter) -> bytes:
-    """Fork a worker that is the master's child by the time this returns: its pid as text, or why there is none. Of what
-    is open it is to have all but `ours`.
+    """Fork a worker that is the master's child by the time this returns. Returns its pid as text, or why there is none.
+    The worker closes `ours`.
     """
     reading, writing = os.pipe()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the worker has its own handlers
@@ -258,7 +265,7 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], reporter
         os.close(assignment.pages)
     with open(reading, "rb") as told:
         answer = told.read()
-    with suppress(ChildProcessError):  # the application ignores SIGCHLD (waitpid(2)), or reaps whoever ends
+    with suppress(ChildProcessError):  # the application ignores SIGCHLD (waitpid(2)), or reaps every child
         os.waitpid(parent, 0)
     return answer or b"no process"
 
@@ -266,7 +273,7 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], reporter
 def _bear_and_die(
     assignment: worker.Assignment, ours: Sequence[socket.socket], reporter: Reporter, writing: int
 ) -> None:
-    """In the worker's parent: never returns, nor does it in the worker."""
+    """In the worker's parent: fork the worker, tell its pid, and end. Never returns, neither here nor in the worker."""
     try:
         pid = os.fork()
         if not pid:
@@ -285,16 +292,18 @@ def _bear_and_die(
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill us when the master dies, whatever we are at. Changing the user would undo it."""
+    """Have the kernel kill this process when the master dies, even in the midst of a call. To be called after the
+    change of user, which would undo it.
+    """
     parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has died before
+    if os.getppid() != parent:  # the master has died before that
         os._exit(os.EX_SOFTWARE)
 
 
 def _prctl(option: int, value: int) -> None:
-    """Raises BootError."""
-    import ctypes  # a MiB that nobody else needs
+    """prctl(2). Raises BootError."""
+    import ctypes  # takes a MiB, and nothing else needs it
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0):
@@ -302,7 +311,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _started() -> str:
-    """The processes that the application has started, by their names and pids."""
+    """The processes that the application has started, as text: names and pids."""
     found = []
     multiprocessing = sys.modules.get("multiprocessing")
     names = {child.pid: child.name for child in multiprocessing.active_children()} if multiprocessing else {}

@@ -1,8 +1,7 @@
-"""The vigil: the master looks now and then whether the loop of each worker still turns, and has those replaced that
-do not.
+"""The watchdog: looks now and then whether the loop of each worker still turns, and has stuck workers replaced.
 
-A worker stamps when its turn begins and ends (Loop.pulse, 60 ns a turn), so one that idles is told from one that is
-stuck without a word between them: it is not woken for it.
+A worker notes in shared memory when a turn of its loop begins and ends (Loop.pulse, 60 ns a turn). So the master tells
+an idle worker from a stuck one without waking it.
 """
 
 from __future__ import annotations
@@ -18,12 +17,14 @@ from prefork.process.messages import WHERE
 from prefork.process.pool.child import Child
 from prefork.runtime.loop import Loop
 
-LOOK = 1.0  # seconds between two looks, at the least; and a tenth of the time-out
-ANSWER = 1.0  # seconds that a stuck worker has to say where it is
+LOOK = 1.0  # seconds between two looks, or a tenth of the time-out where that is more
+ANSWER = 1.0  # seconds that a stuck worker has to log where it is
 
 
 async def keep(loop: Loop, workers: Callable[[], Iterable[Child]], timeout: float) -> NoReturn:
-    """For ever: have each of `workers` replaced whose turn takes `timeout` seconds, or which SIGSTOP holds as long."""
+    """Replace each of `workers` whose loop is in one turn for `timeout` seconds, or that SIGSTOP holds as long. Never
+    returns.
+    """
     while True:
         await loop.sleep(max(LOOK, timeout / 10))
         for child in tuple(workers()):
@@ -32,7 +33,7 @@ async def keep(loop: Loop, workers: Callable[[], Iterable[Child]], timeout: floa
 
 
 async def _give_up(loop: Loop, child: Child, seconds: float) -> None:
-    """Have it say where it is, and be replaced."""
+    """Have the worker log where it is, and have it replaced. A worker that is stopped can log nothing."""
     if child.stopped < inf:
         log.error("worker %d has been stopped for %.1f s; replacing it", child.pid, seconds)
         child.departing.set()
@@ -42,6 +43,6 @@ async def _give_up(loop: Loop, child: Child, seconds: float) -> None:
     try:
         with loop.within(ANSWER):
             await child.departing.wait()
-    except TimedOut:  # not even another thread gets to run: what remains is the dump that needs no interpreter
+    except TimedOut:  # no thread of the worker gets to run; the dump on SIGUSR2 needs no interpreter
         child.signal(signal.SIGUSR2)
         child.departing.set()

@@ -1,1 +1,1 @@
-"""The worker: a forked process that serves, and what it says of itself."""
+"""The worker: a forked process that serves clients, and reports to the master."""

@@ -1,5 +1,5 @@
-"""The surroundings of applications: user, environment variables, directory, module path, and how long a thread may keep
-the interpreter; entered once, for good.
+"""The app environment: the user, the environment variables, the directory and the module path that applications run
+with, and how long a thread may keep the interpreter. Owns its set-up, which happens once, for good.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from prefork.process import start_directory
 from prefork.process.worker import privileges
 from prefork.settings.schema import Settings, Workers
 
-SWITCH = 0.0005  # seconds that a thread which computes keeps the interpreter from the one that runs the loop
+SWITCH = 0.0005  # seconds that a computing thread may keep the interpreter from the thread that runs the loop
 
 
 @dataclass(frozen=True)
 class AppEnvironment:
-    """What is known once they are entered: the error pages; `roots`, the directory that the paths of the settings are
-    relative to; and `load`, which gives each route its application.
+    """The result of `enter`. `pages` are the error pages; `roots` is the directory that the paths of the settings are
+    relative to; `load` gives each route its application.
     """
 
     pages: ErrorPages
@@ -34,9 +34,10 @@ class AppEnvironment:
 
 
 def enter(settings: Settings) -> AppEnvironment:
-    """Make this process the applications' home; they are imported as they are asked for. Raises StartError.
+    """Set up the app environment of this process. `load` imports an application when a route asks for it. Raises
+    StartError.
 
-    The first thing that is done is to drop privileges: whatever is read here may be another's than root's.
+    Privileges are dropped first: the files that are read here may belong to another user than root.
     """
     privileges.drop(settings.master)
     start_directory.enter_by_name()
@@ -46,7 +47,7 @@ def enter(settings: Settings) -> AppEnvironment:
 
 
 def _pages(files: Mapping[str, str]) -> ErrorPages:
-    """Raises StartError."""
+    """The error pages that the settings name. Raises StartError where a file cannot be read."""
     try:
         return ErrorPages(files)
     except OSError as error:
@@ -55,20 +56,21 @@ def _pages(files: Mapping[str, str]) -> ErrorPages:
 
 
 def settle(workers: Workers) -> None:
-    """Make this process the application's home, before it is imported. Relative paths are the master's until then.
+    """Set the switch interval, and the environment variables, current directory and module path of `workers`. To be
+    called before the application is imported. All paths of `workers` are relative to the master's directory.
 
-    Raises StartError.
+    Raises StartError where the directory cannot be entered.
     """
-    # Not behind the import, so that an application may say otherwise; copies of a template inherit either.
+    # Before the import, so that an application may set its own; copies of a template inherit either.
     sys.setswitchinterval(SWITCH)
     os.environ.update(workers.env)
-    time.tzset()  # where TZ is among them
+    time.tzset()  # TZ may be among them
     path = [file_paths.absolute(directory) for directory in workers.pythonpath]
     try:
         os.chdir(workers.chdir)
     except OSError as error:
         user = privileges.called(os.geteuid())
         raise StartError(f"workers.chdir: {workers.chdir} cannot be entered by {user}: {error.strerror}") from None
-    home = file_paths.absolute(os.curdir)  # where people keep the application that they name
+    home = file_paths.absolute(os.curdir)  # most applications lie here
     own = [*path, home]
     sys.path[:] = [*own, *(entry for entry in sys.path if entry not in own)]

@@ -1,9 +1,10 @@
-"""The witness: a thread of a worker that is there when the loop is not. Owns what it waits for, and touches no loop.
+"""The diagnostics: a thread of a worker that answers the master while the loop is stuck. Owns this thread and the
+descriptors that it polls. It never touches the loop.
 
-It sleeps until the master asks, which it does of a worker whose loop has not turned for too long, gives an order, or is
-gone. Of that last a worker whose loop turns does not hear here first: it drains, and the witness only bounds that.
-Orders come by way of this thread, as neither an application's signal handlers nor a main thread that waits in a call
-can keep it from reading.
+The thread sleeps until the master asks something, has an order, or is gone. For example, the master asks where the loop
+is, when that has not turned for too long. When the master is gone, a loop that turns sees that by itself, and the
+worker drains; the thread only bounds the time. Orders come through this thread because nothing can keep it from
+reading: neither the signal handlers of an application, nor a main thread that waits in a call.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from prefork.observe.sink import identity
 from prefork.process.messages import MOST_OF_REQUEST, NOW, WHAT, WHERE, Account
 from prefork.runtime import forks
 
-SHOWN = 3  # requests, of those that are under way
+SHOWN = 3  # waiting requests that `place` names
 
 
 def _nothing() -> None:
@@ -32,12 +33,12 @@ def _nothing() -> None:
 
 
 class Diagnostics:
-    """`explain` is called, in its thread, where WHERE is read from `asked`, `account` for WHAT, and `hurry` for NOW.
-    `look` is called whatever is read: there may have been no room for an ORDER behind it. It stops listening at that
-    descriptor's end.
+    """The thread reads `asked`, and calls `explain` for WHERE, `account` for WHAT, and `hurry` for NOW. It calls `look`
+    for whatever it reads, as the line may have had no room for an ORDER. It stops reading at the end of `asked`.
 
-    `patience` seconds after the end of `lifeline`, the process ends, whatever its other threads are up to. Both may be
-    set later: before it serves, a worker has nothing to finish. Without a lifeline it may `end`.
+    `patience` seconds after the end of `lifeline`, the thread ends the process, whatever the other threads do.
+    `explain`, `account` and `patience` may be set later: before it serves, a worker has nothing to finish. `end` may be
+    called where there is no lifeline.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Diagnostics:
         self._thread.start()
 
     def end(self) -> None:
-        """Hear of nothing any more, and have no thread: nothing more can be read from `asked`."""
-        with suppress(OSError), socket.socket(fileno=os.dup(self._asked)) as asked:  # else an application has closed it
+        """End the thread. Nothing more can be read from `asked` then."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self._asked)) as asked:  # an application may have closed it
             asked.shutdown(socket.SHUT_RD)
             self._thread.join()
 
@@ -92,30 +93,30 @@ class Diagnostics:
                 self.account()
             if WHERE in asked:
                 self.explain()
-        except Exception as error:  # the loop may be changing what is looked at, after all
+        except Exception as error:  # the loop may change what is read here at the same time
             log.error("cannot give diagnostics: %r", error, exc_info=error)
 
 
 def _read(fd: int) -> bytes:
     try:
         return os.read(fd, 4096)
-    except OSError:  # its end as well: the master has not read all that we said, or an application has closed it
+    except OSError:  # the master has closed it with reports unread, or an application has
         return b""
 
 
 def account(connections: Iterable[Served], now: float) -> Account:
-    """The oldest request under way, upgraded connections aside. `now` is in monotonic seconds."""
+    """The oldest request under way, without those of upgraded connections. `now` is in monotonic seconds."""
     oldest, since = None, now
     for one in tuple(connections):
-        request = one.request  # which may be gone a moment later
+        request = one.request  # read once: the attribute may change at any moment
         if request is not None and one.upgrade is None and one.since <= since:
             oldest, since = request, one.since
     return Account() if oldest is None else Account(_line(oldest)[:MOST_OF_REQUEST], now - since)
 
 
 def place(connections: Iterable[Served], asynchronous: Request | None, now: float) -> str:
-    """Which request the loop is in, in words; `asynchronous` is one whose application runs as an asyncio task. Where it
-    is in none, such as in a background task, which ones wait. `now` is in monotonic seconds.
+    """The request that the loop is in, in words. Where the loop is in none, but in a background task, say, the requests
+    that wait. `asynchronous` is the request whose asyncio task runs. `now` is in monotonic seconds.
     """
     under_way = sorted(
         (one for one in tuple(connections) if one.request is not None and one.upgrade is None),

@@ -1,7 +1,7 @@
-"""The end of a worker: in which order what is under way comes to its end, and how long each step may take.
+"""The drain: how a worker ends. Owns the order of the steps, their time limits, and the log of unfinished requests.
 
-Requests finish; what has not within its time is ended; then the applications shut down, which may close what those
-requests used; then the loop stops. Owns that order, and what is said of whoever does not make it.
+First, requests finish; those that take longer than the limit are ended. Then the applications shut down, and may close
+what those requests used. Then the loop stops.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from prefork.runtime.task import PAUSE
 from prefork.runtime.threads import ThreadPool
 from prefork.settings.schema import Workers
 
-GRACE = 1.0  # seconds beyond its own time-outs until a worker that ought to have left by itself is killed
-ENDING = 1.6  # seconds, at the most, that it takes to end what is left of ASGI requests, and of asyncio
-FAREWELL = 5.0  # seconds of a drain that are kept for the closing handshakes of the last WebSockets
-HANDSHAKES = 0.25  # seconds for those of the WebSockets that are ended
-TOLD = 100  # requests that are named one by one
+GRACE = 1.0  # seconds beyond its own time limit until a worker that has not left by itself is killed
+ENDING = 1.6  # seconds that it takes, at most, to end the remaining ASGI requests, and asyncio
+FAREWELL = 5.0  # seconds at the end of a drain that are kept for the closing handshakes of the last WebSockets
+HANDSHAKES = 0.25  # seconds for the closing handshakes of WebSockets that are ended
+TOLD = 100  # unfinished requests that are logged one by one
 
 
 def time_for_requests(workers: Workers) -> float:
-    """Seconds after the word to leave until a worker without ASGI applications is gone by itself."""
+    """Seconds after the order to leave within which a worker without ASGI applications must be gone."""
     return workers.graceful_timeout + GRACE
 
 
 def time_for_shutdown(workers: Workers) -> float:
-    """Seconds beyond that, or beyond the word not to wait for requests, that ASGI applications may take."""
+    """Seconds that ASGI applications may take to shut down, after `time_for_requests` or an order to hurry."""
     return ENDING + workers.shutdown_timeout
 
 
 class Drain:
-    """The end of one worker, which accepts no clients any more. `run` once, in a task."""
+    """The drain of one worker, which accepts no more clients. Call `run` once, in a task."""
 
     def __init__(self, server: Server, pool: ThreadPool, asgi: AsgiHost | None, workers: Workers) -> None:
         self._loop = server.loop
@@ -44,22 +44,24 @@ class Drain:
         self._pool = pool
         self._asgi = asgi
         self._workers = workers
-        self._waited = Event(self._loop)  # long enough for requests: they are done, or are not to be waited for
+        self._waited = Event(self._loop)  # requests are done, or must not be waited for
         self.hurried = False  # no request is waited for
-        self.cut_short = False  # some of what was under way may not be done
+        self.cut_short = False  # a request may have been ended before it was done
 
     def hurry(self) -> None:
-        """Wait for no request, or no longer. The applications shut down all the same."""
+        """Stop waiting for requests, now or once `run` begins. The applications shut down all the same."""
         self.hurried = True
         self._pool.hurried = True
         self._waited.set()
 
     def begin(self) -> None:
-        """Answer what is under way, and nothing else; WebSockets end one by one, before the time is over."""
+        """Answer the requests that are under way, and no others. The WebSockets are closed one by one within the time
+        limit, less FAREWELL.
+        """
         self._server.drain(0.0 if self.hurried else max(0.0, self._workers.graceful_timeout - FAREWELL))
 
     async def run(self) -> None:
-        """All of it, until the loop stops."""
+        """Take all steps of the drain; the last one stops the loop."""
         finishing = self._loop.spawn(self._finish(), "finishing requests")
         with suppress(TimedOut), self._loop.within(self._workers.graceful_timeout):
             await self._waited.wait()
@@ -68,27 +70,27 @@ class Drain:
         self._tell_of_the_rest()
         if not self.hurried:
             self._pool.turn_away()
-            await PAUSE  # they are answered before us
+            await PAUSE  # the requests that were turned away are answered first
         if self._asgi is not None:
             await self._asgi.end()
             with suppress(TimedOut), self._loop.within(HANDSHAKES):
                 await self._server.fewer(1)
         self._server.close()
         if self._asgi is not None:
-            self._loop.rest()  # who flushes or joins there, and holds the loop up, has the same time as who awaits
+            self._loop.rest()  # an application that blocks the loop here has the same time as one that awaits
             await self._asgi.shut_down(self._workers.shutdown_timeout)
         self._loop.stop()
 
     async def _finish(self) -> None:
-        await PAUSE  # the clients just accepted enter first
+        await PAUSE  # clients that have just been accepted are counted first
         await self._server.fewer(1)
         if self._asgi is not None:
             await self._asgi.finished()
-        await self._pool.finished()  # a close() and what else goes on without a client
+        await self._pool.finished()  # a close(), say, may go on without a client
         self._waited.set()
 
     def _tell_of_the_rest(self) -> None:
-        """A line for each request that is not done, whoever is still at it."""
+        """Log each request that is not done, in a connection, a thread or asyncio; beyond TOLD, log their number."""
         connections = sorted(self._server.connections, key=lambda connection: connection.since)
         requests: list[Request | None] = [one.request for one in connections]
         requests += [call.what for call in self._pool.calls.under_way.values() if not call.abandoned]

@@ -1,4 +1,4 @@
-"""Privileges: the master binds as root, and somebody else runs the applications. Owns the change of user, for good."""
+"""Privileges: the master may be root, and another user runs the applications. Owns the change of user, for good."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ ROOT = 0
 
 
 def prepare(settings: Settings) -> str:
-    """To be called before files are made: a warning, or "". Raises StartError where the workers cannot be the user."""
+    """Set the umask, and check the user and the group of the settings. Returns a warning, or "". To be called before
+    files are made. Raises StartError where the workers cannot be that user or group.
+    """
     master = settings.master
     if master.umask is not None:
         os.umask(master.umask)
@@ -31,10 +33,10 @@ def prepare(settings: Settings) -> str:
 
 
 def drop(master: Master) -> None:
-    """Become the user and the group of the workers; root's supplementary groups go, those of the user come. Root's
-    terminal stays behind.
+    """Become the user and the group of the workers. The supplementary groups of root are replaced by those of the user,
+    HOME, USER and LOGNAME are set, and a user other than root leaves root's terminal.
 
-    Nothing happens where none is named, or where we are no root, and are that user already.
+    Nothing happens where neither is named, or where this process does not run as root: then it is that user already.
     """
     if os.geteuid() != ROOT or (master.user is None and master.group is None):
         return
@@ -47,20 +49,20 @@ def drop(master: Master) -> None:
         os.setgroups([group])
     else:
         os.initgroups(entry.pw_name, group)
-        # where libraries look for their caches and settings, which root's home has not for anybody else
+        # libraries look there for their caches and settings; another user has none in root's home
         os.environ.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)
     os.setgid(group)
     os.setuid(user)
 
 
 def _leave_terminal() -> None:
-    """Begin a session of our own, and keep of a terminal no more than the right to write to it.
+    """Begin a new session, and keep no access to a terminal but the right to write to it.
 
-    Whoever shares root's terminal can type for him (TIOCSTI, ioctl_tty(2)), and whoever can read from it gets what is
-    typed, in the shell too. Ctrl-C and the like reach the master alone then, which tells its workers to stop; Ctrl-Z
-    stops only the master, and its workers serve on.
+    A process that shares root's terminal can type for root (TIOCSTI, ioctl_tty(2)). A process that can read from the
+    terminal gets what is typed there, in the shell, too. After this, Ctrl-C and the like reach the master alone, which
+    tells its workers to stop. Ctrl-Z stops only the master, and its workers serve on.
     """
-    with suppress(PermissionError):  # it is a session of our own
+    with suppress(PermissionError):  # this process leads a session already
         os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
     if os.isatty(0):
@@ -69,7 +71,7 @@ def _leave_terminal() -> None:
         try:
             path = f"/proc/self/fd/{stream}" if sys.platform == "linux" else os.ttyname(stream)
             writing = os.open(path, os.O_WRONLY | os.O_NOCTTY)
-        except OSError:  # it cannot be found by a name
+        except OSError:  # the terminal cannot be opened by a name
             writing = os.dup(nowhere)
         os.dup2(writing, stream)
         os.close(writing)
@@ -77,7 +79,7 @@ def _leave_terminal() -> None:
 
 
 def owner_of_logs(master: Master) -> Owner | None:
-    """Whose the log files must be, so that workers can open them anew; None where they are already."""
+    """The user and groups to own the log files, so that workers can reopen them; None where nothing must change."""
     if master.user is None or os.geteuid() != ROOT:
         return None
     entry = _entry(master.user)
@@ -86,7 +88,7 @@ def owner_of_logs(master: Master) -> Owner | None:
 
 
 def _group(master: Master, entry: pwd.struct_passwd | None) -> int:
-    """That of the workers, whose user has this entry."""
+    """The group of the workers. `entry` is that of their user in the password database."""
     return master.group if master.group is not None else entry.pw_gid if entry else os.getgid()
 
 
@@ -98,6 +100,6 @@ def _entry(user: int) -> pwd.struct_passwd | None:
 
 
 def called(user: int) -> str:
-    """A user by his name, if he has one."""
+    """The name of a user, or "user" and the number where the user has no name."""
     entry = _entry(user)
     return entry.pw_name if entry else f"user {user}"

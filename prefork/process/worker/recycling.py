@@ -1,6 +1,7 @@
-"""Recycling: when a worker has answered enough requests, or holds so much memory, that another is to take its place.
+"""Recycling: replaces a worker that has answered enough requests, or holds too much memory. Owns the two checks.
 
-A guard against applications that leak. Looked at in turns of the loop alone, so that an idle worker is not woken.
+This guards against applications that leak. The checks run only at the end of a turn of the loop, so an idle worker is
+not woken for them.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from prefork.settings.schema import Workers
 from prefork.settings.wording import counted
 from prefork.shared.counters import REQUESTS
 
-SPREAD = 0.1  # of max_requests, more or less: workers that began together are not to leave together
-WEIGHING = 1.0  # seconds between two looks at the memory, which take 20 us each
+SPREAD = 0.1  # of max_requests, more or less: workers that began together should not leave together
+WEIGHING = 1.0  # seconds between two checks of the memory, at least; each takes 20 us
 
 Retire = Callable[[str], None]
 
 
 def recycle(loop: Loop, workers: Workers, board: memoryview, retire: Retire) -> None:
     """Have `retire` called with the reason, again and again, once a limit of `workers` is reached. `board` is the
-    worker's slot of the scoreboard. To be called when the application has been imported.
+    worker's page of the scoreboard. To be called when the application has been imported.
     """
     if workers.max_requests:
         loop.after_turn.append(_counting(board, _spread(workers.max_requests), retire))
@@ -32,13 +33,13 @@ def recycle(loop: Loop, workers: Workers, board: memoryview, retire: Retire) -> 
         held = resident()
         if held < workers.max_memory:
             loop.after_turn.append(_weighing(loop, workers.max_memory, retire))
-        else:  # its successors would be no better, and none would stay
+        else:  # the next workers would begin with as much, and none would stay
             words = "a worker begins with %s, more than workers.max_memory (%s), which therefore has no effect"
             log.warning(words, mebibytes(held), mebibytes(workers.max_memory))
 
 
 def resident() -> int:
-    """Bytes of memory that this process has in use, what it shares with others included."""
+    """The resident set size of this process in bytes, with the memory that it shares with others."""
     return int(psutil.Process().memory_info().rss)
 
 

@@ -1,9 +1,10 @@
-"""A reserve of places for new clients where all others are taken for long: by WebSockets, say, or event streams.
+"""The reserve: connections beyond the limit, for new clients while all others are taken for long. Owns the rule for
+when a client may have one, and the warning.
 
-Clients beyond `workers.connections` wait in the backlog, which is right while requests end. Where every place of every
-worker is taken by what does not end by itself, they would wait for ever, a load balancer's question for the status
-among them. So those few are let in one by one, and have one answer: that of a status route, or else a 503, which tells
-them to come again. Owns who may be let in like that, and the warning.
+Clients beyond `workers.connections` wait in the backlog, which is right while requests end. Where WebSockets or event
+streams take every connection of every worker, these clients would wait for ever, a load balancer that asks for the
+status among them. So a few clients are accepted all the same. Each has one answer: that of a status route, or else a
+503, which tells the client to come again.
 """
 
 from __future__ import annotations
@@ -20,31 +21,32 @@ from prefork.runtime.task import PAUSE
 from prefork.shared.counters import CONNECTIONS
 from prefork.shared.scoreboard import STATE, Board, State
 
-PLACES = 8  # above the limit
-LOOK = 0.5  # seconds between two looks whether places are taken for long
+PLACES = 8  # connections in the reserve of a worker
+LOOK = 0.5  # seconds between two checks whether all connections are taken for long
 QUIET = 60.0  # seconds between two warnings
 
 
 class Reserve:
-    """That of the worker in `slot`, whose server has a `limit`."""
+    """The reserve of the worker in `slot`, beyond the `limit` of its server."""
 
     def __init__(self, server: Server, scoreboard: Board, slot: int) -> None:
         self._server = server
         self._loop = server.loop
         self._scoreboard = scoreboard
         self._slot = slot
-        self._warned = -inf  # the loop's time
-        self._open: set[socket.socket] = set()  # listeners
+        self._warned = -inf  # when the last warning was logged (the loop's time)
+        self._open: set[socket.socket] = set()  # listeners whose next client may have a place in the reserve
 
     async def admit(self, listener: socket.socket, *, shared: bool) -> bool:
-        """Wait until the server has room for a client of `listener`, or an idle connection that can give way; False: a
-        client waits that is to have a place all the same. Where it is `shared` with others who have room, they take it.
+        """Wait until the server has room for a client of `listener`, or an idle connection that can give way. False: a
+        client waits that may have a place in the reserve. Where the listener is `shared` with workers that have room,
+        they take the client.
         """
         server = self._server
         self._open.discard(listener)
         while len(server.connections) >= server.limit:
-            if server.has_room():  # but for how long: a new connection idles until it says something
-                await self._loop.readable(listener.fileno())  # without taking a wake-up from those who have room
+            if server.has_room():  # perhaps not for long: a new connection is idle until its client sends something
+                await self._loop.readable(listener.fileno())  # takes no wake-up from others
                 await PAUSE
                 if server.has_room():
                     return True
@@ -60,7 +62,7 @@ class Reserve:
         return True
 
     async def make_room(self, listener: socket.socket, *, shared: bool) -> None:
-        """A client is here: have an idle connection give way, unless it is to have a place all the same."""
+        """A client waits: have an idle connection give way, unless the client may have a place in the reserve."""
         while listener not in self._open:
             with suppress(TimedOut), self._loop.within(LOOK):
                 await self._server.room(wanted=True)
@@ -68,7 +70,7 @@ class Reserve:
             await self.admit(listener, shared=shared)
 
     def _others_are_full(self) -> bool:
-        """Whether nobody who accepts beside this worker has fewer connections than it may have."""
+        """Whether each serving worker of this generation has as many connections as it may have."""
         board, serving = self._scoreboard, State.SERVING.value
         generation = board.generation(self._slot)
         columns = zip(board.column(CONNECTIONS), board.column(STATE), board.generations(), strict=False)
@@ -77,7 +79,7 @@ class Reserve:
         )
 
     def _warn(self) -> bool:
-        """Say that it is full; whether there is a place in the reserve."""
+        """Log, at most once in QUIET seconds, that the server is full. Whether there is a place in the reserve."""
         if self._loop.now >= self._warned + QUIET:
             self._warned = self._loop.now
             upgraded = sum(one.upgrade is not None for one in self._server.connections)

@@ -1,5 +1,5 @@
-"""A worker: assembles the server, serves when it is told to and until it is told to leave, drains. Lives in a forked
-child of the master.
+"""A worker: a child of the master that serves clients. Owns the assembly of its server, and what the worker does
+at each signal and order: it serves, stands by, or drains.
 """
 
 from __future__ import annotations
@@ -52,15 +52,17 @@ from prefork.settings.wording import MORE_DESCRIPTORS, counted
 from prefork.shared.counters import CALLS
 from prefork.shared.scoreboard import PULSE, STATE, Board, Order, State
 
-LAST = 0.5  # seconds that threads have where requests were not waited for, and their applications have shut down
+LAST = 0.5  # seconds that threads have to end, where requests were not waited for and the applications have shut down
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is given: its configuration, the listening sockets, the logs, the scoreboard to read, its `slot` of
-    that, with the descriptor `pages`, by which it has its page to write, its `position` in its generation, from 0 on,
-    and the descriptor `lifeline`, which ends when the master does. A copy of a template has its `home` from that.
+    """The resources of one worker.
+
+    `scoreboard` is there to read; the descriptor `pages` lets the worker write the page of its `slot`. `position` is
+    its number in its generation, from 0 on. The descriptor `lifeline` comes to its end when the master does. A copy of
+    a template has the `environment` of the template.
     """
 
     settings: Settings
@@ -75,7 +77,7 @@ class Assignment:
 
 
 def run(assignment: Assignment, reporter: Reporter) -> int:
-    """A worker's life; its exit status. Raises what assembling raises: then it has not reported itself ready."""
+    """Live as a worker, and return the exit status. Raises what assembling raises; then it has not reported ready."""
     forks.host()
     set_process_title(f"worker {assignment.slot}")
     if assignment.settings.workers.affinity:
@@ -85,7 +87,7 @@ def run(assignment: Assignment, reporter: Reporter) -> int:
     except Dismissed:
         return os.EX_OK
     reporter.send(Report(asgi=worker.hosts_asgi))
-    if not reporter.heard:  # nobody would ever ask it to leave
+    if not reporter.heard:  # the master could never ask it to leave
         return os.EX_UNAVAILABLE
     worker.serve()
     if worker.leaves_threads:
@@ -105,7 +107,7 @@ class Worker:
         self._loop, self._pool = _loop_and_pool(settings.workers)
         self._asgi: AsgiHost | None = None
         self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
-        # before the application is imported: HUP must not kill us meanwhile
+        # before the application is imported: HUP must not kill the worker meanwhile
         self._signals = Signals(self._loop, WORKER, insist=True)
         forks.on_fork(self._close_in_child)
         assignment.logs.apply()
@@ -128,18 +130,18 @@ class Worker:
         self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
         self._accepting: list[Task] = []
         self._balance = AcceptBalance(self._loop, assignment.scoreboard, assignment.slot)
-        self._told = 0  # orders of the master that have been obeyed
+        self._told = 0  # how many orders of the master have been obeyed
         self._standing_by = False
         self._draining = False
         self._drain = Drain(self._server, self._pool, self._asgi, settings.workers)
-        self._retiring = False  # it has asked to be replaced
+        self._retiring = False  # the worker has asked to be replaced
         self._signals.catch()
         recycle(self._loop, settings.workers, self._board, partial(self._retire, INFO))
 
     def _assemble(self, environment: AppEnvironment) -> Server:
-        """The server with all its routes. Raises what importing an application raises."""
+        """The server with all its routes. Raises what the import of an application raises."""
         settings, logs = self._assignment.settings, self._assignment.logs
-        if (told := trouble()) and not self._assignment.position:  # once a generation
+        if (told := trouble()) and not self._assignment.position:  # log it once for each generation
             log.warning("%s", told)
         cache = FileCache(settings.file_cache, self._board)
         forks.on_fork(cache.shed)
@@ -157,7 +159,7 @@ class Worker:
         )
         router = build(settings.routes, host)
         if self._asgi is not None:
-            self._pool.pinned = True  # asyncio stays with its thread
+            self._pool.pinned = True  # asyncio must stay in its thread
         if self._pool.wanted:
             self._pool.start()
         if logs.access is not None:
@@ -170,7 +172,7 @@ class Worker:
         return server
 
     def _close_in_child(self) -> None:
-        """In a process that an application has forked: it holds nothing of this worker (forks.py)."""
+        """Close all that is this worker's, in a process that an application has forked (forks.py)."""
         assignment = self._assignment
         self._signals.close_in_child()
         self._loop.close_in_child()
@@ -183,7 +185,9 @@ class Worker:
 
     @property
     def leaves_threads(self) -> bool:
-        """Threads may hold a request that was not waited for, as those do in which Starlette calls plain functions."""
+        """Whether a thread may still be in a request that was not waited for. Starlette calls plain functions in such
+        threads.
+        """
         return self.hosts_asgi and self._drain.cut_short
 
     @property
@@ -191,7 +195,7 @@ class Worker:
         return self._asgi is not None
 
     def _host_asgi(self) -> AsgiHost:
-        """What runs the ASGI applications of this worker; made, and asyncio imported, for the first of them."""
+        """The host of this worker's ASGI applications. The first call makes it, and imports asyncio."""
         if self._asgi is None:
             from prefork.handlers.apps.asgi.application import Asgi
 
@@ -201,7 +205,7 @@ class Worker:
         return self._asgi
 
     def serve(self) -> None:
-        """Serve until told to leave, and what was under way is done."""
+        """Serve until the worker has been told to leave, and has drained."""
         self._loop.spawn(self._obey(), "obeying signals")
         self._loop.spawn(self._outlive_master(), "watching the master")
         self._loop.spawn(self._leave_clients_to_others(), "watching the threads")
@@ -230,7 +234,7 @@ class Worker:
             access.stop()
 
     def _finish(self, failure: BaseException | None) -> NoReturn:
-        """The end, in another thread than the main one, which does not come back from an application call."""
+        """End the process from another thread, as the main thread does not come back from an application call."""
         self._end()
         if failure is not None:
             log.critical("worker %d ends: %r", os.getpid(), failure, exc_info=failure)
@@ -244,7 +248,7 @@ class Worker:
             await self._balance.wait_for_turn(listener)
 
     def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
-        """What to do with clients of `listener` at `address`: a connection each, as a task of its own."""
+        """The function that begins a connection, as a task, for each client of `listener` at `address`."""
         loop, protocol = self._loop, Http1(self._server, self._heads)
         min_rate = self._assignment.settings.http.min_send_rate
         where = listener.getsockname()
@@ -262,11 +266,11 @@ class Worker:
         return greet
 
     def _give_up(self, call: Call) -> None:
-        """An application call takes too long: say where it is, answer in its place, and have this worker replaced."""
+        """An application call takes too long: log where it is, answer in its place, and ask to be replaced."""
         request: Request = call.what
         where = f"{request.method} {request.target} has taken more than {call.timeout:g} s, and is at"
         log.error("%s", where, extra={"report": stack(call.thread)})
-        if self._pool.calls.away.get(call.task) is call:  # else its answer is going out, or has been given
+        if self._pool.calls.away.get(call.task) is call:  # else its answer is being sent, or has been
             for connection in self._server.connections:
                 if connection.task is call.task:
                     connection.give_up()
@@ -274,20 +278,20 @@ class Worker:
         self._retire(WARNING, "one of its threads is stuck (timeout of its route, or workers.timeout)")
 
     def _retire(self, level: int, reason: str) -> None:
-        """Ask, once, to be replaced: another will be ready before this worker is told to leave."""
+        """Ask once to be replaced. Another worker will be ready before this one is told to leave."""
         if not (self._retiring or self._draining):
             self._retiring = True
             log.log(level, "this worker asks to be replaced, since %s", reason)
             self._reporter.send(Report())
 
     def _explain(self) -> None:
-        """The master asks, as this loop does not turn: say where it is. In the witness's thread."""
+        """The master asks, as the loop is stuck: log where it is, and ask to be replaced. In the diagnostics thread."""
         where = place(self._server.connections, self._asgi.running() if self._asgi else None, monotonic())
         log.error("the loop is stuck %s; its threads are at", where, extra={"report": stacks()})
         self._retire(WARNING, "its loop is stuck")
 
     def _tell_place(self) -> None:
-        """The master asks, as our boot takes too long. In the witness's thread."""
+        """The master asks, as the boot takes too long: report the stacks. In the diagnostics thread."""
         self._reporter.send(whereabouts(f"{self._asgi.stacks() if self._asgi else ''}{stacks()}"))
 
     async def _obey(self) -> None:
@@ -295,7 +299,7 @@ class Worker:
             command = await self._signals.next()
             if command is Command.OBEY:
                 self._obey_order()
-            elif command is Command.STOP:  # told by somebody else
+            elif command is Command.STOP:  # sent by somebody else than the master
                 self._loop.spawn(self._leave_after_notice(), "waiting for the drain")
             elif command is Command.STOP_NOW:
                 self._drain.hurry()
@@ -304,10 +308,10 @@ class Worker:
                 self._assignment.logs.reopen()
 
     def _obey_order(self) -> None:
-        """The last one: it takes the place of those before it."""
+        """Obey the last order of the master; it overrides those before it."""
         count, order = self._assignment.scoreboard.orders(self._assignment.slot)
         told, self._told = self._told, count
-        if told == count:  # a signal for each, but the last order was there at the first of them
+        if told == count:  # each order is signalled, but an earlier signal has found this one
             return
         if order is Order.LEAVE:
             self._leave()
@@ -323,7 +327,7 @@ class Worker:
         self._leave()
 
     async def _leave_after_notice(self) -> None:
-        """Accept clients as long as a master does that is told to stop: service managers tell all of us at once."""
+        """Drain after `drain_delay`, as the master does: a service manager signals all processes at once."""
         await self._loop.sleep(self._assignment.settings.workers.drain_delay)
         self._leave()
 
@@ -341,7 +345,7 @@ class Worker:
             self._loop.forget(listener.fileno())
 
     def _stand_by(self) -> None:
-        """Drain, as far as that can be taken back: others have our listeners, and take the clients."""
+        """Drain as far as that can be undone. The next generation accepts the clients of the listeners."""
         if not (self._standing_by or self._draining):
             self._standing_by = True
             self._board[STATE] = State.DRAINING
@@ -349,7 +353,7 @@ class Worker:
             self._drain.begin()
 
     def _take_clients(self) -> None:
-        """For the first time, or again."""
+        """Begin to accept clients, for the first time or again."""
         if self._accepting or self._draining:
             return
         self._standing_by = False
@@ -365,7 +369,9 @@ class Worker:
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
 
     async def _leave_clients_to_others(self) -> None:
-        """Where all threads are in calls that take long, and others' are not, who are told of each client then."""
+        """While all threads are in calls, and those of others are not, accept anew, so that the others hear of each
+        client.
+        """
         while True:
             await self._balance.overloaded(self._pool.filled)
             if self._accepting:
@@ -373,11 +379,11 @@ class Worker:
                 self._accept()
 
     def _begin_drain(self) -> None:
-        """Accept whoever is in the queue, unless there is no time for them, and nobody else any more."""
+        """Begin the drain. Clients in the queue are still accepted, unless the drain is hurried, and no later ones."""
         self._board[STATE] = State.DRAINING
         has_accepted = bool(self._accepting) and not self._drain.hurried
         self._stop_accepting()
-        self._drain.begin()  # from now on, any number of them is served
+        self._drain.begin()  # from now on, the limit does not hold
         for address, listener in self._assignment.sockets.items():
             if has_accepted:
                 accept.accept_rest(self._loop, listener, self._greeter(address, listener))
@@ -394,10 +400,12 @@ def _loop_and_pool(workers: Workers) -> tuple[Loop, ThreadPool]:
 
 
 def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
-    """How many of the wanted `connections` there are descriptors for; the soft limit is raised where that helps, and
-    as far as to have a second one for each: for its request's body, or its response, where that is on disk.
+    """How many of the wanted `connections` there are descriptors for. The soft limit is raised where that helps, up to
+    two descriptors for each connection: a body of a request or a response may be a file.
 
-    `watchable` is how many descriptors the poller can watch, if that is bounded: no other is to push connections out.
+    `watchable` is how many descriptors the poller can watch, None where that is not bounded. Where it is bounded, no
+    connection has a second descriptor: files would use up numbers that the poller can watch. `reserve` descriptors are
+    kept for what is not a connection.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if watchable is not None:
