@@ -25,7 +25,7 @@ from prefork.http.paths import LONGEST_REMEMBERED
 from prefork.settings import schema
 
 STREAMS = 64  # bodies that are encoded piece by piece at once: 3 MiB each by zstd at level 4, and 11 at level 9
-# Further ones, by gzip with 48 KiB each. Beyond these, bodies are not encoded, so that slow clients take no more memory.
+# Further ones, by gzip with 48 KiB each. Beyond these, bodies stay unencoded, so that slow clients take no more memory.
 LEAN = 1024
 # glibc returns free memory at the end of its heap to the system, from 128 KiB on. Once a larger block has been freed,
 # it does so from twice that block's size on (mallopt(3), M_MMAP_THRESHOLD). So to encode 100 KiB of HTML, which makes

@@ -31,7 +31,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """`name` is the value of Content-Encoding. `whole` encodes a body at once; `encoder` makes an Encoder, for pieces."""
+    """`name` is the value of Content-Encoding. `whole` encodes a body at once; `encoder` makes an Encoder."""
 
     name: str
     whole: Callable[[bytes], bytes]
