@@ -164,8 +164,8 @@ class FileCache:
     def _until(self, now: float) -> float:
         """Until when a check at `now` is believed (monotonic seconds): for `valid` seconds at most.
 
-        It is the next multiple of `valid`. So with whole seconds, a check coincides with the new Date that the head
-        needs, and does not cost the fast path a second time.
+        It is the next multiple of `valid`. Heads get a new Date at whole seconds of the same clock. So where `valid` is
+        in whole seconds, the check falls together with a new Date, and repeated answers are interrupted only once.
         """
         period = self._bounds.valid
         return (now // period + 1.0) * period if period else 0.0
