@@ -1,6 +1,6 @@
 """Builds the router: route settings -> Handlers.
 
-It imports the applications. So only a worker calls it, or a process that workers are forked from.
+It imports the applications: `build` in a worker, `load_applications` in the process that workers are forked from.
 """
 
 from __future__ import annotations

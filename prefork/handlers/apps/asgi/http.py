@@ -291,7 +291,7 @@ class RequestCycle:
             self._read_on()
         return {"type": "http.request", "body": piece, "more_body": not self.received}
 
-    # ---- between the two
+    # ---- both sides
 
     def _enter(self, phase: Phase) -> None:
         """Go on to `phase`, and wake both sides."""
