@@ -1,4 +1,4 @@
-"""Compression: encodes the responses of any handler on the fly. Owns the rule which responses may be encoded.
+"""Compression: encodes the responses of any handler on the fly. Owns the rule that says which ones may be encoded.
 
 An encoded response is another representation: it has an ETag of its own, by which it is recognized in If-None-Match,
 and no ranges. Vary tells caches that there are several representations, in each of them. A response stays unencoded if

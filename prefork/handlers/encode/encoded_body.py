@@ -93,7 +93,7 @@ async def _code_flowing(body: Chunks, encoding: Encoding, length: int | None) ->
 
 
 def _cut(data: bytes) -> Iterator[bytes]:
-    """`data`, which must not be empty, in slices of SLICE bytes."""
+    """`data`, which must not be empty, in slices of SLICE bytes. A single slice is `data` itself, not a copy."""
     return (data[at : at + SLICE] for at in range(0, len(data), SLICE))
 
 

@@ -77,8 +77,9 @@ def text(name: bytes) -> str:
 
 
 def utc(seconds: float | None, between: str = " ", after: str = "") -> str | None:
-    """Unix time as text, in UTC: "2026-11-28 12:00:00", with `between` date and time and `after` both. None where the
-    time is unknown, or its year is not within 0 to 9999.
+    """Unix time as text, in UTC: "2026-11-28 12:00:00". `between` separates date and time; `after` is appended.
+
+    The result is None where the time is unknown, or its year is not within 0 to 9999.
     """
     try:
         at = gmtime(seconds) if seconds is not None else None

@@ -129,8 +129,10 @@ class Asgi:
         return [exchange.request for exchange in self.under_way]
 
     async def end(self) -> None:
-        """End the calls under way, in a task of our loop: close open WebSockets, and cancel all other calls; after the
-        first of the ENDING seconds, cancel all that are left. A call that has not ended after the others goes on.
+        """End the calls under way, in a task of our loop: close open WebSockets, and cancel all other calls.
+
+        If calls are left after ENDING[0] seconds, cancel these. A call that is still left after ENDING[1] more seconds
+        goes on.
         """
         for seconds in ENDING:
             for exchange in tuple(self.under_way):

@@ -143,8 +143,8 @@ class RequestCycle:
 
     @property
     def prompt(self) -> bool:
-        """Whether the head must leave at once: no byte of the body waits that could go with it. The application's first
-        piece may be empty, for that purpose.
+        """Whether the head must leave at once: no byte of the body waits that could go with it. An application that
+        sends an empty first piece asks for that.
         """
         return not self._unsent
 
@@ -258,7 +258,7 @@ class RequestCycle:
         self.phase = STREAMING
 
     async def _stream_file(self, segment: FileSegment) -> None:
-        """Stream a file, as the body has begun already, or is not sent. It is closed."""
+        """Send a file piece by piece, where the response has begun already, or its body is not sent; then close it."""
         try:
             while data := os.read(segment.file, HIGH_WATER):
                 await self._stream(data, more=True)

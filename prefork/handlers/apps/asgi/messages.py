@@ -25,7 +25,7 @@ class News(asyncio.Event):
     """An event on which an application waits until the connection's side has done something, and has `set` it."""
 
     async def next(self) -> None:
-        """Wait until it is set the next time; an earlier `set` does not count."""
+        """Wait for the next `set`; an earlier one does not count."""
         self.clear()
         await self.wait()
 
@@ -68,8 +68,8 @@ def to_segment(path: Any) -> FileSegment:
 
 
 def is_hangup(error: BaseException | None) -> bool:
-    """Whether ClientGone has caused the exception, or the cancellation that follows a hang-up. Of a group, each
-    exception must be caused so.
+    """Whether the exception was caused by ClientGone, or by the cancellation that follows a hang-up. In a group, that
+    must be true of each exception.
     """
     while error is not None and not isinstance(error, (ClientGone, asyncio.CancelledError)):
         if isinstance(error, BaseExceptionGroup):

@@ -1,4 +1,4 @@
-"""Estimates of how long an application's calls hold up the loop. Calls that would are handed to threads beforehand.
+"""Estimates of how long an application's calls hold up the loop. The long ones are handed to threads beforehand.
 
 A call that runs inline holds up the loop for as long as it waits (for a database, say); a call that is handed to a
 thread costs the hand-over. So the mean wait of calls of the same kind decides. A kind is the method, and the path
