@@ -1,4 +1,4 @@
-"""What the default configuration serves: a welcome page (static) and a small WSGI application (app).
+"""The demo that the default configuration serves: a welcome page (static) and a small WSGI application (app).
 
-A newcomer sees that several workers answer. Delete the two routes when you have something of your own.
+It shows a newcomer that several workers answer. Delete the two routes when you have something of your own.
 """

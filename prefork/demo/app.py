@@ -27,7 +27,7 @@ has answered {answered} requests here. A connection stays with its worker; anoth
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """`pid` answers with the worker's pid alone, any other path with a page."""
+    """The WSGI application: `/pid` is answered with the worker's pid alone, any other path with a page."""
     global _answered
     _answered += 1
     if environ["PATH_INFO"] == "/pid":

@@ -1,1 +1,1 @@
-"""Handlers: Request -> Response, a folder or a file each. The router says which answers what; build makes them all."""
+"""Handlers: Request -> Response, a folder or a file each. The router chooses a request's handler; build makes them."""

@@ -1,4 +1,7 @@
-"""Builds the router: route settings -> Handlers. Where applications are imported, hence called in workers only."""
+"""Builds the router: route settings -> Handlers.
+
+It imports the applications: `build` in a worker, `load_applications` in the process that workers are forked from.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def _no_asgi() -> AsgiHost:
 
 
 class AsgiHost(Protocol):
-    """Runs ASGI applications: Asgi of asgi/application.py, which is imported, with asyncio, where there is one."""
+    """Runs ASGI applications. Asgi (asgi/application.py) implements this; it is imported, and asyncio with it, only
+    where there is an ASGI application.
+    """
 
     def handler(self, application: Any, mount: str, lifespan: bool) -> Handler: ...
 
@@ -79,9 +84,12 @@ class Wrapper(NamedTuple):
 
 @dataclass(frozen=True)
 class Host:
-    """The worker as its handlers know it: who calls applications, and by which settings; what a status route shows;
-    what dresses the server's own answers, and what codes any; the directory that the files' roots are relative to, and
-    what keeps files. `asgi` makes what runs ASGI applications, once there is one; `load` imports them all.
+    """The worker as its handlers know it.
+
+    The threads of `pool` call WSGI applications, by the settings `workers`. A status route shows `snapshot`. `roots` is
+    the directory that the roots of `files` routes are relative to; `cache` keeps their files. `pages` puts error pages
+    in the place of the server's own answers; `compression` is the settings for encoding any answer. `asgi` returns the
+    AsgiHost, which is made for the first ASGI application. `load` imports WSGI and ASGI applications.
     """
 
     pool: ThreadPool
@@ -97,13 +105,13 @@ class Host:
 
 
 def build(routes: Sequence[Route], host: Host) -> Router:
-    """The router for `routes`. Raises TargetError, and whatever importing an application raises.
+    """The router for `routes`. Raises TargetError, and any exception that importing an application raises.
 
-    A route's Repeatable responses are sent again without its handler being asked, but only where all its wrappers are
-    pure. A wrapper is asked twice about the very same Request where a WSGI application writes (wsgi/write.py): one that
-    counts requests has to know them again.
+    A route's Repeatable responses are sent again without a call of its handler, but only where all its wrappers are
+    pure. A wrapper is called twice with the very same Request where a WSGI application uses write() (wsgi/write.py): a
+    wrapper that counts requests must recognize the second call.
     """
-    compression = cache(lambda: Compression(host.compression))  # where no route wants it, nothing is imported for it
+    compression = cache(lambda: Compression(host.compression))  # made, and its encodings imported, if a route wants it
     built, vital, repeatable, limits, queue = [], [], [], {}, Queue(host.pool.loop)
     saturation = Saturation(host.pool)
     for route in routes:
@@ -138,8 +146,9 @@ def wrapped(handler: Handler, wrappers: Iterable[Wrapper]) -> tuple[Handler, boo
 
 
 def load_applications(routes: Sequence[Route]) -> Load:
-    """Import the applications of `routes` now; what gives them to `build` for the same routes, once in each process
-    that is a copy of this one. Raises as `build` does.
+    """Import the applications of `routes` now. Returns a function that gives them to `build`, in the routes' order.
+
+    It serves one `build` of the same routes in each process that is forked from this one. Raises as `build` does.
     """
     loaded = [load_application(*_target(route)) for route in routes if route.app or route.wsgi or route.asgi]
     if any(interface is Interface.ASGI for interface, _ in loaded):
@@ -149,17 +158,17 @@ def load_applications(routes: Sequence[Route]) -> Load:
 
 
 def prepare_asgi() -> None:
-    """Import what hosts ASGI applications, and asyncio with it: where a process does that, no copy of it has to."""
+    """Import the code that runs ASGI applications, and asyncio with it, so that no forked copy has to import them."""
     import_module("prefork.handlers.apps.asgi.application")
 
 
 def _target(route: Route) -> tuple[str, str]:
-    """The target of an application's route, and by which key it is named."""
+    """The target of an application's route, and the key ("app", "wsgi" or "asgi") that names it there."""
     return next((getattr(route, key), key) for key in ("app", "wsgi", "asgi") if getattr(route, key) is not None)
 
 
 def _spelled(path: str) -> str:
-    """A route's path as a request's is: a character a byte."""
+    """A route's path spelled as a request's is: latin-1, one character a byte."""
     return path.encode().decode("latin-1")
 
 
@@ -183,10 +192,10 @@ def _handler(route: Route, mounted: str, host: Host, saturation: Saturation) -> 
 
 
 def _application(route: Route, mounted: str, host: Host, saturation: Saturation) -> Handler:
-    """The Handler of an application, of the kind that it is where the route does not say."""
+    """The Handler of a route's application. Where the route does not name the interface, the application tells it."""
     target, key = _target(route)
     if key == "asgi":
-        host.asgi()  # before the application is imported, which may ask for the current asyncio loop
+        host.asgi()  # before the import: the application's module may ask for the current asyncio loop
     found, application = host.load(target, key)
     if found is Interface.ASGI:
         return host.asgi().handler(application, mounted, route.lifespan == "auto")

@@ -1,4 +1,4 @@
-"""Error pages: the operator's own in the place of the small texts that the server answers with by itself."""
+"""Error pages: the operator's own pages, in the place of the small texts (Plain) that the server itself gives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from prefork.http.message import Handler, Plain, Request, Response
 
 
 class ErrorPages:
-    """`files` maps statuses, as text, to the files of their pages, which are read once. Raises OSError."""
+    """`files` maps a status, as text, to the file of its page. Each file is read once, here. Raises OSError."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._pages = {int(status): (content_type(os.fsencode(name)), _read(name)) for status, name in files.items()}
 
     def with_error_page(self, response: Response) -> Response:
-        """`response` with the page of its status, if it has one and is the server's own word, not an application's."""
+        """The error page for a Plain `response`, if its status has one; any other response unchanged.
+
+        An application's response is never Plain, so it keeps its own body.
+        """
         if not isinstance(response, Plain) or response.status not in self._pages:
             return response
         kind, page = self._pages[response.status]
@@ -25,9 +28,7 @@ class ErrorPages:
         return Response(response.status, (("Content-Type", kind), *others), page)
 
     def around(self, handler: Handler) -> Handler:
-        """`handler`, its answers with their error pages; itself where there are no pages, so that nothing is paid for
-        them.
-        """
+        """`handler` with error pages in its answers. Where there are no pages it is `handler` itself, at no cost."""
         if not self._pages:
             return handler
 

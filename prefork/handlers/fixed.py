@@ -21,7 +21,7 @@ def respond(settings: Respond) -> Handler:
 
 
 def redirect(settings: Redirect) -> Handler:
-    """To `settings.to` (RFC 9110 §15.4), in which REQUEST_URI stands for the path and query that were asked for."""
+    """A redirect to `settings.to` (RFC 9110 §15.4). There, REQUEST_URI stands for the request's path and query."""
     fixed = Response(settings.status, (("Location", settings.to),))
     keeps = REQUEST_URI in settings.to
 

@@ -9,7 +9,7 @@ from prefork.http.body_limit import BodyLimit
 from prefork.http.message import Handler, Request, Response, plain
 from prefork.settings.routes import mount
 
-VIEWS = 8  # hosts remembered per request line: a client that makes up host names fills no memory
+VIEWS = 8  # hosts remembered per request line, so that a client that makes up host names fills no memory
 
 
 async def not_found(request: Request) -> Response:
@@ -22,12 +22,12 @@ async def whole_server(request: Request) -> Response:
 
 
 class Router:
-    """Routes are (host, path prefix, handler): host "" is any, "*.example.com" every name under it.
+    """Routes are (host, path prefix, handler): host "" is any host, "*.example.com" is every name under example.com.
 
-    A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple". Where none does,
-    `otherwise` answers. `vital` are those handlers that answer however full the server is, `repeatable` those that may
-    be passed over where a request repeats itself; `limits` are those that bodies have in some routes, by the routes'
-    handlers.
+    A prefix matches whole segments: "/app" and "/app/" both match "/app" and "/app/x", not "/apple". A request that no
+    route matches gets the handler `otherwise`. The `vital` handlers answer however full the server is. The `repeatable`
+    ones need not be called where a request repeats itself. `limits` maps the handlers of some routes to the routes' own
+    limits on request bodies.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class Router:
         self._anywhere = self._hosts.keys() <= {""}
 
     def find(self, request: Request) -> Handler:
-        """Who answers `request`; where nobody does, a handler that answers 404."""
+        """The handler for `request`: the matching route's, or `otherwise`. `OPTIONS *` has a handler of its own."""
         views = request.line.prepared
         host = "" if self._anywhere else request.host.lower()
         key = (self, host) if host else self
         handler: Handler | None = views.get(key)
-        if handler is None:  # request lines repeat themselves, and are kept as long as they do
+        if handler is None:  # clients repeat their request lines; a line that is kept remembers its handler
             handler = self._search(host, request.path)
             if len(views) < VIEWS:
                 views[key] = handler
         return handler
 
     def body_limit(self, request: Request) -> BodyLimit | None:
-        """How large the body of `request` may be, where its route has a say in that."""
+        """The limit on the body of `request`; None where its route sets none."""
         return self._limits.get(self.find(request)) if self._limits else None
 
     def _search(self, host: str, path: str) -> Handler:
@@ -76,7 +76,7 @@ class Router:
 
 
 def _candidates(host: str) -> list[str]:
-    """The host names to look for, most specific first: itself, "*." and each of its parents, any."""
+    """The host names to look for, most specific first: the name itself, "*." and each of its parents, then "" (any)."""
     name = host if host.endswith("]") else host.rpartition(":")[0] if ":" in host else host
     name = name.rstrip(".")
     labels = name.split(".")

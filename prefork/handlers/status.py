@@ -12,7 +12,9 @@ from prefork.http.message import Handler, Request, Response, plain
 
 
 def status(snapshot: Callable[[], Mapping[str, object]]) -> Handler:
-    """`snapshot` gives the figures of the moment, all of them JSON-able; where `ready` is false among them, 503."""
+    """A handler that shows `snapshot()`, the current figures, all of them JSON-able. The status is 503 where the figure
+    `ready` is false, else 200; it is 405 for any method but GET and HEAD.
+    """
     headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
     async def handle(request: Request) -> Response:

@@ -1,13 +1,13 @@
-"""The access log: one line a request. Owns the formats, compiled once, and the lines that are not written yet.
+"""The access log: one line for each request. Owns the formats, and the lines that are not written yet.
 
 A write costs more than a line does, so lines are written together: a tenth of a second after the first of them, or as
-soon as there are many. A thread of the log does that, which sleeps while no line waits: a line is in time even where an
-application holds the loop up, and an idle process is not woken. To a terminal each line is written at once, as somebody
-watches it there, beside what the application prints.
+soon as there are many. The log has a thread for the former, which sleeps while no line waits. So a line is written in
+time even where an application holds up the loop, and an idle process is not woken. On a terminal each line is written
+at once, so that it appears in order with the text that the application prints.
 
-A template becomes a Python function that reads just what the template shows. What is derived from the request line and
-the header block, escaping included, is kept in their `views`: clients repeat both. A combined line takes 0.7 us with a
-head that repeats, 1.9 us with a new one (tests/bench/access_log.py).
+A format is compiled once, into a Python function that reads only the values which the format shows. The parts that are
+derived from the request line and the header block, escaping included, are kept in their `prepared`, as clients repeat
+both. A combined line takes 0.7 us with a head that is repeated, and 1.9 us with a new one (tests/bench/access_log.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _JSON = (
 )
 _FORMATS = {"common": _COMMON, "combined": _COMBINED, "json": _JSON}
 
-# The expression that stands for a variable in the compiled function: by itself, or as a part of what the views keep.
+# The expressions for variables in the compiled function. _DIRECT ones are computed for each line; those _OF_LINE and
+# _OF_HEADERS are computed once, and kept in `prepared` of the request line and of the header block.
 _DIRECT = {
     "remote_addr": "quote_address(client.address)",
     "time_local": "clock.local()",
@@ -75,7 +76,7 @@ _SAFE = re.compile(r"[ !#-\[\]-~]*")  # printable ASCII without the quote and th
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 DELAY = 0.1  # seconds that a line may wait for others
-BATCH = 64 * 1024  # characters of lines: so many do not wait
+BATCH = 64 * 1024  # characters of lines that are written at once, without the delay
 
 _NO_LINE = RequestLine("", "", "", "", "", 1)
 _NO_LINE.version = ""
@@ -83,11 +84,11 @@ _NO_HEADERS = Headers(())
 
 
 class AccessLog:
-    """Renders requests into lines, and writes those of `delay` seconds together, or `batch` characters of them as soon
-    as there are so many. Before `start` there is no such delay, but the other bound alone.
+    """Renders requests into lines. It writes the lines of `delay` seconds together, or sooner, once there are `batch`
+    characters of them. Before `start`, lines wait for `batch` characters or `flush`.
 
-    `record`, `start` and `stop` are for the thread that leads the loop, the rest is for any. In a process that an
-    application has forked nothing is written: what waits there is its parent's.
+    Only the thread that leads the loop may call `record`, `start` and `stop`; any thread may call the rest. In a
+    process that an application has forked, nothing is written: the lines that wait there are the parent's to write.
     """
 
     def __init__(self, format: str, sink: Sink, delay: float = DELAY, batch: int = BATCH) -> None:
@@ -95,17 +96,19 @@ class AccessLog:
         self._sink = sink
         self._delay = delay
         self._batch = batch
-        self._lines: list[str] = []  # appended to by one thread, while another takes the first ones out
+        self._lines: list[str] = []  # one thread appends to it while another takes the first ones out
         self._size = 0
-        self._lock = threading.RLock()  # of the sink
+        self._lock = threading.RLock()  # held to write to the sink
         self._writing = False
         self._over = False
-        self._expected = True  # our thread knows that lines wait; or there is none
+        self._expected = True  # our thread need not be woken: it knows that lines wait, or there is no thread
         self._rouse = threading.Lock()
         self._rouse.acquire()
 
     def start(self) -> None:
-        """Have the lines written in time. Raises RuntimeError where the system has no thread for that."""
+        """Start the thread that writes lines after the delay, or on a terminal write each line at once from now on.
+        Raises RuntimeError where the system can make no thread.
+        """
         if os.isatty(self._sink.fileno()):
             self._batch = 0
         else:
@@ -113,7 +116,7 @@ class AccessLog:
             threading.Thread(target=self._write_in_time, name="prefork-access-log", daemon=True).start()
 
     def stop(self) -> None:
-        """Write what waits, and from now on each line at once."""
+        """Write the lines that wait, and from now on each line at once."""
         self._batch, self._over = 0, True
         if not self._expected:
             self._expected = True
@@ -123,7 +126,7 @@ class AccessLog:
     def record(
         self, client: Client, request: Request | None, status: int, head: int, sent: int, seconds: float
     ) -> None:
-        """Add a line: `sent` bytes in `seconds`, of which up to `head` were the response's head.
+        """Add a line for a request: `sent` bytes in `seconds`, of which the first `head` were the response's head.
 
         `request` is None where its head could not be parsed.
         """
@@ -132,7 +135,7 @@ class AccessLog:
         else:
             line = self._render(client, request.line, request.headers, status, head, sent, seconds)
         self._lines.append(line)
-        self._size += len(line)  # a bit too much where another thread takes lines meanwhile
+        self._size += len(line)  # without a lock: a bit too large if another thread takes lines meanwhile
         if self._size >= self._batch:
             self.flush()
         elif not self._expected:
@@ -140,11 +143,11 @@ class AccessLog:
             self._rouse.release()
 
     def flush(self) -> None:
-        """Write what waits now."""
+        """Write the lines that wait."""
         if forks.forked:
             return
         with self._lock:
-            if not self._writing:  # else a signal's handler, or a destructor, has cut in, and logs an error
+            if not self._writing:  # else a signal handler or a destructor has interrupted a write, and logs an error
                 self._writing = True
                 try:
                     self._write()
@@ -160,25 +163,26 @@ class AccessLog:
             self._sink.write(text.encode())
 
     def reopen(self) -> str:
-        """Write what waits to the old file, and open the new one: see Sink.reopen."""
+        """Write the lines that wait to the old file, and open the new one: see Sink.reopen."""
         with self._lock:
             self.flush()
             return self._sink.reopen()
 
     def _write_in_time(self) -> None:
-        """Our thread."""
+        """The loop of the log's own thread."""
         while not self._over:
             forks.leave_if_forked()
             self._rouse.acquire()
             time.sleep(self._delay)
-            self._expected = False  # before the lines are taken: who adds one from here on rouses this thread again
+            self._expected = False  # before the lines are taken: a line that is added from here on wakes this thread
             self.flush()
 
 
 def compile_format(format: str) -> Render:
-    """The function that renders a line, newline included; `format` is common, combined, json or text with $variables.
+    """The function that renders a line, newline included. `format` is "common", "combined", "json", or text with
+    $variables.
 
-    ValueError where the name or a variable is unknown, or where the text would break a line.
+    Raises ValueError where the name or a variable is unknown, or the text has a control character other than a tab.
     """
     template = _FORMATS.get(format, format)
     if "$" not in template:
@@ -210,12 +214,14 @@ def compile_format(format: str) -> Render:
         "clock": _Clock(),
         "getpid": os.getpid,
     }
-    exec(source, names)  # of the template there are only checked names and literals in their repr
+    exec(source, names)  # the only parts of the template in it are checked names, and literals as their repr
     return cast(Render, names["render"])
 
 
 def _expression(name: str, of_line: list[str], of_headers: list[str]) -> str:
-    """The expression for variable `name`; what it reads of the request is added to one of the lists."""
+    """The expression for the variable `name`. An expression whose value is kept in `prepared` is added to one of the
+    lists, and the result is one that reads the kept value. Raises ValueError for an unknown variable.
+    """
     if name in _DIRECT:
         return _DIRECT[name]
     if name in _OF_LINE:
@@ -270,7 +276,7 @@ def _quote_json(text: str) -> str:
 
 
 class _Clock:
-    """The local time as text, made anew once a second. Month names are English whatever the locale."""
+    """The local time as text, which is made once a second. Month names are English in any locale."""
 
     def __init__(self) -> None:
         self._second = -1

@@ -1,6 +1,6 @@
-"""The error log: where the messages of logger.py go, one line each. Owns the format.
+"""The error log: writes the messages of logger.py, one line each. Owns the format.
 
-Whatever a client managed to put into a message cannot start a line or steer a terminal: all that is not printable is
+Text that a client managed to put into a message cannot start a line or steer a terminal: all that is not printable is
 escaped. The details of a message follow it in indented lines: a traceback, or other text of several lines, such as the
 traceback that a dead worker left behind or the stack of a call that is stuck.
 """
@@ -20,8 +20,8 @@ _NAMES = {level: name for name, level in LEVELS.items()} | {APPLICATION: "applic
 
 
 class _ErrorLog:
-    """Writes each record to `sink`, one at a time, after a call of `before`. `lock` is renewed in a forked child, where
-    nobody would open it.
+    """Writes each record to `sink`, one at a time, after a call of `before`. A forked child gets a new `lock`, as the
+    thread that holds the old one may not exist there.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class _ErrorLog:
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        self.lock = threading.RLock()  # a signal's handler, or a destructor, may have something to say meanwhile
+        self.lock = threading.RLock()  # reentrant, as a signal handler or a destructor may log during a write
 
     def write(self, record: Record) -> None:
         lines = _compose(record).encode("utf-8", "backslashreplace")
         self.before()
         with self.lock:
-            self.sink.recover()  # 0.5 us, and no word of ours goes into what an application has opened in its place
+            self.sink.recover()  # 0.5 us, so that no line goes into a file that an application has opened in its place
             self.sink.write(lines)
 
 
@@ -49,10 +49,10 @@ _error_log = _ErrorLog()
 
 
 def configure(sink: Sink, level: str, before: Callable[[], object] = _nothing) -> None:
-    """Send the log to `sink`, from `level` on: "debug" ... "critical", KeyError for another. `before` is called before
-    each message is written, in whichever thread.
+    """Send messages of `level` ("debug" ... "critical") and above to `sink`. `before` is called before each message is
+    written, in the thread that logs it. Raises KeyError for an unknown level.
 
-    Call it again to change any of these (the sink of before may then be closed).
+    Call it again to change any of these; the former sink may then be closed.
     """
     log.level = LEVELS[level]
     with _error_log.lock:
@@ -62,7 +62,7 @@ def configure(sink: Sink, level: str, before: Callable[[], object] = _nothing) -
 
 
 def reopen(sink: Sink) -> str:
-    """Open `sink` anew while no thread writes a message; see Sink.reopen."""
+    """Reopen `sink` while no thread writes a message; see Sink.reopen."""
     with _error_log.lock:
         return sink.reopen()
 
@@ -88,7 +88,9 @@ def _compose(record: Record) -> str:
 
 
 def _prefix(record: Record) -> str:
-    """`2026-11-23 17:30:00.123 +0000 [4711] warning: `, in local time; an application's word has no severity."""
+    """`2026-11-23 17:30:00.123 +0000 [4711] warning: `, in local time. An application's own lines have no severity, and
+    say "application" there.
+    """
     when = time.localtime(record.created)
     date, zone = time.strftime("%Y-%m-%d %H:%M:%S", when), time.strftime("%z", when)
     thousandths = int(record.created % 1 * 1000)

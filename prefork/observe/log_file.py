@@ -1,13 +1,14 @@
-"""Log files: opens them, and gives them to the user who is to open them anew. Owns what root does to a log by its name.
+"""Log files: opens them and, as root, makes the workers' user their owner, so that he can reopen them. Owns how root
+treats the path of a log.
 
-The directory of a log may belong to the workers' user, who can put a link there in the place of the file at any moment
-(CVE-2016-1247 was nginx's). So root goes by file_paths.Walk, and gives away no more than
+The directory of a log may belong to the workers' user, who can put a link in the place of the file at any moment
+(CVE-2016-1247 was nginx's). So root goes by file_paths.Walk, and changes the owner of no other files than
 
-- a file that it has just created, by O_EXCL, which is no link;
-- a regular file of root's with one name that holds nothing, or is in directories that the user cannot rearrange: one
-  that logrotate has made, say.
+- one that it has just created, by O_EXCL, which is no link;
+- a regular file of root's that has one name, and is empty or in directories that the user cannot change: one that
+  logrotate has made, say.
 
-Our own standard streams (/dev/stdout, /proc/self/fd/2) are written to by whatever name, and are never given away.
+Our own standard streams (/dev/stdout, /proc/self/fd/2) may be opened by any name, and their owner is never changed.
 """
 
 from __future__ import annotations
@@ -25,31 +26,32 @@ from prefork.net.file_paths import ROOT, Place, Walk
 _APPENDING = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATING = os.O_CREAT | os.O_EXCL
 _MODE = 0o644
-_IS_LINK = (errno.ELOOP, errno.EMLINK)  # what O_NOFOLLOW answers; the latter on FreeBSD
-_STREAMS = ("1", "2")  # of our descriptors, those that any link may lead to
-_ATTEMPTS = 10  # at a name that comes and goes: logs are rotated meanwhile
+_IS_LINK = (errno.ELOOP, errno.EMLINK)  # the errors of O_NOFOLLOW for a symlink; the latter on FreeBSD
+_STREAMS = ("1", "2")  # the descriptors that any link may lead to
+_ATTEMPTS = 10  # to open a file that appears and disappears, as logs are rotated
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who has to be able to open the files anew: a user, with all his groups."""
+    """The user, with all his groups, who must be able to reopen the log files."""
 
     user: int
     groups: frozenset[int]
 
 
 class Found(Enum):
-    """What was found by a name."""
+    """The kind of file to which a name has led."""
 
-    CREATED = auto()  # nothing, so there is a file now
-    ENTRY = auto()
-    STREAM = auto()  # a standard stream of our own
+    CREATED = auto()  # there was none, so it was created
+    ENTRY = auto()  # it was there
+    STREAM = auto()  # one of our own standard streams
 
 
 def open_log(path: str, owner: Owner | None) -> int:
-    """A descriptor to append to the file, which is created where it is missing; as root, for `owner`. Raises OSError.
+    """A descriptor to append to the file, which is created if it is missing. Root opens it for `owner`.
 
-    It is the caller's to close, and never blocks; a named pipe needs a reader by now.
+    The descriptor never blocks; the caller must close it. Raises OSError, for a named pipe without a reader as well,
+    and PermissionError where root must not even write to the file.
     """
     if not file_paths.must_walk():
         return os.open(path, _APPENDING | os.O_CREAT, _MODE)
@@ -65,7 +67,7 @@ def open_log(path: str, owner: Owner | None) -> int:
 
 
 def _settle(file: int, found: Found, exposed: bool, owner: Owner | None) -> None:
-    """Give it away, if that is safe. Raises PermissionError where not even writing to it is."""
+    """Make `owner` the file's owner, if that is safe. Raises PermissionError where not even writing to it is safe."""
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         return
@@ -79,7 +81,9 @@ def _settle(file: int, found: Found, exposed: bool, owner: Owner | None) -> None
 
 
 def _open_below(walk: Walk, at: int | None, path: str, may_create: bool) -> tuple[int, Found]:
-    """The file `path`, relative to the directory `at`. Raises OSError."""
+    """Open the file `path`, relative to the directory `at`. With `may_create`, it is created if it is missing. Raises
+    OSError.
+    """
     folder, name = os.path.split(path)
     directory = walk.enter(folder, at)
     try:
@@ -95,13 +99,13 @@ def _open_below(walk: Walk, at: int | None, path: str, may_create: bool) -> tupl
 
 
 def _open_entry(walk: Walk, directory: int, name: str, may_create: bool) -> tuple[int, Found]:
-    """What is there by this name, or where a link of this name leads. Raises OSError."""
+    """Open the file of this name, or the one that a symlink of this name leads to. Raises OSError."""
     try:
         return Place(directory, name).open(_APPENDING), Found.ENTRY
     except OSError as error:
         if error.errno not in _IS_LINK:
             raise
-    if _is_of_descriptors(directory):  # whose links say where they lead for people to read alone: proc(5)
+    if _is_of_descriptors(directory):  # the text of its links is not always a path that can be followed: proc(5)
         file = os.open(name, _APPENDING, dir_fd=directory)
         return file, Found.STREAM if name in _STREAMS else Found.ENTRY
     target, link = walk.follow(directory, name)

@@ -1,4 +1,4 @@
-"""The logs of one configuration: where errors go, and where requests are written down."""
+"""The logs of one configuration: the error log, and the access log."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from prefork.shared.scoreboard import ACCESS_FAILURE, ERROR_FAILURE
 
 
 class Logs:
-    """Both sinks, opened by the master and inherited by its workers; `access` is None when it is off."""
+    """Both logs; the master opens their sinks, and its workers inherit them. `access` is None when it is off."""
 
     def __init__(self, settings: Log, owner: Owner | None = None) -> None:
-        """`owner` has to be able to open the files anew, where that is not who we are. Raises StartError where a file
-        cannot be opened.
+        """The user `owner`, if this process is another's, must be able to reopen the files. Raises StartError where a
+        file cannot be opened.
         """
         self._settings = settings
         self._owner = owner
@@ -48,25 +48,27 @@ class Logs:
         error_log.configure(self._errors, self._settings.level, self._keep_order)
 
     def _keep_order(self) -> None:
-        """Before a message: requests that were over before it stand before it, where both logs are one."""
+        """Called before a message is written: where both logs are one file, write the waiting lines of the access log
+        first, so that the file is in the order of time.
+        """
         if self.access is not None and self._requests.leads_where(self._errors):
             self.access.flush()
 
     def catch_crashes(self) -> None:
-        """From now on this process, when it crashes, writes to the error log where its threads were; and when it gets
-        SIGUSR2, where they are. Both even where the interpreter itself is stuck (faulthandler).
+        """From now on this process writes the stacks of its threads to the error log when it crashes, and when it gets
+        SIGUSR2, even where the interpreter itself is stuck (faulthandler).
         """
         faulthandler.enable(self._errors, all_threads=True)
         faulthandler.register(signal.SIGUSR2, self._errors, all_threads=True)
 
     def count_in(self, board: memoryview) -> None:
-        """From now on, count what this process loses of its lines in this slot of the scoreboard."""
+        """From now on, count the log lines that this process loses in this slot of the scoreboard."""
         self._errors.count_in(board, ERROR_LOST, ERROR_FAILURE)
         self._requests.count_in(board, ACCESS_LOST, ACCESS_FAILURE)
 
     @property
     def error_place(self) -> str:
-        """What it is called in a sentence, with where it is written to."""
+        """The name of the error log in a sentence, with its target: "error log on stderr", say."""
         return f"error log {_place(self._settings.error)}"
 
     @property
@@ -74,7 +76,7 @@ class Logs:
         return f"access log {_place(self._settings.access)}"
 
     def say_elsewhere(self, line: str) -> None:
-        """Write a line to standard error, unless that is the error log, or closed."""
+        """Write a line to standard error, unless that is the error log or is closed, or the error log is off."""
         with suppress(OSError):
             if not os.path.samestat(os.fstat(2), os.fstat(self._errors.fileno())):
                 stderr = Sink("-")
@@ -82,7 +84,9 @@ class Logs:
                 stderr.close()
 
     def reopen(self) -> list[str]:
-        """Open the files anew, after they have been moved away. Returns, and logs, why one stays that was open."""
+        """Reopen the files, after they have been moved away. Returns, and logs, a sentence for each old file that must
+        stay in use, with the reason.
+        """
         told = "cannot reopen a log, so the old file stays"
         reasons = error_log.reopen(self._errors), self.access.reopen() if self.access is not None else ""
         problems = [f"{told}: {reason}" for reason in reasons if reason]

@@ -1,8 +1,9 @@
-"""Lost lines: tells the operator of log lines that could not be written, as when the disk is full. Owns what was told.
+"""Lost lines: tells the operator of log lines that could not be written, as when the disk is full. Owns which of them
+were reported.
 
-The master and each worker count their own in the scoreboard, so none is forgotten with its process. The master looks
-there now and then, and says in the error log how many of which log there were since it has said so last. Where that is
-lost as well, the log being the one that is full, it says so on standard error, if that leads elsewhere.
+The master and each worker count their own lost lines in the scoreboard, so that none are forgotten when a process ends.
+The master checks it now and then, and reports in the error log how many lines of each log have been lost since the last
+report. Where that report is lost as well, it goes to standard error, if that leads elsewhere.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from prefork.runtime.loop import Loop
 from prefork.shared.counters import ACCESS_LOST, ERROR_LOST
 from prefork.shared.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 
-LOOK = 3.0  # seconds between two looks
-PAUSE = 60.0  # seconds between two times that it is told
+LOOK = 3.0  # seconds between two checks
+PAUSE = 60.0  # seconds between two reports
 
 
 class LostLines:
-    """What the processes of `scoreboard` lose, told of by the master; `logs` are those that it writes itself."""
+    """Reports the lines that all processes of `scoreboard` lose; for the master. `logs` returns the master's own."""
 
     def __init__(
         self, scoreboard: Scoreboard, logs: Callable[[], Logs], look: float = LOOK, pause: float = PAUSE
@@ -33,22 +34,22 @@ class LostLines:
         self._look = look
         self._pause = pause
         self._told = {ACCESS_LOST: 0, ERROR_LOST: 0}
-        self._before: dict[int, list[int]] = {ACCESS_LOST: [], ERROR_LOST: []}  # by slots, when it was told last
+        self._before: dict[int, list[int]] = {ACCESS_LOST: [], ERROR_LOST: []}  # counts by slot, at the last report
 
     @property
     def _own(self) -> memoryview:
-        """The master's page. It is not kept, as a forked child lets go of that memory."""
+        """The master's page. It is not kept here, as a forked child releases that memory."""
         return self._scoreboard.slot(0)
 
     async def watch(self, loop: Loop) -> NoReturn:
-        """Look, and tell; for ever."""
+        """Check and report, for ever."""
         while True:
             await loop.sleep(self._look)
             if self.tell():
                 await loop.sleep(self._pause)
 
     def tell(self) -> bool:
-        """Tell of those that have been lost since; False where there are none."""
+        """Report the lines that have been lost since the last report; False where there are none."""
         totals = self._scoreboard.totals()
         losses = [
             f"{number} of the {place} ({self._reasons(lost, failure)})"
@@ -67,12 +68,14 @@ class LostLines:
         before = self._own[ERROR_LOST]
         log.error("%s", sentence)
         if unheard := self._own[ERROR_LOST] - before:
-            self._told[ERROR_LOST] += unheard  # this sentence, of whose loss nobody needs to be told
+            self._told[ERROR_LOST] += unheard  # the loss of this report itself need not be reported
             self._logs().say_elsewhere(f"prefork: {sentence}")
         return True
 
     def _reasons(self, lost: int, failure: int) -> str:
-        """Of the processes that have lost lines since it was told last, and of those that are gone."""
+        """The reasons, in words, of the processes that have lost lines since the last report, and of those that are
+        gone.
+        """
         column, counts = self._scoreboard.column(failure), self._scoreboard.column(lost)
         changed = zip_longest(column, counts, self._before[lost], fillvalue=0)
         codes = {self._own[failure], *(code for code, now, before in changed if now != before)} - {0}

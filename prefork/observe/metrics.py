@@ -1,4 +1,4 @@
-"""The scoreboard as plain data, for the status page and the control socket. Owns the names its figures are shown by."""
+"""Metrics: the scoreboard as plain data, for the status page and the control socket. Owns the names of the figures."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ from prefork.shared.scoreboard import Board, State
 
 
 def snapshot(scoreboard: Board) -> dict[str, object]:
-    """JSON-able: whether the server is `ready` for clients, as a worker serves and it is not told to stop; how many
-    serve; totals since the master started; and workers. `started` is Unix time, `age` seconds, `sent` bytes, `busy` a
-    number of connections (shared/activity.py).
+    """The figures of the moment, JSON-able.
+
+    The server is `ready` for clients if a worker serves and the server is not `stopping`; `serving` is the number of
+    workers that serve. `totals` are counted since the master started. Of each of the `workers`, `started` is Unix time,
+    `age` is in seconds, `sent` in bytes, and `busy` is a number of connections (shared/activity.py).
     """
     now = time.time()
     rows, busy = scoreboard.workers(), scoreboard.busy()

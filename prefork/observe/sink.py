@@ -1,9 +1,10 @@
-"""Where log bytes go: standard error, a file or nowhere. Owns its descriptor; never waits, never raises, counts losses.
+"""Sinks: the targets of log bytes, each standard error, a file or nothing. A sink owns its descriptor. Once open, it
+never waits and never raises; it counts the lines that it loses.
 
-Standard error is shared with other programs, so its O_NONBLOCK is not ours to set. A pipe or a terminal is opened anew
-instead, which gives a file description of our own. Where the system does not allow that (another user's pipe, a
-socket, no /proc), polling before each short write has to do: a pipe that polls as writable takes PIPE_BUF bytes, a
-socket rather more.
+Other programs share standard error, so we must not set its O_NONBLOCK. A pipe or a terminal is opened by its path in
+/proc instead, which gives a file description of our own. The system may not allow that (another user's pipe, a socket,
+no /proc). So anything but a regular file is polled before each write, which is short: a pipe that polls as writable
+takes PIPE_BUF bytes, and a socket more.
 """
 
 from __future__ import annotations
@@ -21,20 +22,22 @@ from prefork.observe.log_file import Owner, open_log
 
 _STDERR = 2
 _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_PIPE_SIZE = 1 << 20  # Linux has 64 KiB, 10 ms of a busy access log: a reader waits longer than that for a processor
+_PIPE_SIZE = 1 << 20  # Linux's 64 KiB hold 10 ms of a busy access log; a reader may wait longer for a processor
 _SLOW_READER = "its reader does not keep up"
 
 
 class Sink:
-    """One log target: "-" is standard error, "" is off, all else a path. Two threads must not write to it at once, nor
-    one open it anew meanwhile.
+    """One log target: "-" is standard error, "" is off, anything else a path. `dropped` counts lost lines.
 
-    Raises OSError where the target cannot be opened; a named pipe needs a reader by then. `dropped` counts lost lines.
+    It has no lock: while a thread writes to it or reopens it, no other thread may.
     """
 
     def __init__(self, target: str, owner: Owner | None = None) -> None:
-        """As root, a file may be given to `owner`, who has to open it anew."""
-        # absolute, as an application may change the directory before we open it again
+        """Root may make `owner` the owner of a file, so that he can reopen it (see log_file.py).
+
+        Raises OSError where the target cannot be opened, for a named pipe without a reader as well.
+        """
+        # absolute, as an application may change the directory before the file is reopened
         self.target = target if target in ("", "-") else file_paths.absolute(target)
         self._failure = 0  # the errno for which the last line was lost
         self.start_afresh()
@@ -44,21 +47,26 @@ class Sink:
         _sinks.add(self)
 
     def start_afresh(self) -> None:
-        """Forget what was lost: called in every forked child, whose parent tells of it, and completes its own lines."""
+        """Forget lost lines and the rest of a line that was cut short. It is called in every forked child, as the
+        parent reports and completes its own lines.
+        """
         self.dropped = 0
-        self._announced = 0  # how many of the dropped lines the log itself tells of
-        self._rest = b""  # what is missing of a line that was cut short
+        self._announced = 0  # how many of the dropped lines the log itself has reported
+        self._rest = b""  # the rest of a line that was cut short
         self._board: memoryview | None = None
         self._words = (0, 0)
 
     def count_in(self, board: memoryview, lost: int, failure: int) -> None:
-        """From now on, count the lines that this process loses in the word `lost` of `board` as well, and put the errno
-        of the last one into the word `failure`.
+        """From now on, also count lost lines in the word `lost` of `board`, and put the errno of the last loss into
+        the word `failure`.
         """
         self._board, self._words = board, (lost, failure)
 
     def fileno(self) -> int:
-        """Its descriptor, the same however often it is opened anew; -1 where the target is off."""
+        """The descriptor; -1 where the target is off.
+
+        It stays the same when the target is reopened, unless an application has closed it.
+        """
         return self._fd
 
     def leads_where(self, other: Sink) -> bool:
@@ -66,9 +74,10 @@ class Sink:
         return self._fd >= 0 and self._identity == other._identity
 
     def write(self, lines: bytes) -> None:
-        """Write whole lines, each with its newline. What does not fit now is lost, and announced before what next does.
+        """Write whole lines, each with its newline. Lines that cannot be written now are lost; the next write that
+        succeeds reports them first.
 
-        Only a line that was cut short waits for the next write, which completes it.
+        Only the rest of a line that was cut short is kept: the next write completes that line.
         """
         rest, note = self._rest, self._note()
         text = rest + note + lines
@@ -90,7 +99,9 @@ class Sink:
             self._board[failure] = self._failure
 
     def reopen(self) -> str:
-        """Open the target anew, as after a rotation. Returns "", or the reason why it still writes to the old file."""
+        """Reopen the target, as after a rotation. Returns "", or the reason why the sink still writes to the old file
+        though that is no longer the target.
+        """
         if self._fd < 0:
             return ""
         try:
@@ -100,17 +111,17 @@ class Sink:
         if self._rest and not os.path.sameopenfile(fresh, self._fd):
             self._rest = b""
             self._lose(1)
-        if identity(self._fd) != self._identity:  # an application has closed it, and may have its number
+        if identity(self._fd) != self._identity:  # an application has closed it, and may use its number
             self._take(fresh)
             return ""
-        # The number stays the same: faulthandler has it, too.
+        # The number must stay the same, as faulthandler writes to it, too.
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
         self._take(self._fd)
         return ""
 
     def _is_there(self) -> bool:
-        """Whether the target is the very file that is open: nobody has moved it away."""
+        """Whether the target still is the very file that is open, so that it was not moved away."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.stat(self.target), os.fstat(self._fd))
         return False
@@ -118,7 +129,7 @@ class Sink:
     def close(self) -> None:
         """Close the descriptor; from then on the target is off."""
         if self._fd >= 0:
-            self.write(b"")  # the last chance for an announcement
+            self.write(b"")  # the last chance to report lost lines
             fd, self._fd = self._fd, -1
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -130,7 +141,9 @@ class Sink:
         return f"prefork: {lost} log line{' was' if lost == 1 else 's were'} lost ({reason(self._failure)})\n".encode()
 
     def _push(self, text: bytes) -> int:
-        """Write what goes without waiting; returns how many bytes that was, and leaves why not all in `_failure`."""
+        """Write as much as is possible without waiting. Returns the number of bytes; if these are not all, `_failure`
+        is the errno that says why.
+        """
         if self._fd < 0:
             return len(text)
         sent = 0
@@ -148,10 +161,10 @@ class Sink:
         return sent
 
     def recover(self) -> bool:
-        """Have another descriptor, if there is one, where an application has closed ours, as libraries do that make
-        daemons, and its number may be another's by now. False where it is ours still, or there is none.
+        """Open the target by another descriptor if an application has closed ours, as libraries that make daemons do.
+        False where ours is still open, or the target is off or cannot be opened.
 
-        Never by dup2: whoever has the number now is to keep it.
+        It does not use dup2: the old number may belong to a file of the application by now, which must keep it.
         """
         if self._fd < 0 or identity(self._fd) == self._identity:
             return False
@@ -175,11 +188,11 @@ def _start_afresh() -> None:
         sink.start_afresh()
 
 
-os.register_at_fork(after_in_child=_start_afresh)  # before the child can write, or close what is its parent's alone
+os.register_at_fork(after_in_child=_start_afresh)  # before the child can write, or close a sink and so complete a line
 
 
 def reason(failure: int) -> str:
-    """An errno in words."""
+    """The reason why lines were lost, in words, for an errno."""
     if failure == errno.EAGAIN:
         return _SLOW_READER
     return os.strerror(failure) if failure in errno.errorcode else "no known reason"
@@ -190,7 +203,7 @@ def _open(target: str, owner: Owner | None) -> int:
         return -1
     fd = _open_stderr() if target == "-" else open_log(target, owner)
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError, AttributeError):  # beyond the user's quota; not Linux
+        with contextlib.suppress(OSError, AttributeError):  # above the user's quota; no Linux
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     return fd
 
@@ -204,12 +217,12 @@ def _open_stderr() -> int:
 
 
 def _needs_pacing(fd: int) -> bool:
-    """Whether a write could wait for a reader: everything but a regular file."""
+    """Whether a write could wait for a reader: true for any file that is not a regular one."""
     return fd >= 0 and not stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def identity(fd: int) -> tuple[int, int] | None:
-    """Which file a descriptor is of; None where it is closed."""
+    """The device and inode of the file that is open as `fd`; None where `fd` is closed."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -224,7 +237,9 @@ def _is_writable(fd: int) -> bool:
 
 
 def _piece(text: bytes, start: int) -> bytes:
-    """At most PIPE_BUF bytes, if possible of whole lines: a pipe takes all or none, unmixed with what others write."""
+    """At most PIPE_BUF bytes of `text` from `start` on, in whole lines if possible. A pipe takes all of them or none,
+    and does not mix them with the writes of others.
+    """
     end = start + select.PIPE_BUF
     if end >= len(text):
         return text[start:]

@@ -1,6 +1,6 @@
-"""The terminal: whatever is printed for people goes through here, and cannot steer it.
+"""The terminal: all text that is printed for people goes through here, and cannot steer the terminal.
 
-What a master, a worker, an application's exception or a file says is text of others: as in the error log, all that is
+The text of a master, a worker, an application's exception or a file is not trusted: as in the error log, all that is
 not printable is escaped, line by line.
 """
 
@@ -15,17 +15,19 @@ from prefork.observe.error_log import escape
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines at once, to standard output unless another stream is named. Raises OSError, ValueError if closed."""
+    """Print lines and flush them, to standard output unless another stream is given. Raises OSError, and ValueError if
+    the stream is closed.
+    """
     print(printable(text), file=sys.stdout if stream is None else stream, flush=True)
 
 
 def printable(text: str) -> str:
-    """The same lines, harmless."""
+    """The same lines, with all that is not printable escaped."""
     return "\n".join(escape(line.expandtabs()) for line in text.split("\n"))
 
 
 def printable_json(value: object) -> str:
-    """`value` as JSON that means the same, and has no character in it that is not printable."""
+    """`value` as indented JSON, in which characters that are not printable are escaped."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     if text.isascii() and "\x7f" not in text:
         return text
@@ -33,6 +35,6 @@ def printable_json(value: object) -> str:
 
 
 def _escaped(character: str) -> str:
-    """As JSON has it, by UTF-16 (RFC 8259 §7)."""
+    r"""The JSON escape of a character: \uXXXX for each unit of UTF-16 (RFC 8259 §7)."""
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -53,10 +53,10 @@ def test_a_worker_that_fills_all_that_it_can_write_spoils_nothing_but_what_is_to
 ) -> None:
     config = CONFIG.replace("[log]", "preload = true\n[log]") if preload else CONFIG
     server = serve(config, {"app.py": SPOILING})
-    (other,) = serving(server) - {spoilt := int(server.get("/spoil").body)}
+    (other,) = serving(server) - {hostile := int(server.get("/spoil").body)}
     told = {worker["pid"]: worker for worker in status(server)["workers"]}
-    assert (told[spoilt]["state"], told[other]["state"]) == ("unknown", "serving")
-    assert told[spoilt]["generation"] == 1
+    assert (told[hostile]["state"], told[other]["state"]) == ("unknown", "serving")
+    assert told[hostile]["generation"] == 1
     assert status(server)["totals"]["requests"] < 100
     assert server.command("status").returncode == 0
     assert command(server, "scale", count=3)["ok"]

@@ -1,1 +1,1 @@
-"""Python applications: found by name, called by their interface, their responses buffered."""
+"""Python applications: how they are found by name, called by their interface, and how their responses are buffered."""

@@ -16,19 +16,21 @@ _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Interface(Enum):
-    """What is called, and by which key of a route."""
+    """How an application can be called. The values of WSGI and ASGI are the keys that name them in a route."""
 
     WSGI = "wsgi"  # (environ, start_response): PEP 3333
     ASGI = "asgi"  # async (scope, receive, send): ASGI 3
     ASGI2 = "asgi2"  # (scope), then async (receive, send)
     FACTORY = "factory"  # can be called with nothing
-    NONE = "none"  # takes what no interface gives
-    UNKNOWN = "unknown"  # (*args), or it does not tell
+    NONE = "none"  # takes arguments that no interface passes
+    UNKNOWN = "unknown"  # (*args), or no signature can be read
 
 
 def load_application(target: str, key: str) -> tuple[Interface, Any]:
-    """The application that `target` names, and whether it is to be called by WSGI or ASGI; `key` is what the route
-    says: "wsgi", "asgi", or "app" for either. Raises TargetError where it is neither, or the other, and as `load` does.
+    """The interface (WSGI or ASGI) of the application that `target` names, and the application.
+
+    `key` is the route's: "wsgi", "asgi", or "app" for either. Raises TargetError where the application speaks neither,
+    or not the one that `key` demands, or where "app" leaves it open; and raises as `load` does.
     """
     with forks.applications_code():
         application = load_callable(target)
@@ -55,9 +57,12 @@ def load_application(target: str, key: str) -> tuple[Interface, Any]:
 
 
 def interface(application: Any) -> Interface:
-    """What `application` looks like: judged by the positional parameters it requires, their names, and `async`."""
+    """The interface that `application` seems to speak.
+
+    The positional parameters that it requires, their names, and `async` decide.
+    """
     if not (inspect.isroutine(application) or inspect.isclass(application) or isinstance(application, partial)):
-        application = application.__call__  # the object's own, as middleware may set it there
+        application = application.__call__  # of the object, not of its class: middleware may set it on the object
     try:
         parameters = list(inspect.signature(application).parameters.values())
     except (TypeError, ValueError):  # written in C, say
@@ -86,7 +91,7 @@ def interface(application: Any) -> Interface:
 
 
 def _is_async(application: Any) -> bool:
-    """Whether calling it makes a coroutine."""
+    """Whether calling the application returns a coroutine."""
     while isinstance(application, partial):
         application = application.func
     return inspect.iscoroutinefunction(application)

@@ -1,7 +1,7 @@
-"""The buffer: pieces of a response body on their way from the thread that makes them to the task that sends them.
+"""The response buffer: pieces of a response body, between the thread that makes them and the task that sends them.
 
-So that a client which reads slowly does not hold up the application, they wait in memory, then in a temporary file, and
-only beyond that the thread waits too.
+A client that reads slowly must not hold up the application. So the pieces wait in memory, and then in a temporary file.
+The thread waits only once the file has reached its limit.
 """
 
 from __future__ import annotations
@@ -21,48 +21,51 @@ from prefork.runtime.task import PARKED, Task
 from prefork.runtime.threads import ThreadPool
 
 MEMORY = 256 * 1024  # bytes that wait in memory
-DISK = 64 * 1024 * 1024  # bytes that wait in all, or lie in the file, sent or not, beyond which the thread waits
+DISK = 64 * 1024 * 1024  # bytes that wait, plus those in the file that are sent already: beyond these the thread waits
 
 
 class ResponseBuffer:
-    """The Chunks of what a call produces, in answer to its request. Its thread calls `put` and `end`, the leader all
-    else. Where the call is abandoned, the response ends by ApplicationError after what has been put.
+    """The Chunks of the body that `call` produces. The call's side calls `put` and `end`, the leader all else.
+
+    Where the call is abandoned, the response ends by ApplicationError after the pieces that have been put.
     """
 
     prompt = False  # PEP 3333: no head before the first piece
 
     def __init__(self, pool: ThreadPool, call: Call) -> None:
-        self.abandoned = False  # nobody wants any more of it
-        self.whole = False  # nothing is to come, and all of it is in memory
+        self.abandoned = False  # nobody will read the rest of the body
+        self.whole = False  # the body is complete, and all of it is in memory
         self._pool = pool
         self._call = call
         self._lock = threading.Condition()
         self._pieces: list[bytes] = []
-        self.size = 0  # of what waits
+        self.size = 0  # bytes that wait
         self._file: IO[bytes] | None = None
-        self._writing = False  # the thread is, and the file its own, though not what stands in it already
-        self._offset = 0  # in the file, of what waits there
+        self._writing = False  # the thread writes to the file now; the leader may read the part that is written
+        self._offset = 0  # where the bytes that wait begin in the file
         self._ended = False
         self._error: BaseException | None = None
-        self._hungry: Task | None = None  # waits for more
+        self._hungry: Task | None = None  # the task that waits for more
 
     # ---- the thread that makes the pieces
 
     def put(self, piece: bytes) -> bool:
-        """Hand on a piece, and wait while there are too many. False: nobody wants it. Raises OSError (disk full)."""
+        """Add a piece, and wait while the buffer is full. False: the body is abandoned. Raises OSError (disk full)."""
         if piece and not self.abandoned:
             self._add(piece)
             self._feed()
         if self.size > MEMORY or not self._has_room():
-            self._pool.step_down()  # let it be sent meanwhile
-            self._call.since = inf  # it is the client that takes its time
+            self._pool.step_down()  # another thread must send pieces meanwhile
+            self._call.since = inf  # the call waits for its client, so it cannot become overdue
             with self._lock:
                 self._lock.wait_for(self._has_room)
         self._call.since = monotonic()
         return not self.abandoned
 
     def _has_room(self) -> bool:
-        """The file does not shrink, but is begun anew once all of it is sent: it is its length that is bounded."""
+        """Whether `put` need not wait. The length of the file is bounded, not the bytes that wait in it: the file does
+        not shrink, and a new one is begun once all of it is sent.
+        """
         return self.abandoned or self._offset + self.size <= DISK
 
     def _add(self, piece: bytes) -> None:
@@ -78,7 +81,7 @@ class ResponseBuffer:
             file, self._writing = self._file, True
         try:
             view = memoryview(piece)
-            while view:  # outside the lock, which the leader would wait for
+            while view:  # without the lock, so that the leader need not wait for the disk
                 view = view[file.write(view) :]
         finally:
             with self._lock:
@@ -87,7 +90,9 @@ class ResponseBuffer:
                 self._close_file()
 
     def end(self, error: BaseException | None) -> None:
-        """Nothing more comes; `error` says why that is not the proper end. It is logged where nobody hears of it."""
+        """The body is over. `error` is the exception that cut it short, or None; it is logged where the response, being
+        abandoned, cannot raise it.
+        """
         with self._lock:
             self._error = error
             self.whole = error is None and self._file is None and not self.abandoned
@@ -110,7 +115,7 @@ class ResponseBuffer:
     # ---- the leader
 
     def take(self) -> bytes:
-        """What waits in memory, or else a part of what waits in the file."""
+        """All the bytes that wait in memory; if there are none, up to MEMORY bytes from the file; b"" if none wait."""
         with self._lock:
             if self._pieces:
                 data = b"".join(self._pieces)
@@ -126,7 +131,7 @@ class ResponseBuffer:
         return data
 
     def _close_file(self) -> None:
-        """Close the file once nothing in it waits, and nobody writes to it. The lock is held."""
+        """Close the file if it holds no bytes that wait and no thread writes to it. The caller holds the lock."""
         if self._file is not None and not self._writing and (self.abandoned or not self.size):
             file, self._file, self._offset = self._file, None, 0
             with suppress(OSError):
@@ -138,7 +143,7 @@ class ResponseBuffer:
     async def __anext__(self) -> bytes:
         task = self._pool.loop.current
         while True:
-            ended = self._ended  # looked at before what it is the end of
+            ended = self._ended  # read before `take`, as a last piece may come between the two
             data = self.take()
             if data:
                 return data
@@ -157,7 +162,7 @@ class ResponseBuffer:
         self.abandon()
 
     def abandon(self) -> None:
-        """Nobody wants any more of it."""
+        """Drop what waits, and what will be put: nobody will read the rest of the body."""
         with self._lock:
             self.abandoned = True
             self._pieces = []
@@ -168,7 +173,7 @@ class ResponseBuffer:
 
 
 def _is_hangup(error: BaseException | None) -> bool:
-    """It comes of what an application is told whose client is gone."""
+    """Whether `error` was caused by ClientGone or Disconnected, which tell an application that its client is gone."""
     while error is not None and not isinstance(error, (ClientGone, Disconnected)):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -1,4 +1,4 @@
-"""Saturation: tells the operator that calls are turned away because all threads of the worker are busy, and by what."""
+"""Saturation: tells the operator that calls are turned away as all threads of the worker are busy, and with what."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from prefork.runtime.threads import ThreadPool
 from prefork.runtime.throttle import ThrottledNotice
 
 INTERVAL = 10.0  # seconds between two lines, at the least
-LONGEST = 500  # characters of a request line that are told
+LONGEST = 500  # characters of a request line that the log shows
 
 
 class Saturation:
-    """Of the threads of `pool`. The first call that is turned away is told at once, the others by their number."""
+    """The saturation of the threads of `pool`. The first call that is turned away is logged at once; those that follow
+    are counted, and logged by their number.
+    """
 
     def __init__(self, pool: ThreadPool, interval: float = INTERVAL) -> None:
         self._pool = pool
         self._notice = ThrottledNotice(pool.loop, interval, self._tell)
-        self._busy = 0  # threads, when a call was turned away last, and what took the longest
-        self._slowest: Request | None = None
-        self._lasted = 0.0  # seconds, so far
+        # as it was when a call was turned away last
+        self._busy = 0  # threads
+        self._slowest: Request | None = None  # of the calls under way, the one that began first
+        self._lasted = 0.0  # seconds since that one began
         self._timeout = 0.0
 
     def turned_away(self, timeout: float) -> None:
-        """A call has waited for a thread for `timeout` seconds (queue_timeout), and is not made."""
+        """Note that a call is not made, as it has waited for a thread for `timeout` seconds (queue_timeout)."""
         calls = list(self._pool.calls.under_way.values())
         self._busy = len(calls)
         self._timeout = timeout

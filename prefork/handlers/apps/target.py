@@ -1,4 +1,7 @@
-"""Targets: "module:attribute" -> the object. Imports what the operator named, and says clearly where that fails."""
+"""Targets: "module", "module:attribute" or "module:factory()" -> the object that the operator means.
+
+It imports the module. Where that fails, or there is no such attribute, the error says what to write instead.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,16 @@ from prefork.net import file_paths
 from prefork.settings.target import Target
 from prefork.settings.wording import nearest
 
-USUAL = ("application", "app")  # what applications are called, the first of PEP 3333's examples, the other Flask's
-FACTORIES = ("create_app", "make_app")  # and what makes them
+USUAL = ("application", "app")  # usual names of applications: the first in PEP 3333's examples, the other in Flask's
+FACTORIES = ("create_app", "make_app")  # usual names of functions that make applications
 
 
 def load(target: str) -> Any:
-    """Import the module, follow the attribute's dots, and call what is there if it is a factory.
+    """Import the module and follow the attribute's dots; without an attribute, take a usual name. Where the target ends
+    in parentheses, call the object with the arguments in them.
 
-    Raises TargetError where there is no such module or attribute; what the module itself raises passes through.
+    Raises TargetError where there is no such module or attribute. An exception of the module or the factory passes
+    through.
     """
     named = Target.parse(target)
     module = _import(target, named.module)

@@ -1,1 +1,1 @@
-"""Content encodings (RFC 9110 §8.4): responses compressed on the fly, whichever handler made them."""
+"""Content encodings (RFC 9110 §8.4): the responses of any handler are compressed on the fly."""

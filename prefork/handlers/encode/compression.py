@@ -1,9 +1,8 @@
-"""Compression: responses encoded on the fly, whoever made them. A function Handler -> Handler; owns what may be
-encoded.
+"""Compression: encodes the responses of any handler on the fly. Owns the rule that says which ones may be encoded.
 
-A encoded response is another representation: it has an ETag of its own, by which it is known again, and no ranges. Vary
-tells caches that there are several, whichever of them a client gets. Left as it is what says that it is encoded
-already, what is a part (206) or has no body, what names a digest of its content, and what says `no-transform`.
+An encoded response is another representation: it has an ETag of its own, by which it is recognized in If-None-Match,
+and no ranges. Vary tells caches that there are several representations, in each of them. A response stays unencoded if
+it is encoded already, is a part (206), has no body, names a digest of its content, or says `no-transform`.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ from prefork.http.negotiation import IDENTITY, best
 from prefork.http.paths import LONGEST_REMEMBERED
 from prefork.settings import schema
 
-STREAMS = 64  # bodies that are encoded bit by bit at once; 3 MiB each by zstd at level 4, and 11 at level 9
-# further ones, by gzip with 48 KiB each; what is beyond, for any number of slow clients, is not encoded
+STREAMS = 64  # bodies that are encoded piece by piece at once: 3 MiB each by zstd at level 4, and 11 at level 9
+# Further ones, by gzip with 48 KiB each. Beyond these, bodies stay unencoded, so that slow clients take no more memory.
 LEAN = 1024
-# glibc gives back what is free at the end of its heap, from 128 KiB on; once it has seen a larger block freed, from
-# twice its size on (mallopt(3), M_MMAP_THRESHOLD). So 100 KiB of HTML, with an encoder made and freed for it, are 62
-# page faults less, and a tenth of their time.
+# glibc returns free memory at the end of its heap to the system, from 128 KiB on. Once a larger block has been freed,
+# it does so from twice that block's size on (mallopt(3), M_MMAP_THRESHOLD). So to encode 100 KiB of HTML, which makes
+# and frees an encoder, takes 62 page faults less, and a tenth less time.
 HEAP = 1024 * 1024
 KEPT = 1024 * 1024  # bytes of the largest file that is kept encoded
-ENTRY = 2048  # bytes, about, that a kept response has besides its body and its path: its fields, twice
+ENTRY = 2048  # bytes, about, that a kept response takes besides its body and its path: its fields, twice
 
 _EVENTS = "text/event-stream"
-_PARTS = "multipart/byteranges"  # of anything
+_PARTS = "multipart/byteranges"  # the parts may be of any media type
 _UNTOUCHED = frozenset((204, 205))
 _TELLING = frozenset(("content-encoding", "content-range", "content-digest", "repr-digest", "digest", "content-md5"))
 _DROPPED = frozenset(("content-length", "accept-ranges"))
 _ACCEPTED = re.compile(r"(?:^|,)\s*(?:\*|accept-encoding)\s*(?:,|$)", re.IGNORECASE)
 
-Key = tuple[Handler, str, str, int, Fields]  # whose answer to which path, by which encoding, and what it said unencoded
+Key = tuple[Handler, str, str, int, Fields]  # handler, path, encoding; status and fields of the unencoded response
 
 
 class Compression:
-    """Compresses the responses of any number of handlers by the same settings, and has what is kept for all of them."""
+    """Encodes the responses of any number of handlers by the same settings; `kept` is one cache for all of them."""
 
     def __init__(self, settings: schema.Compression) -> None:
-        bytes(HEAP)  # made, and freed at once
+        bytes(HEAP)  # a block that is freed at once: see HEAP
         names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
         self._codings = _Offer({encoding.name: encoding for encoding in choose(names, settings.level)})
-        # For a stream of events, which may last for hours, and for whoever comes once there are STREAMS.
+        # For streams of events, which may go on for hours, and for large bodies once there are STREAMS.
         self._lean = _Offer({"gzip": gzip(settings.level, window=12, memory=6)} if "gzip" in names else {})
         self._min_size = settings.min_size
         self.kept = EncodedCache(settings.cache)
@@ -60,8 +59,10 @@ class Compression:
         self._is_wanted = lru_cache(256)(re.compile(types).fullmatch)
 
     def around(self, handler: Handler, keeps: bool) -> Handler:
-        """`handler` with its responses compressed. With `keeps`, fields with a strong ETag tell the whole response, for
-        whoever asks, so that what was encoded once can be given again: true of files, and not of every application.
+        """`handler` with its responses encoded.
+
+        With `keeps`, an encoded body is kept, and given again to any client while the path, the status and the fields,
+        a strong ETag among them, are the same. That is right for files, but not for every application.
         """
 
         async def handle(request: Request) -> Response:
@@ -87,7 +88,9 @@ class Compression:
         return handle
 
     def _respond(self, request: Request, response: Response, key: Key | None) -> Response:
-        """`response`, or what it becomes; kept under `key`, if there is one, where it may be."""
+        """`response`, encoded where it may be. The encoded body is kept under `key`, if there is one and the body may
+        be kept.
+        """
         if response.status == 206:
             return self._part(response)
         facts = self._judge(request, response)
@@ -100,7 +103,7 @@ class Compression:
             return Response(status, varied, response.body, reason)
         fields, body = _encoded(varied, encoding.name), _taken(response.body)
         if request.method == "HEAD" and not (isinstance(body, bytes) and 0 < len(body) <= SLICE):  # else as to GET
-            if facts.size is None and isinstance(body, bytes):  # nobody knows how much GET would get
+            if facts.size is None and isinstance(body, bytes):  # the size of the body that GET would get is not known
                 return Response(status, varied, body, reason)
             return Response(status, fields, _silent(body), reason)
         keep = None
@@ -110,7 +113,7 @@ class Compression:
         if encoded is not body:
             return Response(status, fields, encoded, reason)
         if key and keep is not None and isinstance(body, bytes):
-            self.kept.put(key, varied, body)  # or it would be tried again each time
+            self.kept.put(key, varied, body)  # unencoded, as it did not get smaller: it is not tried again
         return Response(status, varied, body, reason)
 
     def _offer(self, facts: _Facts) -> _Offer:
@@ -119,14 +122,14 @@ class Compression:
         return self._lean if self._lean.streams < LEAN else _NOTHING
 
     def _part(self, response: Response) -> Response:
-        """A part of what would be encoded if it were the whole varies as that does (RFC 9110 §15.3.7)."""
+        """A 206 with the same Vary as its whole representation would have (RFC 9110 §15.3.7)."""
         kind = _kind(response.headers)
         if kind != _PARTS and not self._is_wanted(kind):
             return response
         return Response(206, _varied(response.headers), response.body, response.reason)
 
     def _judge(self, request: Request, response: Response) -> _Facts | None:
-        """None where the response stays as it is."""
+        """The facts by which the response is encoded; None where it stays as it is."""
         body = response.body
         if response.status in _UNTOUCHED or isinstance(body, Upgrade):
             return None
@@ -140,11 +143,13 @@ class Compression:
         facts.is_large = not isinstance(body, bytes | FileSegment) or (facts.size or 0) > SLICE
         if facts.size is not None and facts.size < self._min_size:
             return None
-        return facts if facts.length in (None, facts.size) else None  # else it is not true, and render will say so
+        return facts if facts.length in (None, facts.size) else None  # a wrong Content-Length is for render to report
 
 
 class _Offer:
-    """Encodings to choose from, the preferred one first; `streams` is how many bodies are being encoded by them."""
+    """Encodings to choose from, the preferred one first. `streams` is the number of bodies that are being encoded by
+    them, piece by piece.
+    """
 
     def __init__(self, encodings: Mapping[str, Encoding]) -> None:
         self.streams = 0
@@ -152,16 +157,18 @@ class _Offer:
         self._names = tuple(encodings)
 
     def choice(self, request: Request) -> str:
-        """The name of the encoding that the client likes best; IDENTITY also where it likes not even that."""
+        """The name of the encoding that the client prefers; IDENTITY also where it accepts none, not even that."""
         return best(request.headers.get("accept-encoding"), self._names) or IDENTITY
 
     def chosen(self, request: Request) -> Encoding | None:
         return self._codings.get(self.choice(request))
 
     def code(self, body: Body, encoding: Encoding, length: int | None, keep: Callable[[bytes], None] | None) -> Body:
-        """The body, encoded, or itself where it would not get smaller."""
+        """The body, encoded; `body` itself if it is small and would not get smaller. `keep`, if there is one, is called
+        with the whole encoded body.
+        """
         if isinstance(body, bytes) and len(body) <= SLICE:
-            content = encoding.whole(body)  # a quarter faster than by slices, as each would find the caches cold
+            content = encoding.whole(body)  # a quarter faster than by slices, each of which finds the CPU caches cold
             if len(content) >= len(body):
                 return body
             if keep is not None:
@@ -181,8 +188,8 @@ _NOTHING = _Offer({})
 
 
 class EncodedCache:
-    """Encoded responses. `size` is how many bytes they take, about, their keys included, and at most `limit`: what has
-    not been given for the longest time makes room. Nothing is kept for a path longer than LONGEST_REMEMBERED.
+    """Keeps encoded responses. `size` is about how many bytes they and their keys take, at most `limit`. The response
+    that has not been used for the longest time makes room. Nothing is kept for a path longer than LONGEST_REMEMBERED.
     """
 
     def __init__(self, limit: int) -> None:
@@ -219,9 +226,11 @@ def _cost(key: Key, content: Body) -> int:
 
 @dataclass
 class _Facts:
-    """What counts of a response: its media type, in lower case, its Content-Length, if it says so, the `size` that its
-    body has or should have to GET, or None, and whether it has a strong ETag. `is_large` is what is not encoded at
-    once.
+    """The facts of a response that decide how it is encoded.
+
+    `kind` is its media type, in lower case; `length` its Content-Length, or None; `size` the bytes that its body has,
+    or would have as an answer to GET, None if unknown; `strong` tells whether it has a strong ETag. A body that
+    `is_large` is encoded piece by piece, not at once.
     """
 
     kind: str
@@ -232,7 +241,9 @@ class _Facts:
 
 
 def _read(fields: Fields) -> _Facts | None:
-    """What the fields tell; None where the response is not to be touched. What is wrong with them, render will say."""
+    """The facts that the fields tell; None where the response must stay as it is. Errors in the fields are reported by
+    render.
+    """
     length, strong = None, False
     try:
         for name, value in fields:
@@ -250,14 +261,14 @@ def _read(fields: Fields) -> _Facts | None:
 
 
 def _kind(fields: Fields) -> str:
-    """The media type that Content-Type says, in lower case, "" where it is not there."""
+    """The media type in Content-Type, in lower case; "" if there is no such field."""
     return next(
         (value.partition(";")[0].strip().lower() for name, value in fields if name.lower() == "content-type"), ""
     )
 
 
 def _varied(fields: Fields) -> Fields:
-    """With Accept-Encoding in Vary (RFC 9110 §12.5.5)."""
+    """The fields with Accept-Encoding added to Vary, unless it is there already (RFC 9110 §12.5.5)."""
     varied, is_said = [], False
     for name, value in fields:
         if not is_said and name.lower() == "vary":
@@ -273,13 +284,13 @@ def _encoded(fields: Fields, encoding: str) -> Fields:
 
 
 def _tagged(fields: Fields, encoding: str) -> Fields:
-    """With the ETag of what is encoded in the place of that which is not."""
+    """The fields with the ETag of the encoded representation in the place of the unencoded one's."""
     return tuple((name, encoded_tag(value, encoding) if name.lower() == "etag" else value) for name, value in fields)
 
 
 def _of_unencoded(asked: Headers, encoding: str) -> Headers:
-    """`asked`, with If-None-Match naming what was encoded by `encoding` as its maker knows it, too. What was encoded by
-    another is not what this client is to get: its tags say nothing to the maker.
+    """`asked`, with the handler's own ETags added to If-None-Match, for each tag there that is the one encoded by
+    `encoding`. Tags of other encodings are not translated, as this client would not get those representations.
     """
     known = asked.get("if-none-match")
     tags = unencoded_tags(known, encoding)
@@ -287,8 +298,8 @@ def _of_unencoded(asked: Headers, encoding: str) -> Headers:
 
 
 def _unchanged(known: str, response: Response, encoding: str) -> Response:
-    """A 304 says what a 200 would (RFC 9110 §15.4.5): of the encoded response, where that is what the client has. What
-    would be encoded at all it does not tell, and so it varies always.
+    """A 304 with the fields that a 200 would have (RFC 9110 §15.4.5): those of the encoded response, if the client has
+    that. A 304 does not tell whether the 200 would be encoded, so Vary always names Accept-Encoding.
     """
     fields = _varied(response.headers)
     tags = [value for name, value in fields if name.lower() == "etag"]
@@ -300,8 +311,8 @@ def _unchanged(known: str, response: Response, encoding: str) -> Response:
 
 
 def _taken(body: Body) -> Body:
-    """The bytes of a small file, which is closed; anything else as it is, a file of which they cannot be had included:
-    that is to fail as it would have.
+    """The bytes of a small file, which is closed. Any other body is returned as it is. So is a file that cannot be read
+    in full: it must fail later, as it would without compression.
     """
     if isinstance(body, FileSegment) and body.count <= SLICE:
         with suppress(OSError):
@@ -313,7 +324,7 @@ def _taken(body: Body) -> Body:
 
 
 def _silent(body: Body) -> Body:
-    """The body to HEAD: nothing that would tell a length, which is not that of the encoded body."""
+    """The body of a response to HEAD: one whose length is not known, as the length of the encoded body is not."""
     if isinstance(body, FileSegment):
         body.close()
     return b"" if isinstance(body, bytes | FileSegment) else body

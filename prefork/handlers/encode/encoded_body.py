@@ -1,7 +1,6 @@
-"""Encoded bodies on their way: Chunks that code what a body was, slice by slice, so that others have their turn
-between.
+"""Encoded bodies: Chunks that encode another body slice by slice, so that other tasks may run between two slices.
 
-Empty pieces are handed on, too: it is after each piece that its sender makes a pause (http/h1/send.py).
+Empty pieces are passed on, too: the sender makes a pause after each piece (http/h1/send.py).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SLICE = 128 * 1024  # bytes encoded at a stretch: 1.2 ms by gzip at level 4, 6 m
 
 
 class EncodedBody:
-    """The Chunks that `pieces` makes of `body`, which it closes; `ended` is called then."""
+    """The Chunks that `pieces` makes of `body`. `aclose` calls `ended`, and closes `body`."""
 
     def __init__(
         self, body: bytes | FileSegment | Chunks, pieces: AsyncGenerator[bytes, None], ended: Callable[[], None]
@@ -43,16 +42,18 @@ class EncodedBody:
 def whole(
     body: bytes | FileSegment, encoding: Encoding, ended: Callable[[], None], keep: Callable[[bytes], None] | None
 ) -> EncodedBody:
-    """A body that is there. `keep` is called with all of it, encoded, once that has been made."""
+    """The encoding of a body that is complete. `keep`, if there is one, is called with all of it once it is encoded."""
     return EncodedBody(body, _code_whole(body, encoding, keep), ended)
 
 
 def flowing(body: Chunks, encoding: Encoding, ended: Callable[[], None], length: int | None) -> EncodedBody:
-    """A body that comes in pieces. Each leaves as it comes, flushed, since nobody knows when there will be another, and
-    before the next is asked for: so the client's pace is still its maker's.
+    """The encoding of a body that comes in pieces.
 
-    `length` is what the head would have said of it, or None. Where that is not true the response ends by
-    ApplicationError, as it would have ended unencoded.
+    The encoder is flushed after each piece, since the next may take long. Each piece is sent before the next is asked
+    for: so the maker of the body still goes at the client's pace.
+
+    `length` is the Content-Length of the unencoded body, or None. If the body has another length, the response ends by
+    ApplicationError, as it would unencoded.
     """
     return EncodedBody(body, _code_flowing(body, encoding, length), ended)
 
@@ -92,12 +93,12 @@ async def _code_flowing(body: Chunks, encoding: Encoding, length: int | None) ->
 
 
 def _cut(data: bytes) -> Iterator[bytes]:
-    """`data`, which is not empty, in slices; a single one is `data` itself."""
+    """`data`, which must not be empty, in slices of SLICE bytes. A single slice is `data` itself, not a copy."""
     return (data[at : at + SLICE] for at in range(0, len(data), SLICE))
 
 
 def _read(segment: FileSegment) -> Iterator[bytes]:
-    """The bytes of a file in slices. Raises OSError, and CutShort where there are fewer than there were."""
+    """The bytes of a file in slices. Raises OSError, and CutShort if the file has become shorter than `segment`."""
     at, end = segment.offset, segment.offset + segment.count
     while at < end:
         data = os.pread(segment.file, min(SLICE, end - at), at)

@@ -1,7 +1,7 @@
-"""Content encodings: gzip from the standard library, br and zstd where their packages are there. Knows no HTTP
+"""Content encodings: gzip from the standard library; br and zstd where their packages are installed. Knows no HTTP
 messages.
 
-A package is imported when a encoding of its is made, so that who codes nothing does not have it in memory.
+A package is imported when its encoding is made, so that a server which encodes nothing does not load it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-PACKAGES = {"zstd": "zstandard", "br": "brotli", "gzip": ""}  # by encoding, the one that is preferred first; "": none
+PACKAGES = {"zstd": "zstandard", "br": "brotli", "gzip": ""}  # by encoding, preferred ones first; "": none is needed
 
 _GZIP = 16  # added to the window's bits: a gzip header and trailer (zlib's manual, deflateInit2)
 
 
 class Encoder(Protocol):
-    """Codes one body. What it returns goes out in this order; b"" where it waits for more."""
+    """Encodes one body. The results of all calls, in their order, are the encoded body; b"" where it waits for more."""
 
     def add(self, data: bytes) -> bytes: ...
 
     def flush(self) -> bytes:
-        """What there is so far, so that the receiver can decode all of it."""
+        """The rest of the output for the data so far, so that the receiver can decode all of that data."""
 
     def finish(self) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """`name` is what Content-Encoding says; `whole` codes a body at once, `encoder` makes what codes it by and by."""
+    """`name` is the value of Content-Encoding. `whole` encodes a body at once; `encoder` makes an Encoder."""
 
     name: str
     whole: Callable[[bytes], bytes]
@@ -39,19 +39,19 @@ class Encoding:
 
 
 def missing(name: str) -> str:
-    """The package that the encoding lacks, or ""."""
+    """The package that the encoding needs and that is not installed, or ""."""
     package = PACKAGES[name]
     return package if package and importlib.util.find_spec(package) is None else ""
 
 
 def choose(names: Sequence[str], level: int) -> tuple[Encoding, ...]:
-    """The encodings of these names, in their order, less those whose package is missing. `level` is 1 to 9."""
+    """The encodings with these names, in this order, except those whose package is missing. `level` is 1 to 9."""
     makers = {"gzip": gzip, "br": _brotli, "zstd": _zstd}
     return tuple(makers[name](level) for name in names if not missing(name))
 
 
 def gzip(level: int, window: int = 15, memory: int = 8) -> Encoding:
-    """An encoder has 2 ** (window + 2) + 2 ** (memory + 9) bytes of memory: 256 KiB, as it is usual."""
+    """The gzip encoding. An encoder takes 2 ** (window + 2) + 2 ** (memory + 9) bytes of memory: 256 KiB by default."""
     return Encoding(
         "gzip",
         lambda data: zlib.compress(data, level, window + _GZIP),
@@ -72,7 +72,7 @@ def _zstd(level: int) -> Encoding:
     zstandard = importlib.import_module("zstandard")
     return Encoding(
         "zstd",
-        zstandard.ZstdCompressor(level).compress,  # one after the other: it keeps its memory
+        zstandard.ZstdCompressor(level).compress,  # one compressor for all bodies, one at a time: it keeps its memory
         lambda: _Zstd(zstandard, level),
     )
 

@@ -1,1 +1,1 @@
-"""Static files: from a path to the file that it names, its representations, their cache, and directory listings."""
+"""Static files: the way from a path to a file, the file's representations, their cache, and directory listings."""

@@ -1,17 +1,18 @@
-"""The file cache: what a worker keeps of the files it has served. Owns its bounds, and the look whether it is true.
+"""The file cache: what a worker keeps of the files it has served. Owns its bounds, and the check of its entries.
 
-An entry is asked of the file system again once `valid` seconds have passed, when somebody wants it, by one stat a file:
-device, inode, size and both times have to be what they were. That look goes by name and follows symlinks, which is
-safe, as nothing is opened by it: what is given is what has been read before, of a file that was in the tree.
+An entry is believed for `valid` seconds at most. The next request after that checks it by one stat for each path that
+the entry depends on: device, inode, size and both times must be unchanged. A stat goes by name and follows symlinks;
+that is safe, since it opens nothing, and the bytes that are sent come from a file that was in the tree.
 
-A time is as coarse as the kernel's tick, so that a file may change twice without its times telling. So what was read
-within SETTLED of its last change is not believed later, but read again.
+File times are as coarse as the kernel's tick, so a file may change twice without a change of its times. So a file that
+was read within SETTLED seconds of its last change is read again when its entry is due for the check.
 
-A path is kept in one spelling, and counts as what is kept under it does: who asks makes it up, up to `max_head` long.
+A path is kept in one spelling, and its length counts as content does, as clients choose it. A path longer than
+LONGEST_REMEMBERED is not kept.
 
-What somebody has asked for within IDLE stays, and nobody else's file is kept in its place. So of files that are more
-than the bounds hold, asked for in turn, a part is kept all the time; were the oldest put out, each would be just before
-it is asked for again (tests/bench/files.py: 10,000 files that are 0.1 % more than there is room for, 52 us a request
+An entry that was asked for within IDLE is not dropped for another file. So if more files are asked for in turn than the
+bounds hold, a part of them is always found. If the oldest entry were dropped instead, each would be dropped just before
+it is asked for again (tests/bench/files.py: with 10,000 files, 0.1 % more than there is room for, a request takes 52 us
 that way and 11 this way).
 """
 
@@ -33,18 +34,18 @@ from prefork.runtime.task import PARKED, Task
 from prefork.settings.schema_files import FileCache as Bounds
 from prefork.shared.counters import FILE_EVICTIONS, FILE_HITS, FILE_MISSES
 
-SETTLED = 2.0  # seconds; FAT tells times as coarsely as that
-OVERHEAD = 2560  # bytes, about, of a representation besides its content, and its entry's paths: its heads, above all
-MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten when they are more
-IDLE = 10.0  # seconds without a request, and `valid` more: then an entry may be put out, and is not held open
-LOOKS = 4  # at entries, for one that may be put out
+SETTLED = 2.0  # seconds: the resolution of file times on FAT
+OVERHEAD = 2560  # bytes, about, that a representation takes besides its content and paths: for its heads, above all
+MOST_ABSENT = 1024  # names remembered that lead to nothing; all are forgotten to make room for one more
+IDLE = 10.0  # seconds without a request, and `valid` more, after which an entry may be dropped, and its file closed
+LOOKS = 4  # entries in use that are passed over to find one that may be dropped
 
-Key = tuple[Hashable, str]  # whose path, and the path
+Key = tuple[Hashable, str]  # the route's handler, and the path below its route
 Signature = tuple[int, ...]
 
 
 def sign(status: os.stat_result) -> Signature:
-    """What is another once the file or its content is."""
+    """The signature of a file, which changes when another file takes its place, or its content changes."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -58,10 +59,11 @@ def _look(path: bytes) -> Signature | None:
 
 
 class Entry:
-    """What one name leads to: its representations by coding, IDENTITY among them.
+    """The file that one name leads to: its representations by encoding, IDENTITY among them.
 
-    `probes` are the paths it depends on with what was found there, None being nothing. Once it is kept, `asked` is when
-    somebody wanted it last, and `valid` until when it is believed. Whoever has one that is not `kept` retires it.
+    `probes` maps each path that the entry depends on to the signature of the file that was found there, None if there
+    was none. For an entry that is kept, `asked` is when it was last asked for, and `valid` until when it is believed
+    (both monotonic seconds). A caller must `retire` an entry that is not `kept`.
     """
 
     __slots__ = ("_codings", "_representations", "_settled", "asked", "cost", "descriptors", "kept", "probes", "valid")
@@ -84,11 +86,11 @@ class Entry:
         return any(one.torn for one in self._representations.values())
 
     def choose(self, request: Request) -> Representation:
-        """The representation that the client likes best, of equal ones the smallest."""
+        """The representation that the client prefers; of those that it likes equally, the smallest."""
         if not self._codings:
             return self._representations[IDENTITY]
         coding = best(request.headers.get("accept-encoding"), self._codings)
-        return self._representations[coding or IDENTITY]  # rather what the client does not want than nothing
+        return self._representations[coding or IDENTITY]  # the file unencoded, even if the client accepts nothing
 
     def is_true(self) -> bool:
         if not self._settled:
@@ -101,10 +103,11 @@ class Entry:
 
 
 class FileCache:
-    """One for all routes of a worker; counts on `board`, the worker's scoreboard slot.
+    """The cache for all routes of a worker. It counts hits, misses and evictions in `board`, the worker's slot of the
+    scoreboard.
 
-    The entries are within `bounds`, by what they are taken to cost; names that lead to nothing within MOST_ABSENT and
-    LONGEST_REMEMBERED.
+    `bounds` limit the number of entries, their cost, which is an estimate of their bytes, and the open files. Of names
+    that lead to nothing, MOST_ABSENT are kept, none longer than LONGEST_REMEMBERED.
     """
 
     def __init__(self, bounds: Bounds, board: memoryview) -> None:
@@ -117,8 +120,10 @@ class FileCache:
         self._sweeper: Task | None = None
 
     def find(self, key: Key, now: float, certain: bool) -> Entry | None:
-        """What is kept under `key`, and is true; None where nothing is. To be `certain`, a file that is held open is
-        looked at now: its content is read later, and may be another's than its tag says.
+        """The entry under `key`, if there is one that is believed or passes the check.
+
+        With `certain`, a file that is held open is checked even if it is believed: its content will only be read as it
+        is sent, and may have changed since its ETag was made.
         """
         entry = self._entries.get(key)
         if entry is None:
@@ -138,7 +143,7 @@ class FileCache:
         return False
 
     def keep(self, key: Key, entry: Entry, now: float) -> None:
-        """Keep `entry`, which is true now, if there is room for it within the bounds, or some can be made."""
+        """Keep `entry`, which has just been made, if there is room for it within the bounds, or room can be made."""
         bounds, length = self._bounds, len(key[1])
         self._board[FILE_MISSES] += 1
         entry.cost += length
@@ -157,15 +162,16 @@ class FileCache:
             self._sweeper.wake()
 
     def _until(self, now: float) -> float:
-        """How long what is true now is taken to be, at most `valid` seconds.
+        """Until when a check at `now` is believed (monotonic seconds): for `valid` seconds at most.
 
-        To a multiple of them: so a file is looked at when its head needs another Date, and not at another time as well.
+        It is the next multiple of `valid`. Heads get a new Date at whole seconds of the same clock. So where `valid` is
+        in whole seconds, the check falls together with a new Date, and repeated answers are interrupted only once.
         """
         period = self._bounds.valid
         return (now // period + 1.0) * period if period else 0.0
 
     def _make_room(self, entry: Entry, now: float) -> bool:
-        """Put out what is idle until `entry` has its place; False where little of what was looked at is."""
+        """Drop idle entries until there is room for `entry`. False where LOOKS others were met before there was."""
         bounds, entries = self._bounds, self._entries
         looks = LOOKS
         while (
@@ -178,14 +184,14 @@ class FileCache:
                 self._drop(key)
                 self._board[FILE_EVICTIONS] += 1
             elif looks:
-                entries.move_to_end(key)  # another time others are looked at
+                entries.move_to_end(key)  # so that the next search meets other entries
                 looks -= 1
             else:
                 return False
         return True
 
     def _is_idle(self, entry: Entry, now: float) -> bool:
-        return now - entry.asked > IDLE + self._bounds.valid  # within which its answer is repeated without asking here
+        return now - entry.asked > IDLE + self._bounds.valid  # an answer may be repeated for `valid` without `find`
 
     def _drop(self, key: Key) -> None:
         entry = self._entries.pop(key)
@@ -204,7 +210,7 @@ class FileCache:
         return self._absent.get(key, 0.0) > now
 
     def shed(self) -> bool:
-        """Close all that is held open, as there are no more descriptors; False where nothing was."""
+        """Drop all entries that hold files open, as there are no more descriptors. False where there were none."""
         return self._close(inf)
 
     def _close(self, now: float) -> bool:
@@ -214,7 +220,9 @@ class FileCache:
         return bool(keys)
 
     async def sweep(self, loop: Loop) -> None:
-        """Close what is held open for nobody: a file that was deleted takes its room on the disk until then."""
+        """A task: drop idle entries that hold files open. A file that was deleted takes its space on the disk until its
+        descriptor is closed.
+        """
         self._sweeper = loop.current
         while True:
             while not self._descriptors:

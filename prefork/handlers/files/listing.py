@@ -1,11 +1,12 @@
-"""Directory listings: what is in a directory of a `files` route, in order, as a page or, where Accept asks, as JSON.
+"""Directory listings: the entries of a directory of a `files` route, in order, as a page or, if Accept asks, as JSON.
 
-Shows what a request for it would be given, and nothing else: hidden names, special files, symlinks that lead out and
-names that another route answers for are left out. Owns the reading and the order; the page itself is `listing_page`.
+A listing shows only entries that a request for them would get. Names that are hidden, special files, symlinks that are
+not followed, and names for which another route answers are left out. Owns the reading of directories and the order of
+entries; `listing_page` makes the page.
 
-One listing of a worker is made at a time, and the others wait: a hundred large ones at once would leave a fraction of
-each turn of the loop to everybody else, and hold a hundred times the memory. Those who wait for the same one share it;
-who hangs up while waiting is forgotten.
+A worker makes one listing at a time, and other requests for listings wait. A hundred large ones at once would hold a
+hundred times the memory, and leave a fraction of each turn of the loop to other requests. Requests that wait for the
+same directory share one reading. A request is dropped if its client hangs up while it waits.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Lock
 from prefork.runtime.task import PAUSE, Task
 
-MOST = 10_000  # entries of one directory that are looked at, as Caddy has it; to sort them takes 15 ms at a stretch
-SLICE = 100  # entries looked at before others have a turn: 1 ms
-LINK = 10  # entries that are looked at as fast as one symlink: 0.03 ms, and 0.1 where it is to stay inside
-SHARED = 1.0  # seconds, from its beginning, for which a reading serves those who wait for that directory
-LONGEST_QUERY = 256  # characters; what is longer asks for nothing that there is
+MOST = 10_000  # entries of one directory that are read, as in Caddy; to sort them takes 15 ms without a pause
+SLICE = 100  # entries that are read before other tasks may run: 1 ms
+LINK = 10  # a symlink counts as this many entries: it takes 0.03 ms, and 0.1 ms where it must stay inside the root
+SHARED = 1.0  # seconds, from its beginning, for which a reading serves all requests that wait for that directory
+LONGEST_QUERY = 256  # characters; a longer query is ignored
 T = TypeVar("T")
 
 _DIGITS = re.compile(r"([0-9]+)")
@@ -42,7 +43,9 @@ _HTML, _JSON = "text/html", "application/json"
 
 
 class Form(NamedTuple):
-    """As what a directory is asked for: all that makes one answer differ from another. JSON has one page, of all."""
+    """The form in which a directory is asked for: all that makes two answers from one reading differ. JSON has a single
+    page, with all entries.
+    """
 
     json: bool
     order: Order
@@ -50,8 +53,10 @@ class Form(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What there is to show of a directory, in any order, and whether that is all. `names` lead to it in `tree`;
-    `answers` are what has been made of it.
+    """The `entries` to show of the directory that `names` lead to in `tree`, in any order.
+
+    They are `complete` unless there were more than MOST. The reading serves requests `until` then (monotonic seconds).
+    `answers` are the responses that have been made of it.
     """
 
     tree: Tree
@@ -63,7 +68,9 @@ class Reading(NamedTuple):
 
 
 class Queue:
-    """The requests for listings of one worker, one of which is answered; `last` is what was read for the one before."""
+    """The requests for listings of one worker, of which one at a time is answered. `last` is the last reading, kept
+    while requests wait.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -71,7 +78,11 @@ class Queue:
         self.last: Reading | None = None
 
     async def enter(self, request: Request) -> None:
-        """Wait for the turn, which is to be left. Raises Disconnected where the client hangs up before that."""
+        """Wait until no other listing is made; the caller must call `leave` after its own.
+
+        Raises Disconnected if the client hangs up while it waits. It does not notice that before the request body has
+        been read.
+        """
         if not self._turns.locked or not request.body.ended:
             await self._turns.acquire()
             return
@@ -93,8 +104,10 @@ async def _watch(body: RequestBody, task: Task) -> None:
 
 
 class Listing:
-    """The answers for the directories of `tree`. `is_hidden` tells of a path below it whether it is never served;
-    `mount` is the route's path without its final slash, `queue` the worker's.
+    """The listings of the directories of `tree`.
+
+    `is_hidden` tells whether a path below it is never served. `mount` is the route's path without its final slash, and
+    `queue` is shared by all routes of the worker.
     """
 
     def __init__(self, tree: Tree, mount: str, is_hidden: Callable[[str], object], queue: Queue) -> None:
@@ -105,15 +118,15 @@ class Listing:
         self._is_hidden = is_hidden
 
     async def answer(self, request: Request, names: list[bytes]) -> Response:
-        """The listing of the directory that `names` lead to; the request's path ends with a slash.
+        """The listing of the directory that `names` lead to. The request's path must end with a slash.
 
-        Raises OSError as Tree.open_directory does, Disconnected where the client did not wait for its turn.
+        Raises OSError as Tree.open_directory does, Disconnected as Queue.enter does.
         """
         await self._queue.enter(request)
         try:
             reading = await self._reading(names)
             form = _asked(request, _pages(reading.entries))
-            shared = form.json or request.line.decoded is request.path  # else links climb by the slashes that came
+            shared = form.json or request.line.decoded is request.path  # else "//" in the path changes relative links
             response = reading.answers.get(form) if shared else None
             if response is None:
                 response = await self._answer(request, reading, form)
@@ -145,7 +158,7 @@ class Listing:
         return View(self._name, segments, entries, form.order, form.number, _pages(entries), complete)
 
     async def _read(self, names: list[bytes]) -> tuple[list[Entry], bool]:
-        """What there is to show, in no order, and whether that is all."""
+        """The entries to show, in no order, and whether these are all."""
         entries: list[Entry] = []
         directory, work = self._tree.open_directory(names), 0
         try:
@@ -165,7 +178,7 @@ class Listing:
         return entries, True
 
     def _entry(self, names: list[bytes], item: os.DirEntry[str]) -> Entry | None:
-        """None for what is not to be shown, or is gone already."""
+        """The entry for a directory item; None if it must not be shown, or is gone already."""
         name = os.fsencode(item.name)
         if self._is_hidden("/" + name.decode("latin-1")) or self._tree.is_closed([*names, name]):
             return None
@@ -180,7 +193,9 @@ class Listing:
         return _entry(name, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def _followed(self, names: list[bytes], name: bytes) -> Entry | None:
-        """What a symlink leads to, as a request would get it. Raises OSError where that is nothing."""
+        """The entry for a symlink: with the size and time of the file that it leads to, or as a directory without a
+        time. Raises OSError where a request for it would get neither.
+        """
         try:
             file, status = self._tree.open_file([*names, name])
         except IsADirectoryError:
@@ -196,7 +211,7 @@ def _entry(name: bytes, size: int | None, modified: float | None) -> Entry:
 
 
 def _sort(entries: list[Entry], order: Order) -> None:
-    """Directories first, whatever the order; what is alike, by name: "file 9" before "file 10"."""
+    """Sort entries. Directories are first in any order; equal entries are sorted by name, "file 9" before "file 10"."""
     entries.sort(key=lambda entry: (entry.key, entry.name), reverse=order.by == "name" and order.descending)
     if order.by == "size":
         entries.sort(key=lambda entry: entry.size or 0, reverse=order.descending)
@@ -206,7 +221,7 @@ def _sort(entries: list[Entry], order: Order) -> None:
 
 
 def _asked(request: Request, pages: int) -> Form:
-    """The form that Accept and the query ask for; what makes no sense says nothing."""
+    """The form that Accept and the query ask for. Values that make no sense are ignored."""
     query = request.query
     values = parse_qs(query) if len(query) <= LONGEST_QUERY else {}
     by, direction, number = (values.get(name, [""])[0] for name in ("sort", "order", "page"))
@@ -221,7 +236,7 @@ def _pages(entries: list[Entry]) -> int:
 
 
 async def _each(make: Callable[[Entry], T], entries: list[Entry]) -> list[T]:
-    """What `make` makes of each entry, in slices."""
+    """`make(entry)` for each entry, in slices, so that other tasks may run between."""
     made: list[T] = []
     for start in range(0, len(entries), SLICE):
         if start:
@@ -231,7 +246,7 @@ async def _each(make: Callable[[Entry], T], entries: list[Entry]) -> list[T]:
 
 
 def _item(entry: Entry) -> dict[str, object]:
-    """`url` is relative to the directory."""
+    """The JSON object for an entry; `url` is relative to the directory."""
     return {
         "name": text(entry.name),
         "url": quote(entry.name, safe="") + ("/" if entry.size is None else ""),
@@ -242,10 +257,12 @@ def _item(entry: Entry) -> dict[str, object]:
 
 
 def _json(path: str, items: list[dict[str, object]], complete: bool) -> bytes:
-    """All entries, in order; `complete` is false where MOST has cut it short."""
+    """The JSON document: all entries, in order. `complete` is false where there were more than MOST."""
     return msgspec.json.encode({"path": text(path.encode("latin-1")), "complete": complete, "entries": items}) + b"\n"
 
 
 def _wants_json(accept: str) -> bool:
-    """Whether Accept prefers JSON: by weight and then, as for "application/json, */*", by how precisely it says so."""
+    """Whether Accept prefers JSON to HTML: the greater weight wins, and then the more specific range, as in
+    "application/json, */*".
+    """
     return preference(accept, _JSON) > preference(accept, _HTML)

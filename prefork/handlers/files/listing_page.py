@@ -1,8 +1,8 @@
-"""The page of a directory listing: plain HTML with its style inside, of use without scripts. Owns how it looks.
+"""The page of a directory listing: plain HTML with its style inside, which works without scripts. Owns how it looks.
 
-Whatever a name holds, it is text here: escaped, control characters made visible, its direction kept to itself. Links
-are percent-encoded and relative, so that they hold behind a proxy that cuts a prefix off. A policy that allows no
-script, and no style but ours, stands behind that.
+A name is only text here, whatever it holds: it is escaped, its control characters are made visible, and its direction
+does not affect the text around it. Links are percent-encoded and relative, so that they also work behind a proxy that
+cuts a prefix off. As a second defence, a Content-Security-Policy allows no script, and no style but ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONTENT_POLICY = (
     ("X-Content-Type-Options", "nosniff"),
 )
 
-# Control characters, and what would turn the text around: "abc\u202egnp.exe" looks like an image.
+# Control characters, and those that change the direction of text: "abc\u202egnp.exe" looks like an image.
 _UNSEEN = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _VISIBLE = dict.fromkeys(_UNSEEN, "\N{REPLACEMENT CHARACTER}")
 _COLUMNS = (("name", "Name", "asc"), ("size", "Size", "desc"), ("modified", "Modified (UTC)", "desc"))
@@ -33,7 +33,9 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 class Entry(NamedTuple):
-    """A file, or a directory, whose `size` (bytes) is None; `modified` is Unix time. `key` is what names sort by."""
+    """A file or a directory. `size` is in bytes, None for a directory; `modified` is Unix time; names are sorted by
+    `key`.
+    """
 
     name: bytes
     size: int | None
@@ -42,15 +44,17 @@ class Entry(NamedTuple):
 
 
 class Order(NamedTuple):
-    """`by` is the key of a column."""
+    """The order of entries; `by` is the key of a column: "name", "size" or "modified"."""
 
     by: str
     descending: bool
 
 
 class View(NamedTuple):
-    """What is shown: page `number` of `pages` of all the `entries`. `below` are the segments of the path from that of
-    the route, `root`, on, as they were asked for.
+    """One page of a listing: page `number` of `pages`, with all the `entries` in order.
+
+    `root` is the name that stands for the route's own directory. `below` are the path's segments below the route's
+    path, as the client spelled them.
     """
 
     root: bytes
@@ -63,17 +67,20 @@ class View(NamedTuple):
 
     @property
     def shown(self) -> list[Entry]:
-        """Those on this page."""
+        """The entries on this page."""
         return self.entries[(self.number - 1) * PAGE : self.number * PAGE]
 
 
 def text(name: bytes) -> str:
-    """A name as people can read it: as UTF-8, what could not be seen made visible."""
+    """A name as people can read it: decoded as UTF-8, with invisible characters made visible."""
     return name.decode("utf-8", "replace").translate(_VISIBLE)
 
 
 def utc(seconds: float | None, between: str = " ", after: str = "") -> str | None:
-    """ "2026-11-28 12:00:00"; None for what is unknown, or in no year of ours."""
+    """Unix time as text, in UTC: "2026-11-28 12:00:00". `between` separates date and time; `after` is appended.
+
+    The result is None where the time is unknown, or its year is not within 0 to 9999.
+    """
     try:
         at = gmtime(seconds) if seconds is not None else None
     except (OverflowError, ValueError, OSError):
@@ -85,7 +92,9 @@ def utc(seconds: float | None, between: str = " ", after: str = "") -> str | Non
 
 
 def size(count: int) -> str:
-    """ "812 B", "1.2 KiB", "34 MiB": two digits at least, cut to what a glance takes in."""
+    """A size in bytes as short text: "812 B", "1.2 KiB", "34 MiB". From 1 KiB on, a number below 10 has one decimal,
+    and any other has none.
+    """
     if count < 1024:
         return f"{count} B"
     value, units = count / 1024, iter(_UNITS)
@@ -96,7 +105,7 @@ def size(count: int) -> str:
 
 
 def page(view: View, rows: list[str]) -> bytes:
-    """The document, in UTF-8; `rows` are those of `view.shown`, each by `row`."""
+    """The document, in UTF-8; `rows` are those of the entries `view.shown`, each made by `row`."""
     return "\n".join(_document(view, rows)).encode()
 
 
@@ -136,7 +145,9 @@ def _document(view: View, rows: list[str]) -> Iterator[str]:
 
 
 def _crumbs(view: View) -> Iterator[str]:
-    """The way up. Empty segments (as in "//") are steps of a relative link, and nothing to read."""
+    """The links to the directories above. Empty segments (as in "//") count as steps of a relative link, but have no
+    text to show.
+    """
     segments = [view.root, *view.below]
     yield '<nav aria-label="Path"><ol>'
     for above, segment in zip(range(len(segments) - 1, 0, -1), segments[:-1], strict=True):
@@ -159,7 +170,9 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _heads(order: Order) -> Iterator[str]:
-    """The column heads: links to another order, the largest and the newest first, and back."""
+    """The column heads, each a link to another order: by size and time, the largest and the newest are first. A second
+    click turns the order around.
+    """
     for by, label, first in _COLUMNS:
         state, direction = "", first
         if order.by == by:
@@ -169,7 +182,7 @@ def _heads(order: Order) -> Iterator[str]:
 
 
 def row(entry: Entry) -> str:
-    """The line of the table that shows an entry."""
+    """The row of the table that shows an entry, as HTML."""
     href, name = quote(entry.name, safe=""), f"<bdi>{escape(text(entry.name))}</bdi>"
     shown = "" if entry.size is None else f'<span title="{entry.size:,} bytes">{size(entry.size)}</span>'
     at = utc(entry.modified)
@@ -212,7 +225,7 @@ def _icon(name: bytes) -> str:
     return _ICONS.get(extension.decode("latin-1").lower(), "file") if dot else "file"
 
 
-# 24 x 24, drawn with a line of 1.75: see listing.css.
+# Icons of 24 x 24 units, drawn with a line 1.75 units wide: see listing.css.
 _SHEET = "M6 3h8l5 5v12a1 1 0 0 1-1 1H6a1 1 0 0 1-1-1V4a1 1 0 0 1 1-1zM14 3v5h5"
 _SHAPES = {
     "folder": "M3 6a1 1 0 0 1 1-1h5l2 2.5h9a1 1 0 0 1 1 1V18a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1z",

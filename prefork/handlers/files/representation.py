@@ -1,6 +1,6 @@
-"""Representations: one version of one file, ready to be given. Owns its bytes or its descriptor, and its answers.
+"""Representations: one version of one file, ready to be sent. Owns its bytes or its descriptor, and its answers.
 
-A small file is held in memory, and leaves in one send with its head; a large one is held open, and leaves by sendfile.
+A small file is held in memory, and sent in one call with its head. A large one is held open, and sent by sendfile(2).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from prefork.http import ranges
 from prefork.http.conditional import CONDITIONS, precondition, range_holds
 from prefork.http.message import Fields, FileSegment, Repeatable, Request, Response, plain
 
-SMALL = 32 * 1024  # bytes; up to here to copy a file costs less than to have it sent: tests/bench/files.py
+SMALL = 32 * 1024  # bytes: up to this size, a copy costs less than sendfile(2); see tests/bench/files.py
 
 
 class OpenFile:
-    """A descriptor from which several responses may be under way; closed when the last has let go of it."""
+    """A descriptor that several responses may share. It is closed when its last holder has released it."""
 
     __slots__ = ("_holders", "descriptor")
 
@@ -37,9 +37,10 @@ class OpenFile:
 
 
 class Representation:
-    """What is given of the open regular file `descriptor`, which it takes over; `status` is its fstat.
+    """One version of the open regular file `descriptor`, which this object takes over; `status` is its fstat.
 
-    `kind` is its Content-Type, `extra` are further fields of 200, 206 and 304. Raises OSError, the descriptor closed.
+    `kind` is its Content-Type, `extra` are further fields of 200, 206 and 304. Raises OSError where it cannot be read;
+    the descriptor is closed then.
     """
 
     __slots__ = ("_extra", "_kind", "_unchanged", "_whole", "content", "etag", "file", "modified", "size")
@@ -67,11 +68,15 @@ class Representation:
 
     @property
     def torn(self) -> bool:
-        """Cut short since the fstat: neither the version that the validators name nor one to be kept."""
+        """Whether a small file has been cut short since the fstat. Then it is not the version that its validators name,
+        and must not be kept.
+        """
         return self.content is not None and len(self.content) != self.size
 
     def answer(self, request: Request, valid: float, most: int) -> Response:
-        """To GET or HEAD; what can be repeated is, until `valid`. At most `most` ranges are honoured."""
+        """The answer to GET or HEAD. A 200 or 304 may be repeated until `valid` (monotonic seconds). A request for more
+        than `most` ranges gets the whole file.
+        """
         if self.torn:
             return Response(200, (self._kind,), self.content or b"")
         fields = request.headers.fields
@@ -115,12 +120,12 @@ class Representation:
         return Response(206, fields, ranges.Parts(multipart, self.file.hold(), self.file.release))
 
     def _segment(self, offset: int, count: int) -> FileSegment:
-        """A part of the large file, which somebody has to hold for it."""
+        """A part of the large file, as a body. The caller must hold the file for it."""
         assert self.file is not None
         return FileSegment(self.file.descriptor, offset, count, self.file.release)
 
     def retire(self) -> None:
-        """Let go of it; what is under way is not disturbed."""
+        """Release the file, and let no answer be repeated any more. Responses under way are not disturbed."""
         self._whole.retire()
         self._unchanged.retire()
         if self.file is not None:
@@ -129,7 +134,7 @@ class Representation:
 
 
 def _read(file: int, size: int) -> bytes:
-    """`size` bytes from the start of `file`, fewer only where it ends before; one system call as a rule."""
+    """`size` bytes from the start of `file`, fewer only if it ends before. It takes one system call as a rule."""
     content = os.read(file, size)
     while len(content) < size and (more := os.read(file, size - len(content))):
         content += more
@@ -139,14 +144,14 @@ def _read(file: int, size: int) -> bytes:
 def _validators(status: os.stat_result) -> tuple[str, str]:
     """ETag and Last-Modified.
 
-    A strong ETag has to change whenever the content does (RFC 9110 §8.8.1). What is in it does, as far as a kernel
-    tells: the inode, as image builders set every mtime alike, and a new file of the same size would pass for the old
-    one; the ctime, as `cp -p` sets the mtime of what it writes into a file that is there. Two writes within one tick of
-    the kernel's clock may still be one. The price is that hosts which share a name do not share tags; a 304 missed
-    costs bytes, a wrong one a stale page.
+    A strong ETag must change whenever the content does (RFC 9110 §8.8.1). Besides mtime and size, it has the inode in
+    it: image builders set every mtime alike, and a new file of the same size would pass for the old one. It also has
+    the ctime: `cp -p` into a file that exists sets its mtime to that of the source. Two writes within one tick of the
+    kernel's clock may still look like one. The price is that hosts which share a name do not share tags. But a missed
+    304 costs only bytes, and a wrong one shows a stale page.
     """
     etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}-{status.st_ctime_ns:x}"'
-    # Never later than the Date of this answer (RFC 9110 §8.8.2.1), nor so early that no HTTP-date could tell it.
+    # Never later than the Date of this answer (RFC 9110 §8.8.2.1), and never before 1970.
     return etag, _http_date(max(0, int(min(status.st_mtime, time.time()))))
 
 

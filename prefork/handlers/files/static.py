@@ -1,7 +1,7 @@
-"""Static files: what a path below a root stands for, and what is said where it stands for nothing.
+"""Static files: from a request's path to the file below a root, or to the answer where there is none.
 
-Owns the way from a path to a file: the names to try, the index, hidden names. How a path is kept inside the root is
-`tree`'s affair, what is kept between requests the `file_cache`'s, what is sent of a file the `representation`'s.
+Owns the way from a path to a file: the names to try, the index, hidden names. `tree` keeps a path inside the root,
+`cache` keeps files between requests, and `representation` makes the answers from a file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from prefork.logger import log
 from prefork.net import file_paths
 from prefork.settings import schema_files
 
-# A component that begins with a dot (.git, .env), save .well-known (RFC 8615), and NUL, which no path can hold.
-# `^` matters: a route `/static` that also takes `/static../x` leaves `../x`.
+# A component that begins with a dot (.git, .env), except .well-known (RFC 8615); and NUL, which no path can hold.
+# `^` matters: if a route `/static` also took `/static../x`, the rest would be `../x`.
 _HIDDEN = re.compile(r"(?:^|/)\.(?!well-known(?:/|\Z))|\0")
 _NUL = re.compile(r"\0")
 
-# What a client can bring about by the name it asks for: there is no such file. EINVAL, EILSEQ: a file system that
-# refuses the name; ENXIO, ENODEV: a socket or device that came to stand there at that very moment.
+# Errors that a client can cause by the name it asks for: there is no such file. EINVAL, EILSEQ: the file system refuses
+# the name; ENXIO, ENODEV: a socket or device has been put there at that very moment.
 _ABSENT = frozenset(
     (
         errno.ENOENT,
@@ -53,15 +53,15 @@ _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE))
 _ALLOW = ("Allow", "GET, HEAD")
 _SIBLINGS = (("zstd", b".zst"), ("br", b".br"), ("gzip", b".gz"))
 
-_PLAIN = "!$&'()*+,;=:@"  # besides letters, digits and -._~: what a path segment holds unencoded (RFC 3986 §3.3)
+_PLAIN = "!$&'()*+,;=:@"  # unencoded in a path segment, besides letters, digits and -._~ (RFC 3986 §3.3)
 
 
 class Files:
-    """The handler of a `files` route: GET and HEAD of what lies below the directory `root`.
+    """The handler of a `files` route: GET and HEAD of the files below the directory `root`.
 
-    `mount` is the route's path without its final slash, "" for "/". A root that is missing later on is 404 until it is
-    back. `cache` and `queue` are the worker's. `is_closed` tells of a path below the route's whether another route
-    answers there: no index, no name to try, no compressed file and no listing leads to what lies there.
+    `mount` is the route's path without its final slash, "" for "/". While the root is missing, each answer is a 404.
+    `cache` and `queue` are shared by all routes of the worker. `is_closed` tells whether another route answers for a
+    path below this route's: no index, no name to try, no compressed file and no listing leads to a file there.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Files:
         if line.method not in ("GET", "HEAD"):
             return Response(204, (_ALLOW,)) if line.method == "OPTIONS" else plain(405, _ALLOW)
         now, below = monotonic(), line.path[self._mount :]
-        # What a part is joined to has to be of the same version: 2 us for the parts of large files, nothing else.
+        # A client joins parts of one version only, so a file that is held open is checked: 2 us, for large files alone.
         certain = "range" in request.headers.fields
-        # Asked of the path alone, not of what symlinks lead to: Kubernetes has `index.html -> ..data/index.html`. And
-        # before the cache, which may have what lies there as a name to try. Most paths have nothing to search for: to
-        # see that takes a tenth of the search.
+        # The path alone is searched, not the targets of symlinks: Kubernetes has `index.html -> ..data/index.html`. It
+        # is searched before the cache is asked, which may hold the hidden file as a name to try. Most paths need no
+        # search: to see that takes a tenth of its time.
         if ("/." in below or below[:1] == "." or "\0" in below) and self._is_hidden(below):
             return plain(404)
         entry = self._cache.find((self, below), now, certain) if self._tries[0] == "$uri" else None
@@ -115,7 +115,7 @@ class Files:
         return response
 
     def _find_with_room(self, below: str, now: float, certain: bool) -> Entry:
-        """As `_find`; where there are no more descriptors, those that are only kept make room."""
+        """As `_find`. Where there are no more descriptors, files that the cache holds open are closed for it."""
         try:
             return self._find(below, now, certain)
         except OSError as error:
@@ -124,13 +124,15 @@ class Files:
             return self._find(below, now, certain)
 
     def _find(self, below: str, now: float, certain: bool) -> Entry:
-        """What stands for the path `below` the route's: the first of the names to try that leads to a file.
+        """The entry for the path `below` the route's: that of the first name to try that leads to a file.
 
-        Raises IsADirectoryError where that is a directory to be asked for with a slash, OSError where there is none.
+        Raises IsADirectoryError where the path leads to a directory but does not end with a slash, OSError where no
+        name leads to a file.
         """
         for number, pattern in enumerate(self._tries, 1):
             name = merge(pattern.replace("$uri", below))
-            # "$uri/" is, too: a directory that was asked for without its slash. A file that stands for any path is not.
+            # The path's own name is "$uri" or "$uri/" (a directory, asked for without its slash). A name that stands
+            # for any path, such as "/index.html", is not.
             own = "$uri" in pattern and name.rstrip("/") == below.rstrip("/")
             if own:
                 name = below
@@ -155,7 +157,9 @@ class Files:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def _open_index(self, names: list[bytes]) -> Entry:
-        """Without one it is 404, not nginx's 403: no name that ends with a slash tells which directories exist."""
+        """The index of a directory. Without one the answer is 404, and not 403 as in nginx, so that it does not tell
+        which directories exist. Raises OSError.
+        """
         probes: dict[bytes, Signature | None] = {}
         for index in self._indexes:
             try:
@@ -175,12 +179,14 @@ class Files:
         return True
 
     def _open(self, names: list[bytes], probes: dict[bytes, Signature | None]) -> Entry:
-        """The file that `names` lead to; the paths that were looked at join the `probes`. Raises OSError."""
+        """The entry for the file that `names` lead to. The paths that were looked up are added to `probes`. Raises
+        OSError.
+        """
         path = os.path.join(self._tree.root, *names)
         try:
             descriptor, status = self._tree.open_file(names)
         except OSError:
-            if not self._tree.is_closed(names):  # else it is another's, whatever comes to lie there
+            if not self._tree.is_closed(names):  # a closed path belongs to another route, whatever appears there
                 probes[path] = None
             raise
         probes[path] = sign(status)
@@ -207,7 +213,9 @@ class Files:
     def _siblings(
         self, names: list[bytes], original: os.stat_result, probes: dict[bytes, Signature | None]
     ) -> list[tuple[str, int, os.stat_result]]:
-        """The compressed files beside one: coding, descriptor, fstat. One older than its original is of another."""
+        """The compressed files beside a file: encoding, descriptor, fstat. One that is older than the `original` is
+        left out, as it was made from another version.
+        """
         found = []
         for coding, suffix in _SIBLINGS:
             beside = [*names[:-1], names[-1] + suffix]
@@ -244,16 +252,18 @@ def _names(path: str) -> list[bytes]:
 
 
 def _rule(pattern: str, value: str) -> tuple[Callable[[str], object], str]:
-    """Which paths of files, as latin-1, `pattern` means: with a slash by all of it, else by the name."""
+    """A function that tells whether `pattern` matches the path of a file (latin-1), and `value`. A pattern with a slash
+    is matched with the whole path, another with the file's name.
+    """
     text = pattern.encode().decode("latin-1")
     return re.compile(translate(text if "/" in text else f"*/{text}")).match, value
 
 
 def _redirect(request: Request) -> Response:
-    """301 to the same path with a slash at its end.
+    """A 301 to the same path with a slash at its end.
 
-    Built anew from the decoded path, encoded, with exactly one slash in front: to a client `//evil/` and `/\\evil/` are
-    another host.
+    The location is made from the decoded path, and percent-encoded, with exactly one slash in front: clients take
+    `//evil/` and `/\\evil/` for another host.
     """
     names = [name for name in request.path.encode("latin-1").split(b"/") if name]
     location = "".join(f"/{urllib.parse.quote(name, safe=_PLAIN)}" for name in names) + "/"
@@ -263,7 +273,7 @@ def _redirect(request: Request) -> Response:
 
 
 def _refuse(request: Request, error: OSError) -> Response:
-    """The answer to a file that could not be opened or read."""
+    """The answer for a file that could not be opened or read."""
     if error.errno in _ABSENT:
         return plain(404)
     if error.errno in _FORBIDDEN:

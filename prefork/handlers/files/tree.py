@@ -1,20 +1,22 @@
-"""The tree below a root: opens the regular file or the directory a path names, and nothing outside. Owns no HTTP.
+"""The tree below a root: opens the regular file or the directory that a path names. Owns no HTTP.
 
-Why nothing outside can be reached, whoever renames or relinks whatever meanwhile. A file is reached by a walk: the root
-is opened, then each directory by one plain name relative to the descriptor before it, with O_NOFOLLOW, and so is the
-file. A step can only lead to an entry of a directory that the walk itself reached from the root: no name is checked
-first and followed later, so there is no gap to slip a symlink into. `..` is refused. (A directory moved out of the tree
-between two steps is served once more as what it was when it was entered: a part of the tree.)
+With symlinks "none" or "inside", nothing outside the root is ever opened, even if names and links change meanwhile. A
+file is reached by a walk: the root is opened, then each directory by one plain name, relative to the descriptor before
+it and with O_NOFOLLOW, and so is the file. A step can only lead to an entry of a directory that the walk itself has
+reached from the root. No name is checked first and followed later, so there is no moment at which a symlink could be
+slipped in. `..` is refused. (A directory that is moved out of the tree between two steps is served once more, as it
+was a part of the tree when it was entered.)
 
-A symlink therefore ends the walk. Where those are followed that stay "inside", it is then resolved by name, and if
-that leads to a place below the root, the walk starts again with the names of that place, none of them a symlink. The
-resolved names are a hint, never a proof: were they out of date or forged, the next walk would find the file they name
-in the tree, or nothing. Where "owner" decides, each link is opened itself, and read by its descriptor; what it leads
-to is walked to likewise, and has to belong, by its own descriptor, to whoever owns the link. "all" asks nothing.
+A symlink therefore ends the walk. With "inside", the path is then resolved by name. If it leads to a place below the
+root, the walk starts again with the names of that place, none of which is a symlink. The resolved names are a hint,
+never a proof: if they are out of date or forged, the next walk finds a file in the tree by them, or nothing.
 
-The root itself is opened anew each time, so a deploy that switches `current -> releases/42` shows in the next request:
-2.8 us, against 1.6 us for a stat to validate a descriptor kept open. The walk needs no /proc, and up to three names
-it is faster than open + readlink(/proc/self/fd/N), which takes 3.5 us for the readlink alone.
+With "owner", a symlink may lead outside the root. Each link is opened itself, and read by its descriptor; the walk goes
+on along its target, which must belong, by its own descriptor, to the owner of the link. With "all", no link is checked.
+
+The root itself is opened for each request, so a deploy that switches `current -> releases/42` shows in the next one:
+2.8 us, against 1.6 us for a stat to validate a descriptor kept open. The walk needs no /proc. Up to three names, it is
+faster than open + readlink(/proc/self/fd/N), of which the readlink alone takes 3.5 us.
 """
 
 from __future__ import annotations
@@ -28,24 +30,26 @@ from itertools import count
 from prefork.settings.schema_files import Symlinks
 
 _Opened = tuple[int, os.stat_result]
-_Reach = Callable[[bytes, list[bytes], bool], _Opened]  # from the root by names to a directory, or to a file
+_Reach = Callable[[bytes, list[bytes], bool], _Opened]  # (root, names, whether to open a directory, not a file)
 
-# O_PATH asks only for the right to search a directory; where it is missing, the right to list it is needed, too.
+# O_PATH needs only the permission to search a directory. Where there is no O_PATH, the permission to list it is needed.
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _LISTABLE = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-# What O_NOFOLLOW answers to a symlink: ENOTDIR with O_DIRECTORY, else ELOOP; EMLINK on FreeBSD.
+# The errors of O_NOFOLLOW for a symlink: ENOTDIR with O_DIRECTORY, else ELOOP; EMLINK on FreeBSD.
 _PERHAPS_LINK = frozenset((errno.ENOTDIR, errno.ELOOP, errno.EMLINK))
 
-_LINKS = 40  # symlinks followed on one way, as the kernel has it
-_WALKS = 3  # one, one more after symlinks were resolved, one more where they changed in between
+_LINKS = 40  # symlinks followed for one path, as in the kernel
+_WALKS = 3  # the first, one after symlinks were resolved, and one more in case they changed in between
 
 
 class Tree:
-    """What lies below the directory `root`, which is opened anew each time; `symlinks` says which are followed.
+    """The files and directories below `root`, which is opened for each request; `symlinks` tells which links are
+    followed.
 
-    What `is_closed`, which gets a path from the root on as latin-1, is not there, by that path: another has its place.
+    `is_closed` gets a path from the root on, as latin-1 with a slash in front. A path for which it is true leads to
+    nothing, as another route answers for it.
     """
 
     def __init__(
@@ -56,25 +60,26 @@ class Tree:
         self._reach: _Reach = {"inside": _inside, "owner": _owned, "all": _anywhere, "none": _strictly}[symlinks]
 
     def is_closed(self, names: list[bytes]) -> bool:
-        """Whether `names` lead to what is another's to give."""
+        """Whether another route answers for the path that `names` form."""
         return self._is_closed is not None and self._is_closed("/" + b"/".join(names).decode("latin-1"))
 
     def open_file(self, names: list[bytes]) -> tuple[int, os.stat_result]:
-        """A descriptor of the regular file that `names` lead to, and its fstat; the caller closes it.
+        """A descriptor of the regular file that `names` lead to, and its fstat. The caller must close it.
 
-        `names` are path components without a slash. Raises IsADirectoryError for a directory, FileNotFoundError for a
-        special file (it is not opened) and for whatever is out of bounds, else the OSError of the call that failed.
+        `names` are path components without a slash. Raises IsADirectoryError for a directory; FileNotFoundError for a
+        special file, which is not opened, for a path that is closed or has `..` in it, and for a symlink that must not
+        be followed; else the OSError of the call that failed, ELOOP for any symlink with "none".
         """
         file, status = self._find(names, False)
-        if not stat.S_ISREG(status.st_mode):  # swapped since it was looked at; O_NONBLOCK kept a FIFO from blocking us
+        if not stat.S_ISREG(status.st_mode):  # swapped since it was checked; O_NONBLOCK has kept a FIFO from blocking
             os.close(file)
             raise _nothing()
         return file, status
 
     def open_directory(self, names: list[bytes]) -> int:
-        """A descriptor of the directory that `names` lead to, fit to be listed; the caller closes it.
+        """A descriptor of the directory that `names` lead to, by which it can be listed. The caller must close it.
 
-        Raises NotADirectoryError for what is none, else as `open_file`.
+        Raises NotADirectoryError where it is no directory, else as `open_file`.
         """
         return self._find(names, True)[0]
 
@@ -112,13 +117,13 @@ def _owned(root: bytes, names: list[bytes], directory: bool) -> _Opened:
         if directory:
             return _opened(os.open(b".", _LISTABLE, dir_fd=place))
         _check(os.fstat(place))
-        return _opened(os.open(f"/proc/self/fd/{place}", _FILE & ~os.O_NOFOLLOW))  # that very file, by no name
+        return _opened(os.open(f"/proc/self/fd/{place}", _FILE & ~os.O_NOFOLLOW))  # the very file of that descriptor
     finally:
         os.close(place)
 
 
 def _descend(at: int, names: list[bytes], links: Iterator[int]) -> int:
-    """What `names` lead to from the directory `at`, which is closed; a descriptor fit to be looked at, of anything."""
+    """An O_PATH descriptor of the entry, of any kind, that `names` lead to from the directory `at`, which is closed."""
     try:
         for name in names:
             if name not in (b"", b"."):
@@ -132,7 +137,7 @@ def _descend(at: int, names: list[bytes], links: Iterator[int]) -> int:
 
 
 def _follow(at: int, name: bytes, links: Iterator[int]) -> int:
-    """The entry `name` of the directory `at`; for a symlink, what it leads to, if the same one owns both."""
+    """The entry `name` of the directory `at`; for a symlink, its target, if the same user owns both."""
     entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
     status = os.fstat(entry)
     if not stat.S_ISLNK(status.st_mode):
@@ -170,7 +175,7 @@ def _walk_to_directory(root: bytes, names: list[bytes]) -> _Opened:
 
 
 def _enter(root: bytes, names: list[bytes]) -> int:
-    """The directory at the end of the walk; the caller closes it."""
+    """The directory at the end of the walk. The caller must close it."""
     at = os.open(root, _DIRECTORY)
     try:
         for name in names:
@@ -184,7 +189,7 @@ def _enter(root: bytes, names: list[bytes]) -> int:
 
 
 def _open_entry(name: bytes, directory: int) -> _Opened:
-    # Looked at before it is opened: opening a FIFO wakes its writers, opening a watchdog device starts it.
+    # The type is checked first, since to open a FIFO wakes its writers, and to open a watchdog device starts it.
     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if stat.S_ISLNK(status.st_mode):
         raise _looping()
@@ -193,7 +198,7 @@ def _open_entry(name: bytes, directory: int) -> _Opened:
 
 
 def _check(status: os.stat_result) -> None:
-    """Raises OSError for what is no regular file."""
+    """Raises IsADirectoryError for a directory, FileNotFoundError for any other entry that is no regular file."""
     if stat.S_ISDIR(status.st_mode):
         raise _is_directory()
     if not stat.S_ISREG(status.st_mode):
@@ -209,11 +214,13 @@ def _opened(file: int) -> _Opened:
 
 
 def _resolve(root: bytes, names: list[bytes]) -> list[bytes]:
-    """The names below `root` of the place where the symlinks in `names` lead; FileNotFoundError if that is outside."""
+    """The path of `names` with its symlinks resolved, as names below `root`. Raises FileNotFoundError if it leads
+    outside, or nowhere.
+    """
     try:
-        # For the kernel's bounds of 40 links and PATH_MAX, which realpath lacks: `/a/a/a/...` with `a -> .` would cost.
+        # The kernel bounds a path to 40 links and PATH_MAX; realpath does not, so `/a/a/a/...` with `a -> .` is costly.
         os.stat(os.path.join(root, *names))
-    except OSError as error:  # dangling, in circles, out of our reach: no answer that tells what is there outside
+    except OSError as error:  # dangling, circular, forbidden: one answer for all, which tells nothing of the outside
         raise _nothing() from error
     real_root = os.path.realpath(root)
     real = os.path.realpath(os.path.join(real_root, *names))

@@ -21,7 +21,7 @@ from prefork.settings.address import Address
 from prefork.settings.wording import counted
 
 
-def announce(generation: Generation, in_foreground: bool, has_control: bool) -> None:
+def print_banner(generation: Generation, in_foreground: bool, has_control: bool) -> None:
     """Print the banner, or log it where nobody reads standard output. It names Ctrl-C only for a server that is
     `in_foreground`, and `prefork stop` only for one that has a control socket.
     """

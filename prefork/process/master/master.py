@@ -23,7 +23,7 @@ from prefork.net import inherited, listen, permissions
 from prefork.observe.logs import Logs
 from prefork.observe.lost_lines import LostLines
 from prefork.process.machine import in_terminal, set_process_title
-from prefork.process.master.banner import announce, regret, serving
+from prefork.process.master.banner import print_banner, regret, serving
 from prefork.process.master.control import Message
 from prefork.process.master.daemon import Daemon
 from prefork.process.master.endpoints import Endpoints
@@ -226,7 +226,7 @@ class Master:
         feeding = self._manager.feed(self._loop, lambda patience: self.generation.is_healthy(patience))
         self._loop.spawn(feeding, "feeding the watchdog")
         in_foreground = self._daemon is None and self._predecessor is None
-        announce(self.generation, in_foreground, self._endpoints.control is not None)
+        print_banner(self.generation, in_foreground, self._endpoints.control is not None)
         if self._daemon is not None:
             self._daemon.let_go()
 

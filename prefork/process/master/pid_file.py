@@ -99,11 +99,11 @@ def _try_lock(place: file_paths.Place, told: str) -> int | None:
         if place.holds(status):
             return file
     except BlockingIOError:
-        spoilt, holder = file_lock.is_read_locked(file), _holder(file)
-        if spoilt and place.holds(status):
+        is_read_locked, holder = file_lock.is_read_locked(file), _holder(file)
+        if is_read_locked and place.holds(status):
             place.unlink()
         os.close(file)
-        if spoilt:
+        if is_read_locked:
             return None
         raise StartError(f"{told}: {holder} runs with this pid file; `prefork stop` stops it") from None
     except BaseException:

@@ -70,14 +70,14 @@ class Generations:
         """
         old = leaving = self.current
         fresh.open()
-        self._crown(fresh)
+        self._promote(fresh)
         try:
             if not old.sockets.keys() - fresh.sockets.keys() and old.phase is Phase.SERVING:
                 await self._try_out(old, fresh)
             log.info("reloaded: generation %d serves with %s", fresh.number, counted(fresh.size, "worker"))
         except Exception:
             leaving = fresh
-            self._crown(old)
+            self._promote(old)
             old.come_back()
             modes.close()
             raise
@@ -108,7 +108,7 @@ class Generations:
         if not all(child.exited.is_set() for child in children):
             log.info("waiting for the applications to shut down; another INT ends the wait")
 
-    def _crown(self, generation: Generation) -> None:
+    def _promote(self, generation: Generation) -> None:
         self.current = generation
         generation.logs.apply()
 

@@ -84,7 +84,7 @@ class Generation:
         self._opened = False  # `open` has been called
         self._rolling = False  # a worker boots to replace one that still lives
         self._turn = Condition(children.loop)  # notified when the next living worker may be replaced
-        self._vigil: Task | None = None
+        self._watchdog: Task | None = None
         self._template: Template | None = None
         if settings.workers.preload:
             self._template = Template(children, self._become_template, settings.workers.boot_timeout)
@@ -106,9 +106,9 @@ class Generation:
         try:
             await self._fill(size - before)
         except BootError:
-            self._close_posts(before)
+            self._close_positions(before)
             raise
-        self._close_posts(size)
+        self._close_positions(size)
         self.size = size
 
     async def _fill(self, count: int) -> None:
@@ -133,7 +133,7 @@ class Generation:
                 raise BootError(f"generation {self.number} is leaving")
             position.established = True
 
-    def _close_posts(self, keep: int) -> None:
+    def _close_positions(self, keep: int) -> None:
         """Close all positions but the first `keep`, and ask their workers to leave."""
         closing, self._positions = self._positions[keep:], self._positions[:keep]
         for position in closing:
@@ -152,7 +152,7 @@ class Generation:
         timeout = self.settings.workers.timeout
         if timeout:
             keeping = watchdog.keep(self._children.loop, self._in_charge, timeout)
-            self._vigil = self._children.loop.spawn(keeping, "looking after the workers")
+            self._watchdog = self._children.loop.spawn(keeping, "looking after the workers")
 
     def stand_by(self) -> None:
         """Have the workers accept no more clients, but keep everything that they need to serve again."""
@@ -238,9 +238,9 @@ class Generation:
             position.closed.set()
         self._news.notify_all()
         self._end_booting(self._members)
-        if self._vigil is not None:
-            self._vigil.cancel()
-            self._vigil = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
 
     def close(self) -> None:
         """Close what this generation has alone. Its sockets stay open: the next generation may have them, too."""

@@ -56,7 +56,7 @@ class Diagnostics:
         self._known = {fd: identity(fd) for fd in (lifeline, asked) if fd is not None}
         self._look = look
         self._hurry = hurry
-        self._thread = threading.Thread(target=self._attend, name="prefork-witness", daemon=True)
+        self._thread = threading.Thread(target=self._attend, name="prefork-diagnostics", daemon=True)
         self._thread.start()
 
     def end(self) -> None:

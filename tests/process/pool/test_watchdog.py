@@ -1,4 +1,4 @@
-"""The vigil: whom it takes for stuck, what it does about that, and whom it leaves alone."""
+"""The watchdog: which workers it takes for stuck, what it does about them, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT = 0.2
 
 
 class Ward:
-    """A loop with the vigil over one child that is no process; `line` is the child's end of the line to it."""
+    """A loop with the watchdog over one child that is no process; `line` is the child's end of the line to it."""
 
     def __init__(self) -> None:
         self.loop = Loop(make_poller())
@@ -37,7 +37,7 @@ class Ward:
             await self.loop.sleep(looks * watchdog.LOOK)
             self.loop.stop()
 
-        keeping = self.loop.spawn(watchdog.keep(self.loop, lambda: [self.child], TIMEOUT), "the vigil")
+        keeping = self.loop.spawn(watchdog.keep(self.loop, lambda: [self.child], TIMEOUT), "the watchdog")
         self.loop.spawn(end(), "the end")
         self.loop.run()
         keeping.cancel()

@@ -1,1 +1,1 @@
-"""ASGI applications (https://asgi.readthedocs.io): lifespan, HTTP and WebSocket, on an asyncio loop above ours."""
+"""ASGI applications (https://asgi.readthedocs.io): lifespan, HTTP and WebSocket, on an asyncio loop that runs ours."""

@@ -1,9 +1,9 @@
-"""ASGI applications (ASGI 3, https://asgi.readthedocs.io): HTTP requests, and the applications' lifespans.
+"""ASGI applications (ASGI 3, https://asgi.readthedocs.io): HTTP requests, WebSockets, and the applications' lifespans.
 
-What repeats is prepared once, as in wsgi/application.py: the parts of the scope that come from a header block, a
-request line and a client live as long as those do; a request copies them. An application is an asyncio task
-(asyncio_bridge.py) from its first step on, which is taken at once: where it does not have to wait, its response is
-there when `start` returns.
+Clients repeat header blocks and request lines, as in wsgi/application.py. So the parts of the scope that come from a
+header block, a request line and a client are prepared once, and kept for as long as these are; a request copies them.
+Each call of an application is an asyncio task (asyncio_bridge.py), and its first step is taken at once. So a call that
+does not have to wait has its response when `start` returns.
 """
 
 from __future__ import annotations
@@ -33,24 +33,26 @@ Message = dict[str, Any]
 Scope = dict[str, Any]
 Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
-# Once the client is gone, receive gives http.disconnect and send raises OSError, whichever is announced. Starlette and
-# FastAPI, the only ones who look, stream in one of two ways (StreamingResponse). By 2.3, as with uvicorn, they receive
-# beside the generator until they get http.disconnect, then cancel it and go on to the background task; but what they
-# receive of a body is taken away from a generator that reads it. By 2.4 they rely on send alone, so a generator that
-# has nothing to send would never hear of its client's end. So it is 2.3, but 2.4 for as long as there is some of the
-# request's body that the application has not received; see RequestCycle for what comes of that.
+# Once the client is gone, receive gives http.disconnect and send raises OSError, whichever spec_version is announced.
+# Only Starlette and FastAPI look at it, and stream in one of two ways (StreamingResponse). With 2.3, as with uvicorn,
+# they call receive beside the generator until they get http.disconnect; then they cancel the generator, and go on to
+# the background task. But a piece of the request body that they receive so is lost to a generator that reads the body.
+# With 2.4 they rely on send alone, so a generator that has nothing to send would never hear that its client is gone.
+# So 2.3 is announced, but 2.4 for as long as the application has not received the whole request body. RequestCycle
+# says what follows from that.
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
-CLOSING = 0.5  # seconds that what an application has left running has to end, once it is cancelled
-TAKING_BACK = 5.0  # seconds for applications to shut down where another one cannot start
-ENDING = (0.5, 0.25)  # seconds that requests have to end, once they are, and once more
+CLOSING = 0.5  # seconds that tasks which an application has left running have to end, once they are cancelled
+TAKING_BACK = 5.0  # seconds that started applications have to shut down where another one cannot start
+ENDING = (0.5, 0.25)  # seconds that requests have to end after the first call of `end`, and after the second
 WEBSOCKET = Websocket()  # the defaults
 
 
 class Asgi:
-    """The ASGI side of one worker: its asyncio loop, and the applications in it, each with one lifespan.
+    """The ASGI side of one worker: its asyncio loop, and the applications in it, each with one lifespan at most.
 
-    `under_way` holds the exchanges whose application has had to wait and is not done, its response sent or not.
+    `under_way` holds the calls that are not done, whether the response is sent or not: each WebSocket's session, and
+    each HTTP exchange whose application has had to wait.
     """
 
     def __init__(self, loop: Loop, websocket: Websocket = WEBSOCKET, send_timeout: float = 30.0) -> None:
@@ -59,13 +61,15 @@ class Asgi:
         self.memory = Memory(websocket)
         self.bridge = AsyncioBridge(loop)
         self.loop = loop
-        self.under_way: set[Any] = set()  # Exchanges and Sessions
-        self._lifespans: dict[Any, Lifespan] = {}  # by the application
-        self._last = Condition(loop)  # rung when none is under way
+        self.under_way: set[Any] = set()  # RequestCycles and Sessions
+        self._lifespans: dict[Any, Lifespan] = {}  # by the id of the application
+        self._last = Condition(loop)  # notified when no call is under way
 
     def handler(self, application: Application, mount: str, lifespan: bool = True) -> Handler:
-        """The Handler for requests to `application` below `mount` ("" or "/prefix"). Without a lifespan those requests
-        get no state of it; the application has none at all where no other route asks for it.
+        """The Handler for requests to `application` below `mount` ("" or "/prefix").
+
+        Without `lifespan`, these requests get an empty state, and this route starts no lifespan. Another route to the
+        same application may.
         """
         if not lifespan:
             return Mounted(self, application, mount, {}).handle
@@ -75,8 +79,10 @@ class Asgi:
         return Mounted(self, application, mount, known.state).handle
 
     def start_up(self) -> None:
-        """Start every application's lifespan, in the order of the routes. Raises what an application fails with, once
-        those have shut down that had started, or have had TAKING_BACK for that.
+        """Start every application's lifespan, in the order of the routes.
+
+        Raises LifespanError for the first that cannot start. Before that, the started ones shut down, or have had
+        TAKING_BACK seconds for it.
         """
         self.bridge.keep_policy()
         lifespans = [*self._lifespans.values()]
@@ -88,11 +94,13 @@ class Asgi:
             raise
 
     def run(self) -> None:
-        """What Loop.run is to a worker without asyncio."""
+        """Run our loop and asyncio's; a worker without asyncio calls Loop.run instead."""
         self.bridge.run()
 
     def running(self) -> Request | None:
-        """Whose application runs at this moment, if one does that has waited before. From any thread."""
+        """The request whose call runs at this moment; None where none does, or where that has not waited before. May be
+        called in any thread.
+        """
         for exchange in tuple(self.under_way):
             task = exchange.task
             if task is not None and inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_RUNNING:
@@ -101,7 +109,7 @@ class Asgi:
         return None
 
     def stacks(self) -> str:
-        """Where each asyncio task of an application waits. From any thread."""
+        """The stacks of the asyncio tasks, as text: where each waits. May be called in any thread."""
         return self.bridge.stacks()
 
     def ended(self, exchange: Any) -> None:
@@ -117,23 +125,25 @@ class Asgi:
         await self._last.wait_for(lambda: not self.under_way)
 
     def requests(self) -> list[Request]:
-        """Those whose application is not done, its response sent or not."""
+        """The requests of the calls that are not done, whether the response is sent or not."""
         return [exchange.request for exchange in self.under_way]
 
     async def end(self) -> None:
-        """End what is under way, in a task of our loop: cancel it, after a WebSocket has been closed. What does not end
-        by that in some tenths of a second goes on.
+        """End the calls under way, in a task of our loop: close open WebSockets, and cancel all other calls.
+
+        If calls are left after ENDING[0] seconds, cancel these. A call that is still left after ENDING[1] more seconds
+        goes on.
         """
         for seconds in ENDING:
             for exchange in tuple(self.under_way):
                 exchange.end()
             with suppress(TimedOut), self.loop.within(seconds):
                 await self.finished()
-        await PAUSE  # their connections say so
+        await PAUSE  # let the connections of the ended calls send their last
 
     async def shut_down(self, timeout: float) -> None:
-        """Shut every lifespan down, all of them at once, as one that hangs must not cost the others their time; wait
-        for that, in a task of our loop, `timeout` seconds.
+        """Shut every lifespan down, and wait for that, in a task of our loop, `timeout` seconds at the most. They shut
+        down all at once, since one that hangs must not cost the others their time.
         """
         lifespans = [*reversed(self._lifespans.values())]
         try:
@@ -149,7 +159,7 @@ class Asgi:
                 log.warning(said, timeout)
 
     def close(self) -> None:
-        """End asyncio, and with it whatever an application has left running there."""
+        """End asyncio, and cancel all tasks that applications have left running there; they have CLOSING seconds."""
         for lifespan in self._lifespans.values():
             lifespan.give_up()
         self.bridge.close(CLOSING)
@@ -167,7 +177,9 @@ class Mounted:
         self._state = state
 
     async def handle(self, request: Request) -> Response:
-        """Raises whatever the application raises before its response begins, and what the request body does."""
+        """The Handler. Raises any exception of the application before its response begins, and ProtocolError and
+        Disconnected as the request body does.
+        """
         if "upgrade" in request.headers.fields and wants_websocket(request):
             return await self._converse(request)
         exchange = RequestCycle(self._asgi, request)
@@ -176,7 +188,7 @@ class Mounted:
         task = self._start(exchange.live(self._application, scope))
         if exchange.over and exchange.phase is COMPLETE:
             return exchange.response  # type: ignore[return-value]
-        if forks.forked:  # it awaits something
+        if forks.forked:  # the application has forked this process, and awaits something in it
             forks.leave()
         exchange.task = task
         return await exchange.begun()
@@ -201,7 +213,9 @@ class Mounted:
         return await session.begun()
 
     def scope(self, request: Request) -> Scope:
-        """The scope of type "http"; all of it that an application may change is its own."""
+        """The scope of type "http". The scope itself, `headers`, `state` and `extensions` are the request's own;
+        `asgi` is only where there is a request body.
+        """
         line, headers, client = request.line, request.headers, request.client
         from_line = line.prepared.get(self)
         if from_line is None:
@@ -221,7 +235,7 @@ class Mounted:
         return scope
 
     def _line(self, line: RequestLine) -> Scope:
-        # slashes as they came, but behind root_path: frameworks cut that off letter by letter
+        # Slashes as they came, except in the part that is root_path: frameworks cut it off letter by letter.
         path = line.path if line.decoded is line.path else self._mount + line.below(self._mount)
         return {
             "type": "http",
@@ -236,20 +250,20 @@ class Mounted:
 
 
 def wants_websocket(request: Request) -> bool:
-    """Whether a request asks to go on as a WebSocket (RFC 9110 §7.8); where it does not, its Upgrade may be ignored."""
+    """Whether a request asks to go on as a WebSocket (RFC 9110 §7.8). If it does not, its Upgrade may be ignored."""
     if not request.line.minor:
-        return False  # in HTTP/1.0 an Upgrade is to be ignored
+        return False  # in HTTP/1.0 an Upgrade must be ignored
     headers = request.headers
     return "websocket" in members(headers.get("upgrade")) and "upgrade" in members(headers.get("connection"))
 
 
 def _text(path: str) -> str:
-    """A path of one character a byte, as what its bytes mean in UTF-8."""
+    """A latin-1 path, one character a byte, with its bytes decoded as UTF-8."""
     return path.encode("latin-1").decode("utf-8", "replace")
 
 
 def _fields(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The request fields, save those that could pose as another: see wsgi/application.py."""
+    """The request fields, except those that could pose as another: see `_variable` in wsgi/application.py."""
     return [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in headers.pairs
@@ -263,6 +277,8 @@ def _authoritative(fields: list[tuple[bytes, bytes]], line: RequestLine) -> list
 
 
 def _client(client: Client) -> tuple[str, tuple[str, int] | None, tuple[str, int | None]]:
-    """The scope's scheme, client and server: on a unix socket there is no client, and its path is the server's name."""
+    """The scope's scheme, client and server. On a unix socket, the client is None, and the server's name is the path of
+    the socket.
+    """
     address = (client.address, int(client.port)) if client.address else None
     return client.scheme, address, (client.server_name, int(client.server_port) if client.server_port else None)

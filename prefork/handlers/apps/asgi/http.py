@@ -1,7 +1,7 @@
-"""One HTTP exchange of an ASGI application: its `receive` and `send`, and the response that they amount to.
+"""One HTTP exchange of an ASGI application: its `receive` and `send`, and the response that is made of its messages.
 
-Owns the meeting of two coroutines on one thread: the application's, which is asyncio's, and the connection's, which is
-our loop's. Each wakes the other when it has left something; where neither has to wait, nobody is woken.
+Owns what two coroutines on one thread hand to each other: the application's, which is a task of asyncio, and the
+connection's, which is a task of our loop. Each wakes the other, if that waits, when it has something for it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from prefork.runtime.task import PARKED, Task
 
 Message = dict[str, Any]
 
-HIGH_WATER = 64 * 1024  # bytes on their way to the client beyond which `send` waits
-PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304, or gone)
+HIGH_WATER = 64 * 1024  # bytes that may be on their way to the client before `send` waits
+PATIENCE = 30.0  # seconds for which an application may go on with a body that is not sent (HEAD, 304, or client gone)
 
 
 class Host(Protocol):
-    """Where an exchange, or a WebSocket's session, counts while its application has not ended."""
+    """Keeps the exchanges, and the sessions of WebSockets, whose application has not ended; Asgi implements this."""
 
     loop: Loop
     under_way: set[Any]
@@ -49,35 +49,34 @@ class Host(Protocol):
 class RequestCycle:
     """One request and its response; `response` is set once it is known, and `over` once the application has ended.
 
-    It is the response's Chunks, too, where the body comes in pieces.
+    Where the response's body comes in pieces, this object is its Chunks as well.
 
-    An application whose client leaves is told by http.disconnect and by a `send` that raises, and goes on as it likes,
-    whatever the request was. One case is left in which it may hear of neither, for ever: it streams, relies on `send`,
-    as it was told of spec_version 2.4 (asgi/application.py), and has nothing to send. That one is cancelled after
-    PATIENCE.
+    When a client leaves, http.disconnect and a `send` that raises tell its application, which goes on as it likes. In
+    one case it may never hear of it: it streams, has nothing to send, and relies on `send` alone, as spec_version 2.4
+    was announced to it (asgi/application.py). Such an application is cancelled after PATIENCE.
     """
 
-    # defaults of the class instead of an __init__ for all: most exchanges set but a few of these
+    # class attributes hold the defaults, as most exchanges set only a few of them
     phase = WAITING
     status = 0
     fields: Fields = ()
     response: Response | None = None
     over = False
-    versions: dict[str, str]  # the scope's "asgi", this exchange's own where there is a request body
-    _ended = False  # by the server, which has said so
+    versions: dict[str, str]  # the scope's "asgi": this exchange's own if there is a request body, else a shared dict
+    _ended = False  # the server has cancelled the application by `end`
     _relies_on_send = False  # the response began while 2.4 was announced
-    _told = False  # the application has heard that its client is gone
+    _told = False  # the application knows that its client is gone
     _last_resort: asyncio.TimerHandle | None = None
-    error: BaseException | None = None  # what the connection's task is to raise
+    error: BaseException | None = None  # the connection's task must raise it
     task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
-    received = False  # the whole body has been
-    _task: Task | None = None  # the connection's, once it waits for us
-    _reader: Task | None = None  # reads the request's body, then watches for the client's end
-    _wanted = False  # by the application: a piece of the body, or the client's end
-    _piece = b""  # of the request's body: arrived, and not received
-    _pieces: list[bytes]  # of the response's body: sent, and not taken by the connection
-    _unsent = 0  # bytes of them, and of those that the connection has taken but not its client
-    _taken = 0
+    received = False  # the application has received the whole request body
+    _task: Task | None = None  # the connection's, once it waits for this exchange
+    _reader: Task | None = None  # reads the request body, then watches for the client to leave
+    _wanted = False  # the application waits for a piece of the request body, or for the client to leave
+    _piece = b""  # of the request body: arrived, and not received by the application
+    _pieces: list[bytes]  # of the response body: sent by the application, and not taken by the connection
+    _unsent = 0  # bytes of `_pieces`, and of the piece that the connection has taken but the client's socket has not
+    _taken = 0  # bytes of that piece
     _iterated = False
     _until = 0.0  # the loop's time at which PATIENCE is over
     _changed: News | None = None
@@ -108,8 +107,8 @@ class RequestCycle:
                 self.host.ended(self)
 
     def end(self) -> None:
-        """Cancel the application, for which the server does not wait any longer. Its client gets a 503, or what there
-        is of the response.
+        """Cancel the application, as the server does not wait for it any longer. The client gets a 503, or the part of
+        the response that there is.
         """
         self._ended = True
         if self.task is not None:
@@ -118,7 +117,9 @@ class RequestCycle:
     # ---- the connection's side: a task of our loop
 
     async def begun(self) -> Response:
-        """Wait until there is a response. Raises what the application raises, ProtocolError, Disconnected."""
+        """Wait until there is a response. Raises any Exception of the application (ApplicationError in the place of
+        other ones), ProtocolError and Disconnected as the request body does, ServerLeaving after `end`.
+        """
         self._task = self.host.loop.current
         if not self.over:
             self.host.under_way.add(self)
@@ -127,7 +128,7 @@ class RequestCycle:
                 if self.error is not None:
                     raise self.error
                 if self.phase is STARTED:
-                    self._begin_stream()  # the application waits: its client is to know that it has begun
+                    self._begin_stream()  # the application waits, so the client must get the head now
                 else:
                     await PARKED
         except BaseException:
@@ -137,12 +138,14 @@ class RequestCycle:
         if self.response.body is not self:
             self._stop_reading()
         else:
-            self._read_on()  # for the client's end: there may be nothing to send for hours
+            self._read_on()  # to notice that the client leaves, as there may be nothing to send for hours
         return self.response
 
     @property
     def prompt(self) -> bool:
-        """The head leaves at once where nothing waits that could go with it; an empty piece is no more than a wish."""
+        """Whether the head must leave at once: no byte of the body waits that could go with it. An application that
+        sends an empty first piece asks for that.
+        """
         return not self._unsent
 
     def __aiter__(self) -> RequestCycle:
@@ -150,7 +153,7 @@ class RequestCycle:
         return self
 
     async def __anext__(self) -> bytes:
-        self._unsent -= self._taken  # the client's socket has that piece
+        self._unsent -= self._taken  # the client's socket has the last piece by now
         self._taken = 0
         self._tell()
         while not self._pieces:
@@ -165,20 +168,22 @@ class RequestCycle:
         return piece
 
     async def aclose(self) -> None:
-        """Take nothing more of the response, sent or not: the connection goes on, or ends."""
+        """Take nothing more of the response, whether all of it was taken or not."""
         self._stop_reading()
         self._pieces.clear()
         if self.phase is STREAMING:
             if self._iterated:
                 self._leave()
-            else:  # a silent head's body is never begun with
+            else:  # the body is not sent (HEAD, 304), so its iteration never began
                 self._until = self.host.loop.now + PATIENCE
                 self._enter(UNSEEN)
 
     # ---- the application's side: asyncio
 
     async def receive(self) -> Message:
-        """ASGI's receive: the request's body piece by piece, then http.disconnect when there is cause for it."""
+        """ASGI's receive: the request body piece by piece. After it comes http.disconnect, once the response is
+        complete, or its body is not sent, or the client is gone.
+        """
         if not self.received and self.phase in OPEN:
             if not self.request.headers.has_body:
                 self.received = True
@@ -191,8 +196,8 @@ class RequestCycle:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
-        ClientGone, an OSError, once nobody is there to get it.
+        """ASGI's send. Raises RuntimeError for a message that may not come now, or is malformed; ClientGone, an
+        OSError, once the client is gone, or when PATIENCE is over for a body that is not sent.
         """
         kind = message["type"]
         phase = self.phase
@@ -200,7 +205,7 @@ class RequestCycle:
             headers = tuple(message.get("headers", ()))
             try:
                 self.fields = FIELDS.get(headers) or to_fields(headers)
-            except TypeError:  # lists for pairs
+            except TypeError:  # pairs that are lists cannot be looked up in a dict
                 self.fields = to_fields(headers)
             self.status = status = message["status"]
             if not isinstance(status, int):
@@ -227,7 +232,7 @@ class RequestCycle:
 
     async def _stream(self, body: bytes, more: bool) -> None:
         if self.phase is UNSEEN:
-            await asyncio.sleep(0)  # nothing else slows it down
+            await asyncio.sleep(0)  # let other tasks run: no client slows this application down
             if not more:
                 self._enter(COMPLETE)
             elif self.host.loop.now > self._until:
@@ -239,7 +244,7 @@ class RequestCycle:
         self._unsent += len(body)
         if not more and not self._iterated:
             assert self.response is not None
-            self.response.body = b"".join(self._pieces)  # it has come to its end before anybody took a piece
+            self.response.body = b"".join(self._pieces)  # the body is complete, and no piece was taken yet
         self._enter(STREAMING if more else COMPLETE)
         while self._unsent > HIGH_WATER and self.phase is STREAMING:
             await self._news()
@@ -253,7 +258,7 @@ class RequestCycle:
         self.phase = STREAMING
 
     async def _stream_file(self, segment: FileSegment) -> None:
-        """A file behind a head that is out already."""
+        """Send a file piece by piece, where the response has begun already, or its body is not sent; then close it."""
         try:
             while data := os.read(segment.file, HIGH_WATER):
                 await self._stream(data, more=True)
@@ -276,7 +281,7 @@ class RequestCycle:
             if self.phase not in OPEN:
                 return await self.receive()
             piece, self._piece = self._piece, b""
-        if self.received:  # another task has received the end meanwhile
+        if self.received:  # another task of the application has received the end meanwhile
             return await self.receive()
         self.received = body.ended
         self._wanted = False
@@ -286,10 +291,10 @@ class RequestCycle:
             self._read_on()
         return {"type": "http.request", "body": piece, "more_body": not self.received}
 
-    # ---- between the two
+    # ---- both sides
 
     def _enter(self, phase: Phase) -> None:
-        """Go on to `phase`, and have everybody look."""
+        """Go on to `phase`, and wake both sides."""
         self.phase = phase
         if self._task is not None:
             self._task.wake()
@@ -315,8 +320,8 @@ class RequestCycle:
         self._reader.wake()
 
     async def _read(self) -> None:
-        """A task of our loop: as the application wants it, the request's body piece by piece; behind that, the client's
-        end, for whoever receives, and for whoever streams.
+        """A task of our loop: read the request body, one piece whenever the application wants one. After the body, wait
+        until the client leaves, if the application receives or streams.
         """
         body = self.request.body
         try:
@@ -324,7 +329,7 @@ class RequestCycle:
                 if self._wanted:
                     self._wanted = False
                     piece = await body.piece()
-                    self._piece += piece  # by now, some of it may have been received
+                    self._piece += piece  # not `+= await`: the application may have received the old value meanwhile
                     self._tell()
                 elif self.phase is STREAMING:
                     await self._look_for_end()
@@ -339,8 +344,8 @@ class RequestCycle:
             self._lost(error)
 
     async def _look_for_end(self) -> None:
-        """Wait until the application wants more of the body. Raises Disconnected where its client leaves meanwhile,
-        which is not known soon: to look at the end of a stream, one has to read it.
+        """Wait, for PATIENCE at the most, until the application wants more of the request body. Raises Disconnected if
+        the client has left by then. It is noticed no sooner, as reading is the only way to see the end of a stream.
         """
         try:
             with self.host.loop.within(PATIENCE):
@@ -355,16 +360,18 @@ class RequestCycle:
             self._reader = None
 
     def _lost(self, error: ProtocolError | Disconnected) -> None:
-        """The client is gone, or says what it may not: the application hears that it is gone, the connection why."""
+        """The client has left, or has broken the protocol. The application is told that the client is gone; the
+        connection raises `error`, or a Disconnected for it where the response is under way.
+        """
         if self.phase is STREAMING:
             self.error = Disconnected(str(error))
             self._leave()
-        elif self.phase is not COMPLETE:  # else whoever sends the rest will see
+        elif self.phase is not COMPLETE:  # if it is, the connection will notice when it sends the rest
             self.error = error
             self._enter(GONE)
 
     def _leave(self) -> None:
-        """The client of a stream is gone."""
+        """The client has left during a stream. Cancel the application after PATIENCE if it may not hear of that."""
         self._enter(GONE)
         if self._relies_on_send and self.task is not None:
             self._last_resort = self.task.get_loop().call_later(PATIENCE, self._cancel_deaf)
@@ -378,7 +385,9 @@ class RequestCycle:
             raise ApplicationError(f"the application has returned, while {EXPECTED[self.phase]}")
 
     def _failed(self, error: BaseException) -> None:
-        """Hand what the application raised to the connection, which logs it; where that has gone on, log it here."""
+        """Hand an exception of the application to the connection, which logs it. Where the connection waits no more,
+        log it here.
+        """
         asked = f"{self.request.method} {self.request.target}"
         if self._ended and self.phase in OPEN:
             self.error = (
@@ -389,7 +398,7 @@ class RequestCycle:
             if not is_hangup(error):
                 log.warning("%s failed once its client had gone: %r", asked, error)
         elif self.phase is COMPLETE or self.phase is UNSEEN:
-            # who answers 500 and raises then, as Starlette does, leaves it to the server to log that
+            # an application that raises after it has sent a 500, as Starlette does, leaves the logging to the server
             after = "" if self.status >= 500 else f" after its response of status {self.status}"
             log.error("%s failed%s: %r", asked, after, error, exc_info=error)
         else:

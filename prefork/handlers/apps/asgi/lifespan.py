@@ -1,5 +1,5 @@
-"""The lifespan of an ASGI application (ASGI's lifespan protocol 2.0): started before a worker is ready, and shut down
-when its last request is done.
+"""The lifespan of an ASGI application (ASGI's lifespan protocol 2.0): it starts before the worker is ready, and shuts
+down when the last request is done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prefork.runtime import forks
 
 
 class _Phase(Enum):
-    SCOPE = auto()  # the application has not asked for anything yet: it may not know of lifespans
+    SCOPE = auto()  # the application has not called receive yet: it may not know of lifespans
     STARTING = auto()
     RUNNING = auto()
     LEAVING = auto()
@@ -24,7 +24,7 @@ class _Phase(Enum):
 
 
 class Lifespan:
-    """One application's lifespan. `state` is what it has laid down for its requests, each of which gets a copy."""
+    """One application's lifespan. The application fills `state` as it starts; each request gets a copy of it."""
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
         self._application = application
@@ -32,17 +32,17 @@ class Lifespan:
         self._phase = _Phase.SCOPE
         self._failure: BaseException | None = None
         self._told = False  # its failure has been logged, or it has been given up
-        self._foreign = False  # it has sent what is no message of a lifespan, so it takes this for a request
+        self._foreign = False  # it has sent a message of another protocol, so it takes the lifespan for a request
         self._task: asyncio.Task[None] | None = None
         self._changed: News
 
     async def start_up(self) -> None:
         """Wait until the application has started, or has shown that it knows of no lifespan.
 
-        Raises LifespanError, with the application's own exception as its cause, where it cannot start. Here we are
-        stricter than the specification, which has a server go on without a lifespan where an application raises at
-        lifespan.startup: a database that cannot be reached must not make a reload take the server down. Applications
-        that mean nothing by raising have `lifespan = "off"` in their route.
+        Raises LifespanError where the application cannot start, with its own exception, if any, as the cause. This is
+        stricter than the specification: there, a server goes on without a lifespan where an application raises at
+        lifespan.startup. But a database that cannot be reached must not make a reload take the server down. An
+        application without a lifespan that raises at lifespan.startup needs `lifespan = "off"` in its route.
         """
         self._changed = News()
         self._task = asyncio.create_task(self._live())
@@ -52,14 +52,14 @@ class Lifespan:
             raise self._failure
 
     async def shut_down(self) -> None:
-        """Let the application shut down, and wait until it has. Its failures are logged."""
+        """Tell the application to shut down, and wait until it has. A failure is logged."""
         if self._phase is _Phase.RUNNING:
             self._enter(_Phase.LEAVING)
             while not self._is_over():
                 await self._changed.next()
 
     def give_up(self) -> bool:
-        """It is to be cancelled, and what it says of that is nobody's news; False where it is over already."""
+        """Log nothing more of this lifespan, as the caller is about to cancel it. False where it is over already."""
         self._told = True
         return not self._is_over()
 
@@ -86,7 +86,7 @@ class Lifespan:
             self._failure = LifespanError(f"the application's lifespan failed to start: {error!r}; {way_out}")
             self._failure.__cause__ = error
         elif self._failure is not None:
-            self._failure.__cause__ = error  # said first, raised then, as Starlette does
+            self._failure.__cause__ = error  # the application first sent the failure, then raised it, as Starlette does
         elif not self._told and not isinstance(error, asyncio.CancelledError):
             self._told = True
             log.error("the application's lifespan failed: %r", error, exc_info=error)
@@ -111,7 +111,7 @@ class Lifespan:
         elif kind == "lifespan.shutdown.complete" and self._phase in (_Phase.LEAVING, _Phase.OVER):
             self._enter(_Phase.OVER)
         elif kind == "lifespan.shutdown.failed" and self._phase in (_Phase.RUNNING, _Phase.LEAVING, _Phase.OVER):
-            # unasked for, too: Starlette sends it whenever a lifespan is cancelled, or fails at its work, then raises
+            # also without lifespan.shutdown: Starlette sends it when a lifespan is cancelled or fails, and then raises
             self._tell_failure(str(message.get("message", "")))
             if self._phase is _Phase.LEAVING:
                 self._enter(_Phase.OVER)
@@ -120,7 +120,7 @@ class Lifespan:
             raise RuntimeError(f"an unexpected message in a lifespan: {kind!r}")
 
     def _tell_failure(self, text: str) -> None:
-        """What an application says of its failure is a traceback, or a line."""
+        """Log a failure, once. The application's `text` is a traceback, or one line."""
         if not self._told:
             self._told = True
             reason = text.strip().rpartition("\n")[2] or "it does not say why"
@@ -138,5 +138,5 @@ class Lifespan:
 
 
 async def take_back(lifespans: Iterable[Lifespan], seconds: float) -> None:
-    """Shut down those that have started, all at once, in so many seconds at the most."""
+    """Shut down the lifespans that have started, all at once; wait for that for so many seconds at the most."""
     await asyncio.wait([asyncio.create_task(lifespan.shut_down()) for lifespan in lifespans], timeout=seconds)

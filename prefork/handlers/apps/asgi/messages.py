@@ -1,6 +1,6 @@
-"""What an application says, held against ASGI and made what the server has for it; and what it raises.
+"""Conversions: values in an application's ASGI messages are checked, and made into the server's own types.
 
-Owns the cache of header fields.
+It also classifies the exceptions that an application raises. Owns the cache of header fields.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 from prefork.errors import ApplicationError, ClientGone
 from prefork.http.message import Fields, FileSegment
 
-ENTRIES = 512  # of the cache of fields
-ENTRY_BYTES = 4096  # what is larger is converted anew each time
+ENTRIES = 512  # in the cache of header fields, at most
+ENTRY_BYTES = 4096  # headers larger than this are converted each time
 
-FIELDS: dict[tuple[Any, ...], Fields] = {}  # what to_fields has made, by what of
+FIELDS: dict[tuple[Any, ...], Fields] = {}  # the cache: results of to_fields, by its argument
 
 
 class News(asyncio.Event):
-    """What an application waits for until the connection's side has done something, and has `set` it."""
+    """An event on which an application waits until the connection's side has done something, and has `set` it."""
 
     async def next(self) -> None:
-        """Wait until something happens from now on."""
+        """Wait for the next `set`; an earlier one does not count."""
         self.clear()
         await self.wait()
 
 
 def to_fields(headers: Iterable[Any]) -> Fields:
-    """ASGI's header fields as a Response has them. Raises RuntimeError where they are no pairs of bytes."""
+    """ASGI's headers as the fields of a Response. Raises RuntimeError where they are not pairs of bytes."""
     try:
         pairs = tuple([(name, value) for name, value in headers])
     except (TypeError, ValueError):
@@ -48,16 +48,16 @@ def to_fields(headers: Iterable[Any]) -> Fields:
 
 
 def to_bytes(body: Any) -> bytes:
-    """Raises RuntimeError where it is none."""
+    """`body` as bytes. Raises RuntimeError where it is not bytes, bytearray or memoryview."""
     if not isinstance(body, (bytes, bytearray, memoryview)):
         raise RuntimeError(f"a response's body is of type {type(body).__name__}, not bytes")
     return bytes(body)
 
 
 def to_segment(path: Any) -> FileSegment:
-    """The file at `path`, whole. Raises RuntimeError: an OSError would tell the application that its client is gone."""
+    """The whole file at `path`. Raises RuntimeError, since an OSError tells an application that its client is gone."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would hold us up
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # so that a FIFO does not hold up the loop
     except (OSError, TypeError, ValueError) as error:
         raise RuntimeError(f"http.response.pathsend: {error}") from error
     status = os.fstat(file)
@@ -68,7 +68,9 @@ def to_segment(path: Any) -> FileSegment:
 
 
 def is_hangup(error: BaseException | None) -> bool:
-    """Whether an exception comes of ClientGone, or of the cancelling that follows a hang-up; a group's each."""
+    """Whether the exception was caused by ClientGone, or by the cancellation that follows a hang-up. In a group, that
+    must be true of each exception.
+    """
     while error is not None and not isinstance(error, (ClientGone, asyncio.CancelledError)):
         if isinstance(error, BaseExceptionGroup):
             return all(is_hangup(each) for each in error.exceptions)
@@ -77,7 +79,9 @@ def is_hangup(error: BaseException | None) -> bool:
 
 
 def ended_by(error: BaseException) -> Exception:
-    """What the connection is to raise: SystemExit and CancelledError are one request's end, and nobody else's."""
+    """The exception that the connection must raise for `error`: an ApplicationError in the place of a BaseException
+    such as SystemExit or CancelledError, which must end one request alone.
+    """
     if isinstance(error, Exception):
         return error
     wrapped = ApplicationError(f"the application raised {error!r}")

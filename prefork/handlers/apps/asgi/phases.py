@@ -1,4 +1,4 @@
-"""The phases of an ASGI application's response, and what is due in each."""
+"""The phases of an ASGI application's response, and the next message that is expected in each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ class Phase(Enum):
     """How far a response is."""
 
     WAITING = auto()  # for http.response.start
-    STARTED = auto()  # its head is known; nothing of it is out
+    STARTED = auto()  # the head is known; nothing has been sent
     STREAMING = auto()
-    UNSEEN = auto()  # the body goes on, and nobody is to see it
+    UNSEEN = auto()  # the application goes on with a body that is not sent (HEAD, 304)
     COMPLETE = auto()
-    GONE = auto()  # nobody is there to get it
+    GONE = auto()  # the client is gone, or the exchange has failed
 
 
-# a member looked up in its class costs 25 ns more on Python 3.11
+# to look up a member in its class costs 25 ns more on Python 3.11
 WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Phase
 
 OPEN = frozenset((WAITING, STARTED, STREAMING))

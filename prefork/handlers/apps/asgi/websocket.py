@@ -1,7 +1,7 @@
-"""WebSockets of an ASGI application: its `receive` and `send`, and the conversation that they amount to.
+"""WebSockets of an ASGI application: its `receive` and `send`, and the conversation that is made of its messages.
 
-Owns the meeting of the application's coroutine, which is asyncio's, with the connection's, which is our loop's, as
-asgi/http.py does for requests.
+Owns what the application's coroutine, a task of asyncio, and the connection's, a task of our loop, hand to each other;
+asgi/http.py does the same for requests.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from prefork.settings.schema import Websocket
 
 Message = dict[str, Any]
 VERSIONS = {"version": "3.0", "spec_version": "2.4"}  # 2.4: send raises OSError once the client is gone
-DENIAL = 64 * 1024 * 1024  # bytes of a response in place of a conversation, which is sent when it is whole
+DENIAL = 64 * 1024 * 1024  # bytes of a response that refuses a handshake, at most: it is kept until it is complete
 
 
 class Phase(Enum):
     """How far the application is."""
 
-    CONNECTING = auto()  # is to accept or refuse
-    DENYING = auto()  # has begun a response of its own
+    CONNECTING = auto()  # it must accept or refuse
+    DENYING = auto()  # it has begun a response of its own, which refuses
     OPEN = auto()
-    CLOSED = auto()  # by the application, or refused
-    GONE = auto()  # by the client, or the server
+    CLOSED = auto()  # it has closed the WebSocket, or refused the handshake
+    GONE = auto()  # the client or the server has ended the WebSocket
 
 
 class Session:
     """One handshake and, once the application accepts, its conversation."""
 
     def __init__(self, host: Host, request: Request, settings: Websocket, send_timeout: float, memory: Memory) -> None:
-        """Raises BadRequest where the handshake is malformed."""
+        """Raises BadRequest where the client's handshake is malformed."""
         self.host = host
         self.request = request
         self.phase = Phase.CONNECTING
@@ -52,10 +52,10 @@ class Session:
         self._socket = WebSocket(host.loop, settings, send_timeout, self.handshake.extensions, memory)
         self._socket.changed = self._look
         self._response: Response | None = None
-        self._error: BaseException | None = None  # what the connection's task is to raise
+        self._error: BaseException | None = None  # the connection's task must raise it
         self._over = False
-        self._ended = False  # by the server, which has said so
-        self._greeted = False  # it has received websocket.connect, which some answer without having
+        self._ended = False  # the server has called `end`
+        self._greeted = False  # the application has received websocket.connect; some accept before they have
         self._status = 0  # of a response of the application's own
         self._fields: Fields = ()
         self._body = bytearray()
@@ -64,7 +64,7 @@ class Session:
         self._changed = News()
 
     def scope(self, http: Message) -> Message:
-        """The scope of type "websocket", made of that of its handshake."""
+        """The scope of type "websocket", made of `http`, the scope of its handshake, which is changed."""
         del http["method"]
         scheme = "wss" if http["scheme"] == "https" else "ws"
         extensions: Message = {"websocket.http.response": {}}
@@ -95,8 +95,8 @@ class Session:
             self.host.ended(self)
 
     def end(self) -> None:
-        """Close the conversation, as the server does not wait any longer; at the second time, or where there is none
-        yet, cancel the application.
+        """The server does not wait any longer: close the conversation. At the second call, or where no conversation is
+        open, cancel the application.
         """
         if self.phase is Phase.OPEN and not self._ended:
             self._socket.close(1012, RESTART)
@@ -107,7 +107,9 @@ class Session:
     # ---- the connection's side: a task of our loop
 
     async def begun(self) -> Response:
-        """Wait until there is an answer to the handshake. Raises what the application raises, Disconnected."""
+        """Wait until there is an answer to the handshake. Raises any Exception of the application (ApplicationError in
+        the place of other ones), Disconnected if the client leaves before, ServerLeaving after `end`.
+        """
         self._task = self.host.loop.current
         watching = None
         if self._response is None and self._error is None:
@@ -141,7 +143,7 @@ class Session:
         self._changed.set()
 
     def _look(self) -> None:
-        """The conversation has changed."""
+        """Called when the conversation has changed: wake the application, and note whether the peer has closed it."""
         if self._socket.closed is not None and self.phase is Phase.OPEN:
             self.phase = Phase.GONE
         self._changed.set()
@@ -149,7 +151,7 @@ class Session:
     # ---- the application's side: asyncio
 
     async def receive(self) -> Message:
-        """ASGI's receive: the handshake, then messages, then websocket.disconnect for ever."""
+        """ASGI's receive: websocket.connect, then the client's messages, then websocket.disconnect each time."""
         if not self._greeted:
             self._greeted = True
             return {"type": "websocket.connect"}
@@ -164,8 +166,8 @@ class Session:
             await self._changed.next()
 
     async def send(self, message: Message) -> None:
-        """ASGI's send. Raises RuntimeError for a message that may not come now, or is not formed as ASGI has it;
-        ClientGone, an OSError, once nobody is there to get it.
+        """ASGI's send. Raises RuntimeError for a message that may not come now, or is malformed; ValueError for an
+        accept that the handshake does not allow; ClientGone, an OSError, once the client is gone.
         """
         kind, phase = message["type"], self.phase
         if kind == "websocket.send" and phase is Phase.OPEN:
@@ -205,7 +207,9 @@ class Session:
         self._answer(response, Phase.CLOSED)
 
     def _failed(self, error: BaseException) -> None:
-        """End the conversation with what the application raised, or the handshake with a 500."""
+        """The application has raised `error`: close the conversation (1011), or have the connection answer the
+        handshake with an error. It is logged, unless it only says that the client is gone.
+        """
         asked = f"{self.request.method} {self.request.target}"
         if self._response is None and self.phase is not Phase.GONE:
             self._error = (
@@ -219,7 +223,7 @@ class Session:
             self._socket.close(1011, "")
 
     def _is_farewell(self, error: BaseException) -> bool:
-        """Whether it says no more than the websocket.disconnect that the application has received, as Starlette's
+        """Whether `error` only repeats the websocket.disconnect that the application has received. Starlette's
         WebSocketDisconnect does.
         """
         closed = self._socket.closed
@@ -227,7 +231,7 @@ class Session:
 
 
 def _content(message: Message) -> str | bytes:
-    """What a websocket.send says. Raises RuntimeError."""
+    """The text or bytes of a websocket.send. Raises RuntimeError where it has neither."""
     text, data = message.get("text"), message.get("bytes")
     if isinstance(text, str):
         return text

@@ -1,7 +1,8 @@
-"""WSGI applications (PEP 3333), called inline in the loop, or in the threads of a pinned pool (runtime/threads.py).
+"""WSGI applications (PEP 3333), called inline by the leader, or delegated to another thread (runtime/threads.py).
 
-What repeats is prepared once: the part of the environ that comes from a header block, and the part that comes from a
-request line, live as long as those do (parse.py); a request copies the one and adds the other.
+Clients repeat header blocks and request lines. So the part of the environ that comes from a header block, and the part
+that comes from a request line, are prepared once, and kept for as long as the block and the line are (parse.py). A
+request copies the first part and adds the second.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 class Wsgi:
     """Calls `application` for requests below `mount` ("" or "/prefix"), in the threads of `pool`; `handle` is the
-    Handler. A call may take `timeout` seconds, and wait for a thread for `queue_timeout` (0: any); the `saturation` of
-    the pool is shared by all who call by it. `estimates` tell which calls are
-    handed to another thread beforehand.
+    Handler.
+
+    A call may take `timeout` seconds, and wait for a thread for `queue_timeout` seconds (0: any number). All
+    applications of one pool share its `saturation`. The `estimates` tell which calls are handed to another thread
+    beforehand.
     """
 
     def __init__(
@@ -72,11 +75,16 @@ class Wsgi:
             "wsgi.multiprocess": multiprocess,
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
-            "wsgi.input_terminated": True,  # reading to the end is safe: the body is there, or there is none
+            "wsgi.input_terminated": True,  # wsgi.input ends where the body does, so it may be read to its end
         }
 
     async def handle(self, request: Request) -> Response:
-        """Raises whatever the application raises, and ApplicationError where it breaks PEP 3333. The hot path."""
+        """The Handler, on the hot path.
+
+        Raises any exception of the application, ApplicationError where it breaks PEP 3333, ProtocolError and
+        Disconnected as the request body does, Abandoned where the call took too long and was given up, and Superseded
+        where another coroutine has the response (wsgi/write.py).
+        """
         if self._pending and (pending := self._pending.pop(self._pool.loop.current, None)):
             return pending()  # see wsgi/write.py
         line, headers, client = request.line, request.headers, request.client
@@ -97,7 +105,7 @@ class Wsgi:
         if client.direct:
             environ["SERVER_NAME"] = client.server_name
             environ["SERVER_PORT"] = client.server_port
-        else:  # the server that its client has asked, as PEP 3333 has it, not this one behind that
+        else:  # the server that the client addressed (PEP 3333), as there may be a proxy in front of this one
             environ["SERVER_NAME"], environ["SERVER_PORT"] = server(request.host, client.scheme)
         environ["wsgi.url_scheme"] = client.scheme
         call = Call()
@@ -150,7 +158,7 @@ class Wsgi:
         if response is None:
             return await self._stream(call, pool.leave(token), partial(self._note, estimate, began, meter))
         held_up = monotonic() - began if meter is None else meter.held_up()
-        if call.thread:  # another thread leads already, and is to have the response before the application ends
+        if call.thread:  # another thread leads already: it must get the response before the application's iterator ends
             await pool.produce(AtWork(request, self._timeout), call.finish_behind, leads=False)
         elif not pool.leave(token):
             await self._rejoin(response)
@@ -160,21 +168,23 @@ class Wsgi:
         return response
 
     def _note(self, estimate: Estimate, began: float, meter: Meter | None) -> None:
-        """A call is over that may have lost the loop."""
+        """Tell the estimate of a call that is over, from any thread: the call may have lost the loop."""
         held_up = monotonic() - began if meter is None else meter.held_up()
         if held_up > LONG or meter is not None or estimate.is_watched:
             self._pool.call_soon(partial(estimate.note, held_up, meter is not None))
 
     def _take_back(self, call: Call, token: Token) -> None:
-        """Let there be another response in place of that which `call` has more for. Raises ApplicationError where that
-        is on its way.
+        """Give up the response that is complete, as `call` has a longer body. Raises ApplicationError where that
+        response is already on its way.
         """
         if not self._pool.leave(token):
             raise call.excess()
         self._pool.enter(call.request, self._timeout, monotonic())
 
     async def _rejoin(self, response: Response) -> None:
-        """Raises Abandoned, and closes the response, where nobody waits for it."""
+        """Go on in the thread that leads now. Raises Abandoned where the call was given up, and Superseded where
+        another coroutine has the response; the response is closed then.
+        """
         try:
             await self._pool.rejoin()
         except BaseException:
@@ -182,8 +192,8 @@ class Wsgi:
             raise
 
     async def _rejoin_failed(self, call: Call, error: BaseException) -> None:
-        """Raises Abandoned or Superseded where nobody waits for the error, which is logged then, unless the response
-        tells of it.
+        """Go on in the thread that leads now. Raises Abandoned where the call was given up, and Superseded where
+        another coroutine has the response. The error is logged then, unless the response buffer raises it.
         """
         try:
             await self._pool.rejoin()
@@ -193,10 +203,11 @@ class Wsgi:
             raise
 
     async def _stream(self, call: Call, leads: bool, over: Callable[[], None]) -> Response:
-        """The response to an iterable that has more to come, in this thread, whoever leads meanwhile. It calls `over`
-        at the end of that.
+        """The response to an iterable that is not exhausted. This thread exhausts it, even if another leads meanwhile,
+        and calls `over` at its end.
 
-        Raises Superseded, once all is done, where the call has written: that response is another coroutine's.
+        A call that has used write() is done already, and another coroutine has its response: Superseded is raised, or
+        Abandoned or Disconnected where no coroutine sends that response.
         """
         if call.buffer is not None:
             await self._pool.rejoin()
@@ -216,7 +227,7 @@ class Wsgi:
             raise
 
     async def _delegate(self, request: Request, call: Call, environ: Environ, estimate: Estimate) -> Response:
-        """The response to a call in another thread. 503 where none is free in time."""
+        """The response to a call in another thread; a 503 where no thread is free within `queue_timeout`."""
         pool, task = self._pool, self._pool.loop.current
         call.request = request
         call.opener = delegated = Delegated(pool, call, self._timeout, estimate)
@@ -249,7 +260,8 @@ class Wsgi:
 
 async def _body(request: Request, environ: Environ) -> IO[bytes]:
     body = await request.body.spool()
-    if request.headers.chunked and body.seekable():  # all of it is here, with its length: Django reads none without
+    # A spooled chunked body is complete, so its length is known. Django reads no body without CONTENT_LENGTH.
+    if request.headers.chunked and body.seekable():
         environ["CONTENT_LENGTH"] = str(body.seek(0, os.SEEK_END))
         body.seek(0)
     return body
@@ -258,7 +270,7 @@ async def _body(request: Request, environ: Environ) -> IO[bytes]:
 def _fields(headers: Headers, constant: Environ) -> Environ:
     """`constant`, and the request fields as CGI variables (RFC 3875 §4.1.18)."""
     environ = constant.copy()
-    # 0.2 us less than by the items of the dict, which are pairs made anew; but only there are repeated fields joined
+    # `pairs` takes 0.2 us less than the dict, whose items() makes new tuples; but the dict joins repeated fields
     fields = headers.pairs if len(headers.pairs) == len(headers.fields) else headers.fields.items()
     try:
         for name, value in fields:
@@ -272,13 +284,15 @@ def _fields(headers: Headers, constant: Environ) -> Environ:
 
 
 VARIABLES = 512
-LONGEST = 64  # characters of a field name that is remembered: clients make up any, and longer ones
-_VARIABLES: dict[str, str] = {}  # by field name, at most VARIABLES: what _variable has told
+LONGEST = 64  # characters of a field name that is remembered, as clients may make up long ones
+_VARIABLES: dict[str, str] = {}  # results of _variable by field name, at most VARIABLES
 
 
 def _variable(name: str) -> str:
-    """ "" for a field that is withheld, since it could pose as another: a name with "_" would alias the one with "-",
-    and HTTP_PROXY is a setting of many HTTP clients (CVE-2016-5385).
+    """The CGI variable of a field; "" for a field that is withheld.
+
+    A name with "_" is withheld, as it would alias the name with "-". So is `Proxy`, as HTTP_PROXY is a setting of many
+    HTTP clients (CVE-2016-5385). So is Transfer-Encoding: an application gets the body decoded.
     """
     variable = name.upper().replace("-", "_")
     if "_" in name or name in ("proxy", "transfer-encoding"):

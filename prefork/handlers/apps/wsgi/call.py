@@ -1,7 +1,8 @@
-"""One call of a WSGI application: what it says by start_response, and what becomes of what it returns (PEP 3333).
+"""One call of a WSGI application: it takes the head from start_response, and the body from the result (PEP 3333).
 
-All of it is done in one thread, and nothing in here waits for the loop but what puts pieces into a full buffer. Where
-the application comes back in a process that it has forked, that process ends (forks.py).
+One thread makes the call from its beginning to its end; only write() may later be called in other threads too. Nothing
+here waits for the loop, except to put a piece into a full buffer. Where the application returns in a process that it
+has forked, that process ends (forks.py).
 """
 
 from __future__ import annotations
@@ -21,62 +22,67 @@ from prefork.http.message import Body, Fields, Request, Response
 from prefork.logger import log
 from prefork.runtime import forks
 
-LOOK = 1.0  # seconds between two looks whether the client of an application that gives nothing is still there
-PATIENCE = 30.0  # seconds for which an application may go on with a body that nobody is to see (HEAD, 304), as by ASGI
+LOOK = 1.0  # seconds between two checks that the client is still there, while the application yields empty pieces
+PATIENCE = 30.0  # seconds for which an application may write a body that will not be sent (HEAD, 304); as in asgi/http
 
 
 class Opener(Protocol):
-    """How the response of a call begins before the call has returned."""
+    """Begins the response of a call before the call has returned."""
 
     def open(self, call: Call) -> ResponseBuffer:
-        """Have `call.response` made of what is returned, and sent."""
+        """Make a buffer, and have the response with that buffer as its body (`call.response`) sent."""
 
 
 class Call:
-    """One call of the application: `start_response` is what it is given, `conclude` is given what it returns.
+    """One call of the application: the application is given `start_response`, and its result is given to `conclude`.
 
-    `request`, its body `input`, the `thread` (ident) that makes the call, and `opener` are to be set before. Whichever
-    of `conclude`, `finish` and `produce` comes to the end calls `close`; where the application, `conclude` or `finish`
-    raises, the caller calls `fail`. `buffer` is where the body goes, once the head does not wait for the whole of it.
+    `request`, its body `input`, the `thread` (ident) that makes the call, and `opener` must be set before. The one of
+    `conclude`, `finish` and `produce` that reaches the end of the result calls `close`. Where the application,
+    `conclude` or `finish` raises, the caller calls `fail`. The body goes to `buffer`, if the head leaves before the
+    body is complete.
     """
 
-    # defaults of the class instead of an __init__: a call costs 60 ns to make, not 170
+    # class attributes hold the defaults, and there is no __init__: a Call costs 60 ns to make, not 170
     status = 0
     reason = ""
     headers: Fields = ()
-    sent = False  # the head is on its way: it is too late for another one
-    thread = 0  # once the call is over
+    sent = False  # the head is on its way, so start_response cannot replace it
+    thread = 0  # 0 once the call is over
     buffer: ResponseBuffer | None = None
     request: Request
     input: IO[bytes]
     opener: Opener
-    _pieces: list[bytes] | None = None  # what is to go out first
+    _pieces: list[bytes] | None = None  # taken from the application, and not passed on yet
     _result: Iterable[bytes] = ()
     _iterator: Iterator[bytes] = iter(())
-    _until = 0.0  # when PATIENCE is over (monotonic seconds), where nobody is to see what is written
+    _until = 0.0  # when PATIENCE is over (monotonic seconds); 0 for a body that will be sent
     _next_look = 0.0
 
     def start_response(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
-        """PEP 3333, "The start_response() Callable". With `exc_info`, re-raises it once the head is out."""
+        """PEP 3333, "The start_response() Callable". With `exc_info`, raises that again if the head is out already.
+
+        Raises ApplicationError for a second call without `exc_info`, and for an invalid status.
+        """
         if exc_info:
             try:
                 if self.sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # or the traceback's frames would keep themselves alive
+                exc_info = None  # else the traceback and its frames would keep each other alive
             self._pieces = None
         elif self.status:
             raise ApplicationError("start_response was called twice, without exc_info")
         self.status, self.reason = _STATUSES.get(status) or _parse_status(status)
-        self.headers = headers if type(headers) is list else tuple(headers)  # an iterator is looked at more than once
+        self.headers = headers if type(headers) is list else tuple(headers)  # read more than once: no iterator will do
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's imperative way out: what is not empty leaves now, the head before it, and waits as what is yielded
-        does where the client reads slowly.
+        """PEP 3333's write(): pass `data` on now, after the head; empty data does nothing. Where the client reads
+        slowly, it waits in the buffer as yielded pieces do.
 
-        Raises ClientGone, an OSError, where nobody is there to get it; ApplicationError where it may not be called;
-        ForkedError.
+        Raises ClientGone, an OSError, if the client is gone, or if PATIENCE is over for a body that is not sent;
+        ApplicationError if `data` is not bytes, or write() may not be called now; ForkedError in a forked process; and
+        OSError if the disk is full.
         """
         if forks.forked:
             raise ForkedError
@@ -93,13 +99,13 @@ class Call:
             raise ClientGone("the client is gone")
 
     def _open(self) -> ResponseBuffer:
-        """Let the response begin with the pieces that are there."""
+        """Begin the response with the pieces that have been taken so far. Raises ApplicationError as `write` does."""
         if not self.thread or self.sent:
             raise ApplicationError("write() was called after the response was over")
         if get_ident() != self.thread:
             raise ApplicationError("write() was called first in another thread than the application")
         self.sent = True
-        self.headers = tuple(self.headers)  # as they are now
+        self.headers = tuple(self.headers)  # a copy, as the application may change its list later
         if self._is_unseen():
             self._until = monotonic() + PATIENCE
         buffer = self.buffer = self.opener.open(self)
@@ -108,11 +114,11 @@ class Call:
         return buffer
 
     def _is_unseen(self) -> bool:
-        """The response is to have no body, whatever there is."""
+        """Whether the response must have no body, so that the application's body is not sent."""
         return self.request.method == "HEAD" or self.status in (204, 304)
 
     def response(self, body: Body) -> Response:
-        """Raises ApplicationError where start_response has not been called."""
+        """The response with this body. Raises ApplicationError where start_response has not been called."""
         self._check_status()
         self.sent = True
         return Response(self.status, self.headers, body, self.reason)
@@ -122,10 +128,14 @@ class Call:
             raise ApplicationError("the application did not call start_response")
 
     def conclude(self, result: Iterable[bytes]) -> Response | None:
-        """The response to any iterable: a file to send, or a body that is complete by now.
+        """The response made of `result`, any iterable: its body is a file to send, or complete bytes.
 
-        None: `produce` is due, or has been done where the application has written. Where `thread` is still set, the
-        application may have something left to do, for which nobody has to wait: `finish` is due.
+        The result is None if the body is not complete: then `produce` must be called next or, if the application has
+        used write(), has been called already. If there is a response and `thread` is still set, the application may
+        have more to do, for which the response need not wait: then `finish` must be called.
+
+        Raises ApplicationError where the application breaks PEP 3333, Disconnected as `_begin` does, and any exception
+        of the application.
         """
         self._result = result
         body: Body | None = None
@@ -143,23 +153,23 @@ class Call:
         if body is None and self.buffer is None:
             self._iterator = iter(result)
             body = self._begin(_has_one(result))
-        if self.buffer is not None:  # it writes, or has begun to while it was asked for pieces
+        if self.buffer is not None:  # the application has used write(), in its call or while it was asked for pieces
             self.produce(self.buffer)
             return None
         if body is None:
             self._check_status()
             return None
         response = self.response(body)
-        if isinstance(result, (list, tuple, FileWrapper)):  # it has no end to come to that takes its time
+        if isinstance(result, (list, tuple, FileWrapper)):  # no code of the application runs at the end of these
             self.close()
         return response
 
     def _begin(self, single: bool) -> bytes | None:
-        """Take pieces until the first that is not empty, before which PEP 3333 has no head sent; the body, if that was
-        all. Raises Disconnected where the client has left meanwhile.
+        """Take pieces until the first one that is not empty: PEP 3333 allows no head before it. Returns the body if it
+        is complete then, else None. Raises Disconnected where the client has left meanwhile.
 
-        Where it is to be the only one, look for the end too: then the whole goes out at once. It does where it is all
-        that Content-Length announces, and `finish` looks for the end.
+        A `single` piece is expected to be the only one, so the end is looked for as well. The body is also complete
+        where the pieces have the announced Content-Length: then `finish` looks for the end.
         """
         while not self._pieces or (single and len(self._pieces) == 1):
             piece = next(self._iterator, _END)
@@ -176,12 +186,14 @@ class Call:
         return None
 
     def excess(self) -> ApplicationError:
-        """What `finish` has met, where it is too late to send any of it."""
+        """The error for a body that is longer than announced, where it is too late to change the response."""
         return ApplicationError(f"the body is longer than its Content-Length of {self._length()}")
 
     def finish(self, body: Body = b"") -> bool:
-        """Behind a response that is whole, `body`: let the application come to its end. Raises what it raises. False
-        where it gives more than it has announced; then `produce` is due.
+        """Let the application come to its end, after a response whose whole body is `body`. Raises what it raises.
+
+        The result is False if the application yields more than it has announced: then `produce` must be called for the
+        longer body.
         """
         for piece in self._iterator:
             if forks.forked:
@@ -196,7 +208,7 @@ class Call:
         return True
 
     def finish_behind(self) -> None:
-        """The same where the response may be on its way: what goes wrong is only logged."""
+        """As `finish`, while the response may be on its way: an error, or a longer body, is only logged."""
         try:
             if not self.finish():
                 raise self.excess()
@@ -207,7 +219,9 @@ class Call:
             failed(self.request, error)
 
     def _add(self, piece: Any) -> None:
-        """Take a piece that the application has yielded. Raises Disconnected as `_begin` does."""
+        """Take a piece that the application has yielded. Raises Disconnected if the client has left, which is checked
+        for empty pieces alone, every LOOK seconds; ApplicationError if the piece is not bytes.
+        """
         piece = to_bytes(piece)
         if piece:
             if self._pieces is None:
@@ -219,14 +233,17 @@ class Call:
             self._next_look = now + LOOK
 
     def outcome(self, buffer: ResponseBuffer) -> Response:
-        """The response to what `produce` puts: in one piece where all of it is there."""
+        """The response with what `produce` puts into `buffer`: bytes if all of it is there, else the buffer."""
         if buffer.whole:
             return self.response(buffer.take())
         return self.response(buffer)
 
     def produce(self, buffer: ResponseBuffer) -> None:
-        """Put what has been taken so far, and the rest, until the end or as long as somebody wants it."""
-        self.sent = True  # for start_response: there is no other head any more
+        """Put the pieces taken so far into `buffer`, then the rest, until the end or until the buffer is abandoned.
+
+        An exception of the application ends the buffer, and is not raised here.
+        """
+        self.sent = True  # so that start_response cannot replace the head
         self.buffer = buffer
         if self._is_unseen():
             buffer.abandoned = True
@@ -244,33 +261,33 @@ class Call:
             if forks.forked:
                 forks.leave(failure)
             error = contained(failure)
-        self.thread = 0  # before anybody has seen the end: what is written now comes too late
+        self.thread = 0  # before the end of the buffer, so that a later write() is refused
         buffer.end(error)
         self.close()
 
     def fail(self, error: BaseException) -> None:
-        """The application has raised this: end what it has begun to write, and close."""
+        """The application has raised `error`: end the buffer with it, if there is one, and close."""
         self.thread = 0
         if self.buffer is not None:
             self.buffer.end(contained(error))
         self.close()
 
     def _taken(self) -> bytes:
-        """What has been taken, and nothing is left of it."""
+        """The pieces that have been taken, joined; they are forgotten here."""
         pieces, self._pieces = self._pieces, None
         return b"".join(pieces) if pieces else b""
 
     def _length(self) -> int | None:
-        """The Content-Length that the application has announced, if it is one."""
+        """The Content-Length that the application has announced; None if there is none, or it is malformed."""
         for name, value in self.headers:
             if str(name).lower() == "content-length" and DIGITS.fullmatch(str(value)):
                 return int(value)
         return None
 
     def close(self) -> None:
-        """Close `input`, and call the iterable's close(), whatever became of the response.
+        """Close `input`, and call the result's close(), whatever became of the response.
 
-        Where one of these fails, it is only logged.
+        An exception of either is only logged.
         """
         self.thread = 0
         for name, what in (("wsgi.input", self.input), ("a response", self._result)):
@@ -278,7 +295,7 @@ class Call:
                 close = getattr(what, "close", None)
                 if close is not None:
                     close()
-            except BaseException as error:  # whatever it is, it is not to end the thread
+            except BaseException as error:  # not even SystemExit may end the thread
                 if forks.forked:
                     forks.leave(error)
                 log.error("close() of %s failed: %r", name, error, exc_info=error)
@@ -296,12 +313,12 @@ def _parse_status(status: str) -> tuple[int, str]:
     """ "404 Nothing here" -> its code and reason. Raises ApplicationError."""
     if not isinstance(status, str) or not _STATUS.match(status):
         raise ApplicationError(f"start_response got an invalid status: {status!r}")
-    status = str.__str__(status)  # of a subclass no more than its text
+    status = str.__str__(status)  # a plain str, where it is of a subclass
     return int(status[:3]), status[4:]
 
 
 def to_bytes(piece: Any) -> bytes:
-    """`piece`; of a subclass of bytes no more than its bytes. Raises ApplicationError."""
+    """`piece` as plain bytes, where it is of a subclass of bytes. Raises ApplicationError where it is no bytes."""
     if type(piece) is bytes:
         return piece
     if not isinstance(piece, bytes):
@@ -310,15 +327,17 @@ def to_bytes(piece: Any) -> bytes:
 
 
 def _has_one(result: Any) -> bool:
-    """It has a length, which is 1: its piece is the whole (PEP 3333, "Handling the Content-Length Header")."""
+    """Whether len(result) is 1: its one piece is the whole body (PEP 3333, "Handling the Content-Length Header")."""
     try:
         return len(result) == 1
-    except Exception:  # none, or one that it cannot tell: a class may have to define __len__, and raise there
+    except Exception:  # it has no length; or its class must define __len__, and raises there
         return False
 
 
 def contained(error: BaseException) -> BaseException:
-    """What an application has raised, or ApplicationError in the place of what would end a coroutine or the process."""
+    """`error`, which an application has raised; ApplicationError in its place if it would end a coroutine or the
+    process. The `error` is the cause of that one then.
+    """
     if not isinstance(error, (GeneratorExit, KeyboardInterrupt, StopIteration, StopAsyncIteration)):
         return error
     failure = ApplicationError(f"the application raised {error!r}")

@@ -1,4 +1,7 @@
-"""WSGI calls that another thread than the leader makes for a task, and stays with to their end (runtime/threads.py)."""
+"""WSGI calls that are delegated: a thread other than the leader makes the call, from its beginning to its end.
+
+The task for which it is made waits meanwhile (runtime/threads.py).
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ from prefork.runtime import forks
 from prefork.runtime.calls import Call as AtWork
 from prefork.runtime.threads import ThreadPool
 
-HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has sent its end counts as gone
+HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has shut down its side counts as gone
 
 
 class Delegated:
-    """One such `call`, for the current task, and its Opener. It may take `timeout` seconds; `estimate` learns of it."""
+    """One delegated `call`, for the current task, and its Opener. The call may take `timeout` seconds (0: any number).
+    `estimate` is told how long the call would have held up the loop.
+    """
 
     def __init__(self, pool: ThreadPool, call: Call, timeout: float, estimate: Estimate) -> None:
         self._pool = pool
@@ -30,17 +35,17 @@ class Delegated:
         self._at_work = AtWork(call.request, timeout)
         self._estimate = estimate
         self._asked = monotonic()
-        self._buffer: ResponseBuffer | None = None  # once the response begins before the call is over
-        self._writes = False  # it has begun by a write()
+        self._buffer: ResponseBuffer | None = None  # set where the response begins before the call is over
+        self._writes = False  # the response has begun by a write()
         self._outcome: Response | BaseException | None = None
 
     # ---- the leader
 
     async def make(self, make: Callable[[], Iterable[bytes]]) -> None:
-        """Have a thread do `make`, which is the call, and go on when there is a `response`.
+        """Have a thread do `make`, which calls the application; return when there is a `response`.
 
-        Raises Abandoned where nobody waits for that any more, and TimedOut where the deadline of the task passes before
-        a thread is free.
+        Raises Abandoned where the call took too long and was given up, and TimedOut where the deadline of the task
+        passes before a thread is free.
         """
         try:
             await self._pool.delegate(self._at_work, partial(self._work, make))
@@ -52,7 +57,9 @@ class Delegated:
             raise
 
     def response(self) -> Response:
-        """Raises what the call has raised, and Disconnected where it was not made, as the client had left by then."""
+        """The response of the call. Raises an exception of the call, or Disconnected where the call was not made, as
+        the client had left before a thread was free.
+        """
         if self._buffer is not None:
             return self._call.response(self._buffer) if self._writes else self._call.outcome(self._buffer)
         if isinstance(self._outcome, Response):
@@ -61,7 +68,7 @@ class Delegated:
         raise self._outcome
 
     async def _dispose(self) -> None:
-        """Nobody waits for the outcome any more."""
+        """Close the outcome, or log it if it is an error, as no task will take it."""
         come = self._outcome
         if self._buffer is not None:
             await self._buffer.aclose()
@@ -79,7 +86,7 @@ class Delegated:
         return self._begin()
 
     def _begin(self) -> ResponseBuffer:
-        """Have the task go on with the buffer."""
+        """Make the buffer, and let the task send from it."""
         self._buffer = buffer = ResponseBuffer(self._pool, self._at_work)
         self._pool.hand_back(self._task)
         return buffer
@@ -90,7 +97,7 @@ class Delegated:
         if self._at_work.began - self._asked >= HALF_CLOSED and call.request.body.client_left:
             self._outcome = Disconnected("the client left while its request waited for a thread")
             call.fail(self._outcome)
-            return  # what is not made tells nothing of its kind
+            return  # the estimate learns nothing from a call that is not made
         meter = Meter()
         try:
             result = make()
@@ -105,7 +112,7 @@ class Delegated:
         if self._buffer is None:
             if self._outcome is None:
                 call.produce(self._begin())
-            elif call.thread:  # its task need not wait for the rest
+            elif call.thread:  # the task need not wait for the end of the application's iterator
                 self._pool.hand_back(self._task)
                 call.finish_behind()
         self._at_work.over = partial(self._estimate.note, meter.held_up(), True)

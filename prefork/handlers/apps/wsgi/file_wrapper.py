@@ -1,4 +1,4 @@
-"""What a WSGI environ brings along: wsgi.file_wrapper and wsgi.errors (PEP 3333)."""
+"""Two objects of a WSGI environ: wsgi.file_wrapper and wsgi.errors (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 from prefork.http.message import FileSegment
 from prefork.logger import APPLICATION, log
 
-LONGEST = 32 * 1024  # characters of one line in the log: those of a thread that ends none do not take all memory
+LONGEST = 32 * 1024  # characters of one line in the log, so that a line which never ends does not take all memory
 
 
 class FileWrapper:
-    """wsgi.file_wrapper: an iterable over a file, which is sent by sendfile(2) where it is one on disk.
+    """wsgi.file_wrapper: an iterable over a file. A regular file on disk is sent by sendfile(2) instead.
 
-    It ends where the file does or, once `segment` knows it, with the response's Content-Length (PEP 3333).
+    It ends where the file ends. Once `segment` has been given the response's Content-Length, it also ends after as many
+    bytes (PEP 3333).
     """
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
@@ -31,7 +32,7 @@ class FileWrapper:
             self.close = file.close
 
     def __iter__(self) -> Iterator[bytes]:
-        return self  # a generator's close() would not be the file's, for middleware that keeps the iterator alone
+        return self  # not a generator: middleware may keep the iterator alone, and its close() must close the file
 
     def __next__(self) -> bytes:
         data: bytes = self.file.read(min(self.block_size, self._left))
@@ -41,14 +42,16 @@ class FileWrapper:
         return data
 
     def segment(self, length: int | None) -> FileSegment | None:
-        """From the file's position on, at most `length` bytes; None for what only looks like a file (gzip, say).
+        """The file from its position on, at most `length` bytes of it (None: to its end).
 
-        It has a descriptor of its own, so that the file can be closed at once, in the thread that has opened it.
+        The result is None for an object that only looks like a file (gzip, say), for anything but a regular file, and
+        where no bytes are left. The segment has a descriptor of its own, so that the file can be closed at once, in the
+        thread that has opened it.
         """
         if length is not None:
             self._left = length
         try:
-            # a reader may stand on top of something else, which has the descriptor of a file with other contents
+            # a BufferedReader may wrap an object (gzip, say) whose descriptor is that of a file with other contents
             raw = self.file.raw if type(self.file) in (io.BufferedReader, io.BufferedRandom) else self.file
             if type(raw) is not io.FileIO:
                 return None
@@ -63,14 +66,15 @@ class FileWrapper:
 
 
 class ErrorStream(threading.local):
-    """wsgi.errors: whole lines go to the error log, whatever its level is, as the application's and with no severity,
-    since nobody knows that. Each thread has a line of its own under way, which `flush` ends; one longer than LONGEST
-    is several.
+    """wsgi.errors: whole lines go to the error log, whatever its level is. They are marked as the application's, and
+    have no severity, since none is known.
+
+    Each thread has an unfinished line of its own, which `flush` ends. A line longer than LONGEST is cut into several.
     """
 
     def __init__(self) -> None:
-        self._pieces: list[str] = []  # of the line under way
-        self._size = 0  # of these, in characters
+        self._pieces: list[str] = []  # of the unfinished line
+        self._size = 0  # characters of these
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):

@@ -1,8 +1,9 @@
 """Request bodies that a WSGI application reads as they arrive, where its route has `request_buffering = false`.
 
-The application's thread asks for a piece and waits; the loop, led by another thread, reads that one and no other, so a
-client that is ahead of the application waits too. What is wrong with the body is raised in the application and, where
-no answer is on its way yet, comes before what that makes of it: the client gets the same 4xx as elsewhere.
+The application's thread asks for a piece and waits. Another thread, which leads the loop, reads that one piece and no
+more, so a client that is ahead of the application must wait too. An error in the body is raised in the application.
+Where no response is on its way yet, the error also replaces the application's response: so the client gets the same 4xx
+as from a route that buffers the body.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ BUFFER = 64 * 1024  # bytes that an application's small reads are served from
 
 
 class Unbuffered:
-    """`handler`, that of a WSGI application called by `pool`, with bodies that are read while it is at work."""
+    """Wraps `handler`, that of a WSGI application called by `pool`: it reads request bodies during the call."""
 
     def __init__(self, handler: Handler, pool: ThreadPool) -> None:
         self._handler = handler
         self._pool = pool
 
     async def handle(self, request: Request) -> Response:
-        """Raises what the handler raises, and ProtocolError or Disconnected where the body ends by that."""
+        """Raises any exception of the handler, and ProtocolError or Disconnected where that cut the body short."""
         if not request.headers.has_body:
             return await self._handler(request)
         asked = request.body
-        # asked again for a call that has written, whose reader is there: see wsgi/write.py
+        # after a write(), the handlers are called again with the same request, which has its BodyReader (wsgi/write.py)
         reader = asked if isinstance(asked, BodyReader) else BodyReader(asked, request, self._pool)
         body = reader.body
-        request.body = cast(RequestBody, reader)  # as far as a WSGI handler uses one
+        request.body = cast(RequestBody, reader)  # it has only those methods of a RequestBody that a WSGI handler uses
         try:
             response = await self._handler(request)
         except BaseException as error:
@@ -60,9 +61,10 @@ class Unbuffered:
 
 
 class BodyReader(io.RawIOBase):
-    """What is to come of `body`, for a thread that may wait for it; `error` says why there will be no more.
+    """The rest of `body` as a raw file, for a thread that may wait for it. `error` is the exception that has cut the
+    body short, or None.
 
-    The thread calls `readinto`, and the leader of `pool` all else.
+    The application's thread calls `readinto`, and the leader of `pool` all else.
     """
 
     def __init__(self, body: RequestBody, request: Request, pool: ThreadPool) -> None:
@@ -76,7 +78,7 @@ class BodyReader(io.RawIOBase):
         self._answered = threading.Event()
 
     async def spool(self) -> IO[bytes]:
-        """The body as a file, with what is here already. Raises ProtocolError."""
+        """The body as a file, which begins with the bytes that have arrived already. Raises ProtocolError."""
         self._piece = memoryview(self.body.arrived())
         return io.BufferedReader(self, BUFFER)
 
@@ -89,7 +91,7 @@ class BodyReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has any buffer; this is what comes
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # BufferedReader passes a memoryview only
         """Wait for a piece of the body; 0 at its end. Raises BodyLost."""
         if not self._piece and not self.body.ended:
             self._ask()
@@ -114,14 +116,14 @@ class BodyReader(io.RawIOBase):
     # ---- the leader
 
     def _fetch(self) -> None:
-        """Have a piece read, for a call that somebody waits for."""
+        """Have a piece read, unless the call is over or abandoned."""
         call = next((call for call in self._pool.calls.under_way.values() if call.what is self._request), None)
         if call is None or call.abandoned:
             self._stopped = True
         if call is None or self._stopped:
             self._answered.set()
         else:
-            call.since = inf  # it is the client that takes its time, and has its own time-out
+            call.since = inf  # the call waits for its client, for which http.body_timeout applies instead
             self._reading = self._pool.loop.spawn(self._read(call), "reading a request body"), call
 
     async def _read(self, call: Call) -> None:
@@ -133,22 +135,22 @@ class BodyReader(io.RawIOBase):
             self._settle(call)
 
     def _settle(self, call: Call) -> None:
-        """Let the thread go on: from now on it is the application that takes its time."""
+        """Let the thread go on; the call's time-out counts from now."""
         self._reading = None
         call.since = monotonic()
         self._answered.set()
 
     def stop(self) -> None:
-        """Read no more: from here on the body is the connection's."""
+        """Read no more: from here on only the connection may read the body."""
         self._stopped = True
         if self._reading is not None:
             task, call = self._reading
-            task.cancel()  # before its first step there is no `finally` to do the rest
-            self._settle(call)
+            task.cancel()
+            self._settle(call)  # a task that is cancelled before its first step does not reach its `finally`
 
 
 class _Answering:
-    """A response in `pieces`, during which the request body may still be read."""
+    """A response body in `pieces`, while the application may still read the request body."""
 
     def __init__(self, pieces: Chunks, reader: BodyReader) -> None:
         self.prompt = pieces.prompt
@@ -160,7 +162,7 @@ class _Answering:
         return self
 
     async def __anext__(self) -> bytes:
-        """Raises Disconnected where the application could not go on for want of the body."""
+        """Raises Disconnected where the application failed and the request body had been cut short."""
         try:
             return await anext(self._iterator)
         except Exception as error:

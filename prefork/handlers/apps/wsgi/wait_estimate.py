@@ -1,13 +1,14 @@
-"""Estimates of how long calls of an application hold up the loop: those that do are handed to threads beforehand.
+"""Estimates of how long an application's calls hold up the loop. The long ones are handed to threads beforehand.
 
 A call that runs inline holds up the loop for as long as it waits (for a database, say); a call that is handed to a
-thread costs the hand-over. So what decides is the mean wait of its kind: the method, and the path without what differs
-from one object to the next. Computing is not waiting: it takes the processor wherever it is done. Any call would
-be taken over after a TICK or so, so none counts as more, and one that computes for a TICK counts as that.
+thread costs the hand-over. So the mean wait of calls of the same kind decides. A kind is the method, and the path
+without the segments that differ from one object to the next. Computing does not count as waiting, as it takes the
+processor in any thread. A call is taken over after a TICK or so; so no call counts as more than a TICK, and a call that
+computes for a TICK counts as one.
 
-Two readings of the clock around each inline call tell those that take long; the next ones of their kind are measured.
-The system counts a thread's processor time, and how often it has given up the processor of its own accord: a call that
-never has was at most preempted, as on a loaded machine, and has not waited.
+Two readings of the clock around each inline call find the long ones; then the next calls of their kind are measured.
+The system counts a thread's processor time, and how often the thread has given up the processor of its own accord. A
+call during which it never has may have been preempted, as on a loaded machine, but has not waited.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from time import monotonic, thread_time
 
 from prefork.runtime.watcher import TICK
 
-PAYS = 0.00005  # seconds of waiting in the mean from which on a hand-over pays: what that costs, about
+PAYS = 0.00005  # seconds, about the cost of a hand-over: calls that wait for longer in the mean are handed over
 LONG = 0.00025  # seconds: an inline call that takes less has hardly waited
-MOST = 32  # calls of which the mean is made; before there are so many, what a new kind is taken for counts as one
-NOTHING = PAYS / 100  # seconds: a mean that does not count
-MEASURED = 8  # inline calls that are measured after one that was long: at 2 us each, as a busy machine makes many so
-DOUBTFUL = 0.001  # seconds: calls that wait for less, in a thread, may have waited for the interpreter
-FIRST_TRIAL, LAST_TRIAL = 16, 1024  # calls handed over before some are made inline again: twice as many each time
-YOUNG = 4  # calls of a new kind from which the next new kind is estimated
+MOST = 32  # calls in the mean, at most; the first estimate of a new kind counts as one call
+NOTHING = PAYS / 100  # seconds: a mean below this counts as 0
+MEASURED = 8  # inline calls that are measured after a long one, at 2 us each: on a busy machine many are long by chance
+DOUBTFUL = 0.001  # seconds: a call that waits for less, in a thread, may only have waited for the interpreter
+FIRST_TRIAL, LAST_TRIAL = 16, 1024  # calls handed over before some are tried inline: twice as many after each trial
+YOUNG = 4  # the first calls of each new kind, from which the next new kind is estimated
 KINDS = 1024
-LONGEST = 128  # characters of a path that are looked at
-CHANCES = 8  # kinds that are in use and pass the turn to be forgotten, at most
+LONGEST = 128  # characters of a path that count
+CHANCES = 8  # kinds in use that are passed over, at most, to find one to forget
 
 _USAGE = getattr(resource, "RUSAGE_THREAD", None)  # Linux and FreeBSD; see getrusage(2)
-_VARIABLE = re.compile(r"(?<![^/])[^/0-9%]*[0-9%][^/]*")  # a segment is looked at once, not from each of its characters
+_VARIABLE = re.compile(r"(?<![^/])[^/0-9%]*[0-9%][^/]*")  # the lookbehind begins a match at a segment's start alone
 
 
 class Meter:
-    """How long this thread would hold up the loop, from here on."""
+    """Measures for how long this thread would hold up the loop, from the making of the Meter on."""
 
     __slots__ = ("_began", "_switches", "_used")
 
@@ -44,7 +45,7 @@ class Meter:
         self._began = monotonic()
 
     def held_up(self) -> float:
-        """Seconds, so far; TICK at the most."""
+        """Seconds so far, TICK at the most; 0 where fewer than LONG have passed."""
         took = monotonic() - self._began
         if took < LONG:
             return 0.0
@@ -55,8 +56,8 @@ class Meter:
 
 
 def _usage() -> tuple[float, float]:
-    """How often this thread has given up the processor of its own accord, and seconds of it that it has used. Where the
-    former is not told, it has always.
+    """How often this thread has given up the processor of its own accord, and how many seconds of the processor it has
+    used. A system that does not count the first gets the clock in its place, so the thread always seems to have waited.
     """
     if _USAGE is None:
         return monotonic(), thread_time()
@@ -65,9 +66,11 @@ def _usage() -> tuple[float, float]:
 
 
 class Estimate:
-    """Of the calls of one kind: `mean` seconds each. Where `measures` is not 0, the next inline call is to be measured
-    by a Meter. Unless it `is_watched`, both are 0, and there is nothing to ask, nor to note of a call that takes no
-    LONG time. The thread that runs the loop owns this.
+    """An estimate for the calls of one kind: they wait for `mean` seconds each.
+
+    Where `measures` is not 0, the next inline call must be measured by a Meter. Unless the estimate `is_watched`, both
+    are 0: then `hands_over` need not be called, and a call shorter than LONG need not be noted. Only the thread that
+    runs the loop may use an estimate.
     """
 
     __slots__ = ("_count", "_handed_over", "_is_tried", "_parent", "_trial", "is_watched", "mean", "measures", "used")
@@ -81,14 +84,15 @@ class Estimate:
         self._count = 1
         self._handed_over = 0
         self._trial = FIRST_TRIAL
-        self._is_tried = False  # a call was to be made inline, and none has been noted since
+        self._is_tried = False  # a trial call was made inline, and no call has been noted since
 
     def hands_over(self) -> bool:
-        """Whether the next call is to be made by a thread.
+        """Whether the next call must be handed to another thread.
 
-        Now and then one that is DOUBTFUL is tried inline again. Others are not, as each trial would hold up the loop.
-        One call at a time tries a kind, and a new one too; each of these is to be noted. Where it is still under way it
-        has lost the loop, or nobody could ask: the next ones would hold up the loop as well, one after the other.
+        Now and then a call is tried inline again, if the mean is within DOUBTFUL. Longer calls are not tried, as each
+        trial would hold up the loop. Only one trial call of a kind, be it a new one, is under way at a time, and it
+        must be noted. While it is under way, it has lost the loop, as no other call could begin otherwise; the next
+        calls would then hold up the loop as well, one after the other. So these are handed over.
         """
         if self.mean <= PAYS and not self._is_tried:
             self._is_tried = True
@@ -104,7 +108,9 @@ class Estimate:
         return False
 
     def note(self, seconds: float, measured: bool) -> None:
-        """A call has held up its thread for that long, or, where it was not `measured`, has taken that long."""
+        """Learn from a call that would have held up the loop for `seconds` or, if it was not `measured`, has taken so
+        many in all.
+        """
         self._is_tried = False
         if self.measures:
             self.measures -= 1
@@ -125,7 +131,7 @@ class Estimate:
 
 
 class _Known(Estimate):
-    """The operator has said that these calls wait."""
+    """The estimate for calls that wait, as the operator has said: each is handed over."""
 
     __slots__ = ()
 
@@ -137,14 +143,18 @@ class _Known(Estimate):
 
 
 class Estimates:
-    """Those of one application, by kind: at most KINDS, of which those that are asked for stay."""
+    """The estimates of one application, by kind. There are at most KINDS; a kind that is not in use is forgotten
+    first.
+    """
 
     def __init__(self) -> None:
         self._common = Estimate()
         self._by_kind: dict[tuple[str, str], Estimate] = {}
 
     def find(self, method: str, path: str) -> Estimate:
-        """That of calls such as this. One of a new kind is estimated as other new ones were."""
+        """The estimate for calls of this kind. A new kind begins with the mean of the first calls of other new kinds,
+        which fades a little with each new kind.
+        """
         kind = method, _VARIABLE.sub("0", path[:LONGEST])
         found = self._by_kind.get(kind)
         if found is None:
@@ -168,7 +178,7 @@ class Estimates:
 
 
 class AllWait(Estimates):
-    """Where the operator has said that calls wait."""
+    """The estimates of an application whose calls all wait, as the operator has said (`inline = false`)."""
 
     def __init__(self) -> None:
         super().__init__()

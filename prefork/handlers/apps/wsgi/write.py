@@ -1,8 +1,9 @@
-"""write() of WSGI applications: how a response begins to leave while the call that makes it has not returned.
+"""write() of WSGI applications: how a response is sent while the call that makes it has not returned.
 
-The thread of that call is in the frames of the very coroutine that would send the response. So it steps down, and stays
-with its call, while its task goes on by another coroutine, which asks the handlers again (runtime/owner.py); the WSGI
-handler finds the call among those `pending`, and answers with what it puts into its buffer.
+The thread of an inline call runs within the coroutine that would send the response, so that coroutine cannot go on. The
+thread gives up the loop, and stays with its call. Its task goes on with another coroutine, which calls the handlers
+again (runtime/owner.py). The WSGI handler then finds the task's response in `pending`, and returns it: its body is the
+buffer that the call fills.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from prefork.runtime.threads import ThreadPool
 
 
 class Inline:
-    """The Opener of calls that the leader of `pool` makes; from its first write on, each may take `timeout` seconds to
-    come to the next.
+    """The Opener of calls that the leader of `pool` makes. From its first write on, a call may take `timeout` seconds
+    between two writes (0: any number).
     """
 
     def __init__(self, pool: ThreadPool, timeout: float) -> None:
-        self.pending: dict[Task, Callable[[], Response]] = {}  # by whose response it gives; the leader's
+        self.pending: dict[Task, Callable[[], Response]] = {}  # returns the task's response; for the leader alone
         self._pool = pool
         self._timeout = timeout
 
@@ -36,7 +37,7 @@ class Inline:
 
 
 class _Writing:
-    """Has what `call` puts into `buffer` sent by whoever finds it among those `pending`."""
+    """Puts the response with the body `buffer`, which `call` fills, into `pending` for the task's next coroutine."""
 
     def __init__(self, pending: dict[Task, Callable[[], Response]], call: Call, buffer: ResponseBuffer) -> None:
         self._pending = pending
@@ -50,14 +51,14 @@ class _Writing:
 
     def answered(self) -> None:
         if self._task is not None and self._pending.pop(self._task, None) is not None:
-            self._buffer.abandon()  # the handlers have answered otherwise
+            self._buffer.abandon()  # the handlers have given another response, without asking this one
 
     def refused(self) -> None:
         self._buffer.abandon()
 
 
 class Whole:
-    """Has `response` sent likewise, while the call that has given it goes on."""
+    """Puts a complete `response` into `pending` likewise, while the call that has made it comes to its end."""
 
     __slots__ = ("_pending", "_response", "_task")
 
