@@ -46,8 +46,8 @@ def with_page(command: Callable[[Site], list[str]]) -> Callable[[Site], list[str
 
 
 def peers(level: int) -> list[Peer]:
-    compression = ("compression.enabled = true", 'compression.encodings = ["gzip"]', f"compression.level = {level}")
-    files, wsgi = 'path = "/"\nfiles = "public"', 'path = "/"\nwsgi = "encoding:app"'
+    compression = ("compression.enabled = true", 'compression.codings = ["gzip"]', f"compression.level = {level}")
+    files, wsgi = 'path = "/"\nfiles = "public"', 'path = "/"\nwsgi = "coding:app"'
     location = f"""root public; types {{ text/html html; }} sendfile on; tcp_nopush on; open_file_cache max=1000
         inactive=60s; gzip on; gzip_comp_level {level}; gzip_types text/html; gzip_proxied any;"""
     commands = {

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux show
 SPOILING = f'''
 import gc
 import re
-from prefork.process.messages import Tell
+from prefork.process.messages import Reporter
 
 
-def reset_on_close():
+def fill():
     """Fill all memory that is shared with others and can be written."""
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "r+b", buffering=0) as memory:
         for begin, end in re.findall("^([0-9a-f]+)-([0-9a-f]+) rw-s", maps.read(), re.MULTILINE):
@@ -28,7 +28,7 @@ def reset_on_close():
 
 def babble():
     """Tell the master what is no message, for ever."""
-    (tell,) = [thing for thing in gc.get_objects() if isinstance(thing, Tell)]
+    (tell,) = [thing for thing in gc.get_objects() if isinstance(thing, Reporter)]
     try:
         while True:
             os.write(tell.fd, b"x" * 65536)
@@ -38,13 +38,13 @@ def babble():
 
 {APP}
 
-def spoiling(environ, start_response):
-    deed = dict([("/spoil", spoil), ("/babble", babble)]).get(environ["PATH_INFO"])
+def hostile(environ, start_response):
+    deed = dict([("/fill", fill), ("/babble", babble)]).get(environ["PATH_INFO"])
     if deed is not None:
         deed()
     return app(environ, start_response)
 '''
-CONFIG = PAIR.replace("app:app", "app:spoiling")
+CONFIG = PAIR.replace("app:app", "app:hostile")
 
 
 @pytest.mark.parametrize("preload", [False, True])
@@ -53,7 +53,7 @@ def test_a_worker_that_fills_all_that_it_can_write_spoils_nothing_but_what_is_to
 ) -> None:
     config = CONFIG.replace("[log]", "preload = true\n[log]") if preload else CONFIG
     server = serve(config, {"app.py": SPOILING})
-    (other,) = serving(server) - {hostile := int(server.get("/spoil").body)}
+    (other,) = serving(server) - {hostile := int(server.get("/fill").body)}
     told = {worker["pid"]: worker for worker in status(server)["workers"]}
     assert (told[hostile]["state"], told[other]["state"]) == ("unknown", "serving")
     assert told[hostile]["generation"] == 1

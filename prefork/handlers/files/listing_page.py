@@ -202,7 +202,7 @@ def _row(icon: str, href: str, name: str, shown: str, modified: str) -> str:
 
 def _pages(view: View) -> Iterator[str]:
     order = f"sort={view.order.by}&amp;order={'desc' if view.order.descending else 'asc'}"
-    yield '<nav class="pages" aria-label="ErrorPages">'
+    yield '<nav class="pages" aria-label="Pages">'
     if view.number > 1:
         yield f'<a rel="prev" href="?{order}&amp;page={view.number - 1}">Previous</a>'
     yield f"<span>Page {view.number} of {view.pages}</span>"
