@@ -56,7 +56,7 @@ def peers(level: int) -> list[Peer]:
         "nginx, a file": nginx(location),
         "prefork, kept": prefork(files, *compression),
     }
-    return [Peer(name, "encoding", "", with_page(command)) for name, command in commands.items()]
+    return [Peer(name, "coding", "", with_page(command)) for name, command in commands.items()]
 
 
 def app(environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:

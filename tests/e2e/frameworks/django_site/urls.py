@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.prepared.decorators.cache import cache_page
 from django.urls import path
+from django.views.decorators.cache import cache_page
 
 from tests.e2e.frameworks.django_site import views
 

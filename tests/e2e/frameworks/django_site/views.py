@@ -17,7 +17,7 @@ from django.core.cache import cache
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connection, transaction
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.prepared.decorators.csrf import csrf_exempt
+from django.views.decorators.csrf import csrf_exempt
 
 PATIENCE = 10.0  # seconds that a view waits for another request
 PARTIES = 3
