@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
@@ -31,6 +32,9 @@ from prefork.runtime.task import Task
 from prefork.settings.schema import Settings
 from prefork.shared.counters import ACCEPTED, REQUESTS
 from prefork.shared.scoreboard import Order, Scoreboard
+
+
+TOLD = 10  # crashes that are kept: clients may bring about any number of them
 
 
 class Phase(Enum):
@@ -70,7 +74,8 @@ class Generation:
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self.deaths = Deaths()
-        self.crashes: list[str] = []  # of workers that were ready, in words; but not those that were killed
+        # the last TOLD of workers that were ready, in words; but not those that were killed
+        self.crashes: deque[str] = deque(maxlen=TOLD)
         self.on_change: Callable[[Generation], None] = lambda _: None  # called when a worker is ready, or has died
         self._children = children
         self._scoreboard = scoreboard
@@ -252,7 +257,7 @@ class Generation:
                 )
             except Exception as error:  # whatever it is: nobody may wait for this worker in vain
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
-                if position.closed.is_set() or self.phase is Phase.STANDING_BY:
+                if position.closed.is_set() or self.phase is Phase.STANDING_BY or isinstance(error, _Ended):
                     continue
                 if not position.established:
                     position.failure = failure
@@ -271,7 +276,7 @@ class Generation:
         if predecessor is None or predecessor.exited.is_set():
             child = await self._boot(position)
         else:
-            child = await self._boot_in_turn(position)
+            child = await self._boot_in_turn(position, predecessor)
             self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
         self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
         await child.departing.wait()
@@ -280,11 +285,15 @@ class Generation:
         )  # what it has done is known
         return child
 
-    async def _boot_in_turn(self, position: Position) -> Child:
-        """Boot a worker for one that lives on meanwhile: one at a time, as the others do not need it at once."""
-        await self._turn.wait_for(lambda: not self._rolling)
-        if position.closed.is_set():
-            raise BootError("its position is closed")
+    async def _boot_in_turn(self, position: Position, predecessor: Child) -> Child:
+        """Boot a worker for one that lives on meanwhile: one at a time, as the others do not need it at once. One whose
+        predecessor dies meanwhile is needed, and waits no longer.
+        """
+        await self._turn.wait_for(lambda: not self._rolling or predecessor.exited.is_set())
+        if position.closed.is_set() or self.phase is Phase.STANDING_BY:
+            raise BootError("nobody is replaced any more")
+        if predecessor.exited.is_set():
+            return await self._boot(position)
         self._rolling = True
         try:
             return await self._boot(position)
@@ -302,9 +311,12 @@ class Generation:
             if child in self._dismissed or child.exited.is_set():  # by now
                 await child.exited.wait()
                 raise BootError(f"worker {child.pid} died as it got ready: {child.exit_description}")
-        except BootError:
+        except Exception as error:  # whatever it is: nobody else would end it
             await child.see_end()
             child.hang_up()
+            if child in self._dismissed:
+                self._dismissed.remove(child)
+                raise _Ended(str(error)) from None
             raise
         self.ready.add(child)
         if self._opened and self.phase is not Phase.STANDING_BY:  # now: who is not known as ready may be killed
@@ -342,12 +354,12 @@ class Generation:
         self._scoreboard.vacate(slot)
         del self._members[child]
         self._news.notify_all()
+        self._turn.notify_all()
         position.children.discard(child)
         if position.holder is child:
             position.holder = None
         if child not in self.ready:
-            self._dismissed.discard(child)
-            return  # it has not booted, and is spoken of by who waits for that
+            return  # it has not booted, and is spoken of by the task that waits for that
         self.ready.discard(child)
         if self.phase is Phase.LEAVING or child in self._dismissed:
             log.debug("worker %d has left: %s", child.pid, child.exit_description)
@@ -399,6 +411,10 @@ class Generation:
             position,
             self._children.lifeline,
         )
+
+
+class _Ended(BootError):
+    """A worker did not get ready because its generation ended it: no failure of its own."""
 
 
 def _unforeseen(error: Exception) -> BootError:
