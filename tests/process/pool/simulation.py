@@ -23,7 +23,7 @@ from prefork.process.signals import ORDERED
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import Events
 from prefork.runtime.task import PAUSE, Wait
-from prefork.settings.schema import Settings, Workers
+from prefork.settings.schema import Master, Settings, Workers
 from prefork.shared.counters import ACCEPTED, REQUESTS
 from prefork.shared.scoreboard import Order, Scoreboard
 
@@ -35,6 +35,7 @@ CLOCKS = (  # where the time is asked for
 )
 FIRST_PID = 1 << 30  # above those that a kernel gives
 SLOTS = 40
+STEP = 0.1  # seconds: how coarse `until` is
 SHORT = 1e-6  # seconds: an instant is reached that is as near
 
 
@@ -233,20 +234,32 @@ class Simulation:
         self.children = FakeChildren(self.loop, self.scoreboard)
 
     def settle(self) -> None:
-        """Let all go on that needs no time."""
+        """Let all go on that needs no time, until the loop is stopped."""
         for _ in range(1000):
-            if not self.loop.ready:
+            if self.loop.stopped or not self._is_due():
                 return
             self.loop.turn(0.0)
         pytest.fail("somebody goes round and round")
+
+    def _is_due(self) -> bool:
+        sleeping = self.loop._sleeping
+        return bool(self.loop.ready) or bool(sleeping and sleeping[0][0] <= self.clock.time)
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
         self.settle()
         until = self.clock.time + seconds
-        while self.clock.time < until - SHORT:
+        while self.clock.time < until - SHORT and not self.loop.stopped:
             self.loop.turn(until - self.clock.time)
         self.settle()
+
+    def until(self, condition: Callable[[], object], within: float) -> float:
+        """Let time pass until that holds; the seconds it took."""
+        begin = self.clock.time
+        while not condition():
+            assert self.clock.time < begin + within, f"not within {within:g} s"
+            self.wait(STEP)
+        return self.clock.time - begin
 
     def begin(self, coroutine: Coroutine[Wait, None, object]) -> Outcome:
         outcome = Outcome(coroutine)
@@ -262,6 +275,6 @@ class Simulation:
 
 
 def configured(count: int, probation: float = 2.0, boot_timeout: float = 10.0) -> Settings:
-    """Settings with so many workers, and without addresses and routes."""
+    """Settings with so many workers, and without addresses, files and routes."""
     workers = Workers(count=count, probation=probation, boot_timeout=boot_timeout, graceful_timeout=5.0, timeout=0)
-    return Settings(listen=(), workers=workers)
+    return Settings(listen=(), master=Master(pid_file="", control=""), workers=workers)

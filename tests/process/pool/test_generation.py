@@ -68,14 +68,6 @@ class Stage(Simulation):
         self.settle()
         return made
 
-    def until(self, condition: Callable[[], object], within: float) -> float:
-        """Let time pass until that holds; the seconds it took."""
-        begin = self.clock.time
-        while not condition():
-            assert self.clock.time < begin + within, f"not within {within:g} s"
-            self.wait(SWEEP / 2)
-        return self.clock.time - begin
-
     def kill(self, child: FakeChild, status: int = -signal.SIGSEGV) -> None:
         child.die(status)
         self.settle()
@@ -204,19 +196,21 @@ def test_what_nobody_has_foreseen_is_a_failure_too_so_nobody_waits_in_vain(stage
     assert "Traceback" in outcome.error.report
 
 
-def test_a_worker_whose_line_cannot_be_read_ends(stage: Stage) -> None:
+def test_a_worker_whose_line_cannot_be_read_ends_before_another_takes_its_place(stage: Stage) -> None:
     async def refuse() -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def lose_line(child: FakeChild) -> None:
         child._hear = refuse  # type: ignore[method-assign]
 
+    generation = stage.serve(1)
     stage.children.at_fork = lose_line
-    _, outcome = stage.boot(1)
-    stage.wait(LATE)
-    assert isinstance(outcome.error, BootError)
-    assert len(stage.forked) == 1
-    assert stage.alive == []
+    stage.kill(stage.forked[0])
+    for _ in range(20):
+        stage.wait(1)
+        assert len(stage.alive) <= 1
+    assert len(stage.forked) > 3
+    assert "cannot supervise a worker: OSError" in str(generation.deaths.last)
 
 
 def test_a_worker_has_its_boot_timeout_to_the_end(stage: Stage) -> None:
