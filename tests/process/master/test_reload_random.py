@@ -52,7 +52,7 @@ class Life(RuleBasedStateMachine):
         self.server = SimulatedMaster(self.patch, configured(2, PROBATION, BOOT))
         self.made = list(self.server.living)  # every generation
         self.own_deaths: set[FakeChild] = set()  # of workers that nobody had told to end
-        self.before: set[FakeChild] = set()  # those that served when the last reload began
+        self.before: set[FakeChild] = set()  # those that served when the reload began that is under way
         self.is_settled = False
         self.wrong: list[str] = []  # what the log says that nobody has foreseen, and what a failed reload has cost
         log.handlers.append(self.hear)
@@ -60,14 +60,17 @@ class Life(RuleBasedStateMachine):
         make, settle = generations.make, Operation.settle
 
         def note_generation(*arguments: object) -> Generation:
-            self.before = set(self.server.serving)
+            holders = {position.holder for position in self.server.generation._positions}
+            self.before = holders.intersection(self.server.serving)
             self.made.append(make(*arguments))  # type: ignore[arg-type]
             return self.made[-1]
 
         def note_answer(operation: Operation, outcome: str, error: Exception | None) -> None:
             settle(operation, outcome, error)
-            if operation.change is Change.RELOAD and error is not None:
-                self.check_all_serve_on()
+            if operation.change is Change.RELOAD:
+                if error is not None:
+                    self.check_all_serve_on()
+                self.before.clear()
 
         self.patch.setattr(generations, "make", note_generation)
         self.patch.setattr(Operation, "settle", note_answer)
@@ -79,11 +82,11 @@ class Life(RuleBasedStateMachine):
     # ---- what happens
 
     def go_on(self, soon: str) -> None:
-        self.is_settled = soon == "all"
         if soon == "all":
             self.server.settle()
         elif soon == "a turn" and not self.server.is_over:
             self.server.loop.turn(0.0)
+        self.is_settled = soon == "all" and not self.server.is_over
 
     def pick(self, which: int, among: Callable[[FakeChild], bool]) -> list[FakeChild]:
         """One of the living workers of which that holds, where there is any."""
@@ -184,7 +187,7 @@ class Life(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.05, 0.05, 0.5, 1.0, 3.0, 12.0]))
     def time_passes(self, seconds: float) -> None:
         self.server.wait(seconds)
-        self.is_settled = True
+        self.go_on("all")
 
     # ---- what holds at every moment
 
