@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
@@ -31,6 +32,8 @@ from prefork.runtime.task import Task
 from prefork.settings.schema import Settings
 from prefork.shared.counters import ACCEPTED, REQUESTS
 from prefork.shared.scoreboard import Order, Scoreboard
+
+TOLD = 10  # crashes that are kept: clients may bring about any number of them
 
 
 class Phase(Enum):
@@ -72,7 +75,8 @@ class Generation:
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self.deaths = Deaths()
-        self.crashes: list[str] = []  # the deaths of workers that were ready, in words, but for `Child.was_killed`
+        # the last TOLD deaths of workers that were ready, in words, but for those that were killed
+        self.crashes: deque[str] = deque(maxlen=TOLD)
         self.on_change: Callable[[Generation], None] = lambda _: None  # called when a worker is ready, or has died
         self._children = children
         self._scoreboard = scoreboard
@@ -266,7 +270,7 @@ class Generation:
                 )
             except Exception as error:  # any error must be reported: a task may wait for this worker
                 failure = error if isinstance(error, BootError) else _unforeseen(error)
-                if position.closed.is_set() or self.phase is Phase.STANDING_BY:
+                if position.closed.is_set() or self.phase is Phase.STANDING_BY or isinstance(error, _Ended):
                     continue
                 if not position.established:
                     position.failure = failure
@@ -285,7 +289,7 @@ class Generation:
         if predecessor is None or predecessor.exited.is_set():
             child = await self._boot(position)
         else:
-            child = await self._boot_in_turn(position)
+            child = await self._boot_in_turn(position, predecessor)
             self._children.loop.spawn(self._dismiss([predecessor]), f"replacing worker {predecessor.pid}")
         self._children.loop.spawn(child.listen(), f"listening to worker {child.pid}")
         await child.departing.wait()
@@ -294,11 +298,15 @@ class Generation:
         )  # `_bury` has taken its counts
         return child
 
-    async def _boot_in_turn(self, position: Position) -> Child:
-        """Boot a worker to replace one that still lives. This goes one worker at a time, as none of these is urgent."""
-        await self._turn.wait_for(lambda: not self._rolling)
-        if position.closed.is_set():
-            raise BootError("its position is closed")
+    async def _boot_in_turn(self, position: Position, predecessor: Child) -> Child:
+        """Boot a worker to replace one that still lives: one worker at a time, as none of these is urgent. One whose
+        predecessor dies meanwhile is urgent, and waits no longer.
+        """
+        await self._turn.wait_for(lambda: not self._rolling or predecessor.exited.is_set())
+        if position.closed.is_set() or self.phase is Phase.STANDING_BY:
+            raise BootError("no worker is replaced any more")
+        if predecessor.exited.is_set():
+            return await self._boot(position)
         self._rolling = True
         try:
             return await self._boot(position)
@@ -316,9 +324,12 @@ class Generation:
             if child in self._dismissed or child.exited.is_set():  # meanwhile
                 await child.exited.wait()
                 raise BootError(f"worker {child.pid} died as it got ready: {child.exit_description}")
-        except BootError:
+        except Exception as error:  # any error: no other task would end this child
             await child.see_end()
             child.hang_up()
+            if child in self._dismissed:
+                self._dismissed.remove(child)
+                raise _Ended(str(error)) from None
             raise
         self.ready.add(child)
         if self._opened and self.phase is not Phase.STANDING_BY:  # not before it is in `ready`
@@ -358,11 +369,11 @@ class Generation:
         self._scoreboard.vacate(slot)
         del self._members[child]
         self._news.notify_all()
+        self._turn.notify_all()
         position.children.discard(child)
         if position.holder is child:
             position.holder = None
         if child not in self.ready:
-            self._dismissed.discard(child)
             return  # it has not booted, which the task that waits for its boot reports
         self.ready.discard(child)
         if self.phase is Phase.LEAVING or child in self._dismissed:
@@ -417,6 +428,10 @@ class Generation:
             position,
             self._children.lifeline,
         )
+
+
+class _Ended(BootError):
+    """A worker did not get ready because its generation ended it: no failure of its own."""
 
 
 def _unforeseen(error: Exception) -> BootError:
