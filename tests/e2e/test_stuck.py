@@ -112,9 +112,8 @@ def test_a_worker_whose_interpreter_is_held_is_dumped_and_ends_all_the_same(gree
 def test_a_crash_and_usr2_leave_the_stacks_in_the_log(greedy: Server) -> None:
     (worker,) = greedy.workers()
     worker.send_signal(signal.SIGUSR2)
-    greedy.wait_log(
-        r'^Current thread 0x.*\n(  File .*\n)+  File ".*prefork/process/worker/worker\.py", line \d+ in run'
-    )
+    run = r'  File ".*prefork/process/worker/worker\.py", line \d+ in run'
+    greedy.wait_log(rf"^Current thread 0x.*\n(  File .*\n)+{run}")
     assert int(greedy.get().body) == worker.pid
     assert greedy.raw(b"GET /body HTTP/1.0\r\n\r\n") == b""
     greedy.wait_log(r'^Fatal Python error: Segmentation fault\n(.*\n)*  File ".*app\.py", line \d+ in crash')

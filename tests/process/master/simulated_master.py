@@ -39,7 +39,7 @@ class SimulatedMaster(Simulation):
             "Scoreboard": lambda slots: self.scoreboard,
             "Children": lambda loop: self.children,
             "Signals": lambda loop, obeyed: NoSignals(),
-            "announce": lambda *_: None,
+            "print_banner": lambda *_: None,
             "regret": lambda *_: None,
             "in_terminal": lambda: False,
         }.items():

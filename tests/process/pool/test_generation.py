@@ -127,11 +127,16 @@ def test_no_worker_is_told_to_serve_before_its_generation_is_opened(stage: Stage
     assert generation.serving == 2
 
 
+def be_ready_and_die(child: FakeChild) -> None:
+    child.get_ready()
+    child.die()
+
+
 FAILURES: dict[str, Callable[[FakeChild], None]] = {
     "dies": lambda child: child.die(),
     "exits": lambda child: child.die(0),
     "says why": lambda child: child.fail(),
-    "is ready and dies in the same breath": lambda child: (child.get_ready(), child.die()) and None,
+    "is ready and dies in the same breath": lambda child: be_ready_and_die(child),
     "is never ready": lambda child: None,
     "is never ready, and deaf": lambda child: setattr(child, "deaf", True),
 }
@@ -157,7 +162,7 @@ def test_one_worker_that_cannot_boot_fails_the_start_and_the_others_end(
 
 
 def test_the_first_that_fails_is_told_of_though_others_have_not_had_their_time(stage: Stage) -> None:
-    generation, outcome = stage.boot(2)
+    _, outcome = stage.boot(2)
     stage.forked[1].fail("no such module")
     stage.settle()
     assert str(outcome.error) == f"worker {stage.forked[1].pid} cannot boot: no such module"
@@ -174,7 +179,7 @@ def test_a_fork_that_fails_fails_the_start(stage: Stage, after: int) -> None:
     stage.children.at_fork = refuse_from_now_on
     if not after:
         stage.children.refuse()
-    generation, outcome = stage.boot(3)
+    _, outcome = stage.boot(3)
     assert str(outcome.error) == "cannot fork a worker: Cannot allocate memory"
     assert len(stage.forked) == after
     stage.wait(LATE)
@@ -182,7 +187,7 @@ def test_a_fork_that_fails_fails_the_start(stage: Stage, after: int) -> None:
 
 
 def test_where_the_scoreboard_has_no_room_the_start_fails(stage: Stage) -> None:
-    generation, outcome = stage.boot(SLOTS + 1)
+    _, outcome = stage.boot(SLOTS + 1)
     assert "scoreboard slots are taken" in str(outcome.error)
     stage.wait(LATE)
     assert stage.alive == []
@@ -190,7 +195,7 @@ def test_where_the_scoreboard_has_no_room_the_start_fails(stage: Stage) -> None:
 
 def test_what_nobody_has_foreseen_is_a_failure_too_so_nobody_waits_in_vain(stage: Stage) -> None:
     stage.children.refusal = OSError(errno.EIO, os.strerror(errno.EIO))
-    generation, outcome = stage.boot(1)
+    _, outcome = stage.boot(1)
     assert "cannot supervise a worker: OSError" in str(outcome.error)
     assert isinstance(outcome.error, BootError)
     assert "Traceback" in outcome.error.report
