@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import signal
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ BOOT = 10.0  # seconds: workers.boot_timeout
 PROBATION = 2.0  # seconds: workers.probation
 LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
 GRACEFUL = 5.0 + GRACE + 2 * SWEEP  # seconds until one that has been told to leave is gone
+RARELY = st.sampled_from([False] * 9 + [True])
 CALM = LONGEST_PAUSE + 2 * (BOOT + LATE + GRACEFUL + PROBATION)  # seconds until nothing is under way any more
 
 WHICH = st.integers(0, 2 * MOST)
@@ -99,7 +101,7 @@ class Life(RuleBasedStateMachine):
     def boots(self, child: FakeChild) -> bool:
         return not self.is_ready(child) and not child._says
 
-    @initialize(boot=st.booleans(), traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20))
+    @initialize(boot=st.sampled_from([True, True, True, False]), traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20))
     def begin(self, boot: bool, traits: list[str]) -> None:
         def be(child: FakeChild) -> None:
             if trait := traits[child.pid % len(traits)]:
@@ -136,6 +138,14 @@ class Life(RuleBasedStateMachine):
             child.die(status)
         self.go_on(soon)
 
+    @rule(soon=SOON)
+    def all_of_the_current_generation_crash(self, soon: str) -> None:
+        for child in self.server.alive:
+            if child in self.server.generation.ready:
+                self.own_deaths.add(child)
+                child.die()
+        self.go_on(soon)
+
     @rule(which=WHICH, soon=SOON)
     def one_departs(self, which: int, soon: str) -> None:
         for child in self.pick(which, lambda child: self.is_ready(child) and not child.departing.is_set()):
@@ -154,33 +164,38 @@ class Life(RuleBasedStateMachine):
         for child in self.pick(which, self.is_ready):
             child.count(clients, requests)
 
-    @rule(refused=st.booleans())
+    @rule(refused=RARELY)
     def forks_fail_or_not(self, refused: bool) -> None:
         self.server.children.refusal = None
         if refused:
             self.server.children.refuse()
 
-    @rule(valid=st.sampled_from([True, True, True, False]), count=st.integers(1, 3), soon=SOON)
+    @rule(valid=RARELY.map(operator.not_), count=st.integers(1, 3), soon=SOON)
     def reload(self, valid: bool, count: int, soon: str) -> None:
         self.server.settings = configured(count, PROBATION, BOOT)
         self.server.problem = None if valid else ConfigError("prefork.toml: no such key")
         self.server.ask(Change.RELOAD)
         self.go_on(soon)
 
+    @rule(soon=SOON)
+    def a_reload_gets_as_far_as_its_probation(self, soon: str) -> None:
+        self.reload(True, 2, "all")
+        self.all_get_ready(soon)
+
     @rule(by=st.sampled_from([-1, 1]), soon=SOON)
     def scale(self, by: int, soon: str) -> None:
         self.server.ask(Change.SCALE, by)
         self.go_on(soon)
 
-    @rule(sure=st.integers(0, 3), soon=SOON)
-    def drain(self, sure: int, soon: str) -> None:
-        if not sure:
+    @rule(sure=RARELY, soon=SOON)
+    def drain(self, sure: bool, soon: str) -> None:
+        if sure:
             self.server.master._drain()
         self.go_on(soon)
 
-    @rule(sure=st.integers(0, 3), fast=st.booleans(), soon=SOON)
-    def stop(self, sure: int, fast: bool, soon: str) -> None:
-        if not sure and not self.server.is_over:
+    @rule(sure=RARELY, fast=st.booleans(), soon=SOON)
+    def stop(self, sure: bool, fast: bool, soon: str) -> None:
+        if sure and not self.server.is_over:
             self.server.master._stop(fast)
         self.go_on(soon)
 
