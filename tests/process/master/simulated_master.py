@@ -63,6 +63,7 @@ class SimulatedMaster(Simulation):
 
     def serve(self) -> None:
         """Have the first generation boot."""
+        self.until(lambda: len(self.forked) == self.settings.workers.count, within=5.0)
         self.get_ready(*self.forked)
         assert self.generation.serving == self.settings.workers.count
 

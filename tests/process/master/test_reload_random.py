@@ -30,7 +30,7 @@ from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
 from prefork.shared.scoreboard import Order
 from tests.process.master.simulated_master import SimulatedMaster
-from tests.process.pool.simulation import FakeChild, configured
+from tests.process.pool.simulation import FORKING, FakeChild, configured
 
 BRIEF = settings(max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
 MOST = 6  # workers
@@ -51,12 +51,16 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.server = SimulatedMaster(self.patch, configured(2, PROBATION, BOOT))
-        self.made = list(self.server.living)  # every generation
+        self.made: list[Generation] = []
         self.own_deaths: set[FakeChild] = set()  # of workers that nobody had told to end
         self.before: set[FakeChild] = set()  # those that served when the reload began that is under way
         self.is_settled = False
         self.wrong: list[str] = []  # what the log says that nobody has foreseen, and what a failed reload has cost
+
+    def set_up(self, preload: bool) -> None:
+        self.preload = preload
+        self.server = SimulatedMaster(self.patch, configured(2, PROBATION, BOOT, preload))
+        self.made += self.server.living
         log.handlers.append(self.hear)
         generations = self.server.master._generations
         make, settle = generations.make, Operation.settle
@@ -101,8 +105,10 @@ class Life(RuleBasedStateMachine):
     def boots(self, child: FakeChild) -> bool:
         return not self.is_ready(child) and not child._says
 
-    @initialize(boot=st.sampled_from([True, True, True, False]), traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20))
-    def begin(self, boot: bool, traits: list[str]) -> None:
+    @initialize(preload=st.booleans(), boot=st.sampled_from([True, True, True, False]), traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20))
+    def begin(self, preload: bool, boot: bool, traits: list[str]) -> None:
+        self.set_up(preload)
+
         def be(child: FakeChild) -> None:
             if trait := traits[child.pid % len(traits)]:
                 setattr(child, trait, True)
@@ -172,7 +178,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(valid=RARELY.map(operator.not_), count=st.integers(1, 3), soon=SOON)
     def reload(self, valid: bool, count: int, soon: str) -> None:
-        self.server.settings = configured(count, PROBATION, BOOT)
+        self.server.settings = configured(count, PROBATION, BOOT, self.preload)
         self.server.problem = None if valid else ConfigError("prefork.toml: no such key")
         self.server.ask(Change.RELOAD)
         self.go_on(soon)
@@ -180,6 +186,7 @@ class Life(RuleBasedStateMachine):
     @rule(soon=SOON)
     def a_reload_gets_as_far_as_its_probation(self, soon: str) -> None:
         self.reload(True, 2, "all")
+        self.server.wait(3 * self.preload * FORKING)
         self.all_get_ready(soon)
 
     @rule(by=st.sampled_from([-1, 1]), soon=SOON)
@@ -232,7 +239,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.is_settled)
     @invariant()
     def the_scoreboard_tells_of_who_lives_and_no_others(self) -> None:
-        assert {row.pid for row in self.server.scoreboard.workers()} == {child.pid for child in self.server.alive}
+        assert self.server.taken == {child.pid for child in self.server.alive}
 
     @precondition(lambda self: self.is_settled)
     @invariant()
@@ -278,10 +285,16 @@ class Life(RuleBasedStateMachine):
             child.deaf = False
         self.all_get_ready("all")
         server.wait(CALM)
-        if server.master._state is State.RUNNING and server.generation.phase is not Phase.LEAVING:
+        if server.master._state is not State.RUNNING:
+            return
+        assert set(server.answers) == set(server.asked)
+        if server.generation.phase is Phase.LEAVING:
+            assert server.alive == []
+        else:
             assert len(server.serving) == server.generation.size
             assert server.serving == server.alive
             assert server.living == [server.generation]
+            assert len(server.scoreboard.workers()) == server.generation.size
 
     def end(self) -> None:
         server = self.server

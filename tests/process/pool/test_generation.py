@@ -18,7 +18,7 @@ from prefork.process.pool.respawn import LONGEST_PAUSE, YOUNG
 from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
 from prefork.shared.scoreboard import Order
-from tests.process.pool.simulation import SLOTS, FakeChild, FakeLogs, Outcome, Simulation, configured
+from tests.process.pool.simulation import FORKING, SLOTS, FakeChild, FakeLogs, Outcome, Simulation, configured
 
 BOOT = 10.0  # seconds: workers.boot_timeout
 LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
@@ -32,9 +32,9 @@ class Stage(Simulation):
         self.living: list[Generation] = []
         self.changes = 0
 
-    def make(self, count: int) -> Generation:
+    def make(self, count: int, preload: bool = False) -> Generation:
         logs = FakeLogs()
-        settings = configured(count, boot_timeout=BOOT)
+        settings = configured(count, boot_timeout=BOOT, preload=preload)
         made = Generation(1, settings, {}, logs, self.children, self.scoreboard, self.living)  # type: ignore[arg-type]
         made.on_change = self.note
         self.living.append(made)
@@ -43,9 +43,9 @@ class Stage(Simulation):
     def note(self, generation: Generation) -> None:
         self.changes += 1
 
-    def boot(self, count: int) -> tuple[Generation, Outcome]:
+    def boot(self, count: int, preload: bool = False) -> tuple[Generation, Outcome]:
         """A generation that boots, and is killed where it cannot."""
-        made = self.make(count)
+        made = self.make(count, preload)
 
         async def start() -> None:
             try:
@@ -56,9 +56,10 @@ class Stage(Simulation):
 
         return made, self.begin(start())
 
-    def serve(self, count: int) -> Generation:
+    def serve(self, count: int, preload: bool = False) -> Generation:
         """A generation that serves."""
-        made, outcome = self.boot(count)
+        made, outcome = self.boot(count, preload)
+        self.wait(preload * (count + 1) * FORKING)
         for child in self.children.forked:
             child.get_ready()
         self.settle()
@@ -83,11 +84,6 @@ class Stage(Simulation):
     @property
     def alive(self) -> list[FakeChild]:
         return self.children.alive
-
-    @property
-    def taken(self) -> set[int]:
-        """The pids that stand in the scoreboard."""
-        return {row.pid for row in self.scoreboard.workers()}
 
 
 @pytest.fixture
@@ -590,6 +586,27 @@ def test_no_worker_is_forked_in_the_place_of_one_that_departs_while_its_generati
     stage.wait(LATE)
     assert generation.serving == 2
     assert not set(stage.forked[:2]) & set(stage.alive)
+
+
+@pytest.mark.parametrize("why", ["stands by", "has fewer places", "leaves"])
+def test_a_worker_that_a_template_forks_when_it_is_wanted_no_more_ends(stage: Stage, why: str) -> None:
+    generation = stage.serve(2, preload=True)
+    stage.kill(stage.forked[1])
+    if why == "stands by":
+        generation.stand_by()
+    elif why == "has fewer places":
+        stage.begin(generation.resize(1))
+    else:
+        stage.begin(generation.drain())
+    forked = len(stage.forked)
+    stage.wait(2 * FORKING)
+    assert len(stage.forked) == forked + (why != "leaves")
+    stage.get_ready(stage.children.last)
+    stage.wait(LATE)
+    assert stage.alive == [stage.forked[0]] * (why != "leaves")
+    generation.come_back()
+    stage.wait(2 * FORKING)
+    assert len(stage.alive) == {"stands by": 2, "has fewer places": 1, "leaves": 0}[why]
 
 
 def test_a_generation_that_leaves_does_not_come_back(stage: Stage) -> None:
