@@ -33,7 +33,6 @@ from prefork.settings.schema import Settings
 from prefork.shared.counters import ACCEPTED, REQUESTS
 from prefork.shared.scoreboard import Order, Scoreboard
 
-
 TOLD = 10  # crashes that are kept: clients may bring about any number of them
 
 

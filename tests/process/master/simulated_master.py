@@ -1,4 +1,4 @@
-"""A master in simulated time: boots, operations, reloads and stops are its own, its workers and its clock the test's."""
+"""A master in simulated time: boots, operations and stops are its own, its workers and its clock are the test's."""
 
 from __future__ import annotations
 

@@ -105,7 +105,11 @@ class Life(RuleBasedStateMachine):
     def boots(self, child: FakeChild) -> bool:
         return not self.is_ready(child) and not child._says
 
-    @initialize(preload=st.booleans(), boot=st.sampled_from([True, True, True, False]), traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20))
+    @initialize(
+        preload=st.booleans(),
+        boot=st.sampled_from([True, True, True, False]),
+        traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20),
+    )
     def begin(self, preload: bool, boot: bool, traits: list[str]) -> None:
         self.set_up(preload)
 

@@ -314,9 +314,7 @@ class Simulation:
             os.close(descriptor)
 
 
-def configured(
-    count: int, probation: float = 2.0, boot_timeout: float = 10.0, preload: bool = False
-) -> Settings:
+def configured(count: int, probation: float = 2.0, boot_timeout: float = 10.0, preload: bool = False) -> Settings:
     """Settings with so many workers, and without addresses, files and routes."""
     workers = Workers(
         count=count,

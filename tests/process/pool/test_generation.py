@@ -123,11 +123,12 @@ def test_no_worker_is_told_to_serve_before_its_generation_is_opened(stage: Stage
     assert generation.serving == 2
 
 
-FAILURES: dict[str, Callable[[FakeChild], None]] = {
+Failure = Callable[[FakeChild], object]
+FAILURES: dict[str, Failure] = {
     "dies": lambda child: child.die(),
     "exits": lambda child: child.die(0),
     "says why": lambda child: child.fail(),
-    "is ready and dies in the same breath": lambda child: (child.get_ready(), child.die()) and None,
+    "is ready and dies in the same breath": lambda child: (child.get_ready(), child.die()),
     "is never ready": lambda child: None,
     "is never ready, and deaf": lambda child: setattr(child, "deaf", True),
 }
@@ -137,7 +138,7 @@ FAILURES: dict[str, Callable[[FakeChild], None]] = {
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 def test_one_worker_that_cannot_boot_fails_the_start_and_the_others_end(
-    stage: Stage, failure: Callable[[FakeChild], None], which: int, others: str
+    stage: Stage, failure: Failure, which: int, others: str
 ) -> None:
     _, outcome = stage.boot(3)
     for child in stage.forked:
@@ -153,7 +154,7 @@ def test_one_worker_that_cannot_boot_fails_the_start_and_the_others_end(
 
 
 def test_the_first_that_fails_is_told_of_though_others_have_not_had_their_time(stage: Stage) -> None:
-    generation, outcome = stage.boot(2)
+    _, outcome = stage.boot(2)
     stage.forked[1].fail("no such module")
     stage.settle()
     assert str(outcome.error) == f"worker {stage.forked[1].pid} cannot boot: no such module"
@@ -170,7 +171,7 @@ def test_a_fork_that_fails_fails_the_start(stage: Stage, after: int) -> None:
     stage.children.at_fork = refuse_from_now_on
     if not after:
         stage.children.refuse()
-    generation, outcome = stage.boot(3)
+    _, outcome = stage.boot(3)
     assert str(outcome.error) == "cannot fork a worker: Cannot allocate memory"
     assert len(stage.forked) == after
     stage.wait(LATE)
@@ -178,7 +179,7 @@ def test_a_fork_that_fails_fails_the_start(stage: Stage, after: int) -> None:
 
 
 def test_where_the_scoreboard_has_no_room_the_start_fails(stage: Stage) -> None:
-    generation, outcome = stage.boot(SLOTS + 1)
+    _, outcome = stage.boot(SLOTS + 1)
     assert "scoreboard slots are taken" in str(outcome.error)
     stage.wait(LATE)
     assert stage.alive == []
@@ -186,7 +187,7 @@ def test_where_the_scoreboard_has_no_room_the_start_fails(stage: Stage) -> None:
 
 def test_what_nobody_has_foreseen_is_a_failure_too_so_nobody_waits_in_vain(stage: Stage) -> None:
     stage.children.refusal = OSError(errno.EIO, os.strerror(errno.EIO))
-    generation, outcome = stage.boot(1)
+    _, outcome = stage.boot(1)
     assert "cannot supervise a worker: OSError" in str(outcome.error)
     assert isinstance(outcome.error, BootError)
     assert "Traceback" in outcome.error.report
@@ -307,9 +308,7 @@ def test_workers_that_have_been_of_use_are_replaced_at_once_each_time(stage: Sta
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_a_successor_that_cannot_boot_is_tried_again_and_costs_nobody_else(
-    stage: Stage, failure: Callable[[FakeChild], None]
-) -> None:
+def test_a_successor_that_cannot_boot_is_tried_again_and_costs_nobody_else(stage: Stage, failure: Failure) -> None:
     generation = stage.serve(2)
     dead, other = stage.forked
     stage.kill(dead)
@@ -350,9 +349,7 @@ def test_a_worker_that_departs_serves_until_its_successor_is_ready(stage: Stage)
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_a_worker_that_departs_stays_as_long_as_its_successors_cannot_boot(
-    stage: Stage, failure: Callable[[FakeChild], None]
-) -> None:
+def test_a_worker_that_departs_stays_as_long_as_its_successors_cannot_boot(stage: Stage, failure: Failure) -> None:
     generation = stage.serve(1)
     (before,) = stage.forked
     before.depart()
@@ -437,7 +434,7 @@ def test_more_workers_are_there_once_they_are_ready_and_serve(stage: Stage) -> N
 @pytest.mark.parametrize("others", ["ready", "booting"])
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 def test_where_one_of_more_workers_cannot_boot_there_are_as_many_as_before(
-    stage: Stage, failure: Callable[[FakeChild], None], others: str
+    stage: Stage, failure: Failure, others: str
 ) -> None:
     generation = stage.serve(2)
     before = list(stage.forked)
@@ -512,6 +509,31 @@ def test_a_generation_that_leaves_has_no_more_workers(stage: Stage) -> None:
     assert str(outcome.error) == "generation 1 is leaving"
     stage.wait(LATE)
     assert stage.alive == []
+
+
+# ---- its health
+
+
+def test_a_generation_is_healthy_while_one_worker_serves_that_is_not_stuck(stage: Stage) -> None:
+    generation = stage.serve(2)
+    began = stage.clock.time
+    stage.wait(5)
+    assert generation.is_healthy(1.0)
+    for child in stage.forked:
+        child.turn = lambda: began
+    assert generation.is_healthy(6.0)
+    assert not generation.is_healthy(1.0)
+    stage.kill(stage.forked[0])
+    assert not generation.is_healthy(1.0)
+    stage.get_ready(stage.children.last)
+    assert generation.is_healthy(1.0)
+
+
+def test_a_generation_that_is_to_have_no_workers_is_healthy_without_any(stage: Stage) -> None:
+    generation = stage.serve(1)
+    stage.begin(generation.drain())
+    assert stage.alive == []
+    assert generation.is_healthy(1.0)
 
 
 # ---- standing by
