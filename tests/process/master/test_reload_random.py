@@ -296,6 +296,7 @@ class Life(RuleBasedStateMachine):
             assert server.alive == []
         else:
             assert len(server.serving) == server.generation.size
+            assert len(server.generation._positions) == server.generation.size
             assert server.serving == server.alive
             assert server.living == [server.generation]
             assert len(server.scoreboard.workers()) == server.generation.size
