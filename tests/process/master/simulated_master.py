@@ -1,4 +1,4 @@
-"""A master in simulated time: boots, operations, reloads and stops are its own, its workers and its clock the test's."""
+"""A master in simulated time: boots, operations and stops are its own, its workers and its clock are the test's."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class SimulatedMaster(Simulation):
 
     def serve(self) -> None:
         """Have the first generation boot."""
+        self.until(lambda: len(self.forked) == self.settings.workers.count, within=5.0)
         self.get_ready(*self.forked)
         assert self.generation.serving == self.settings.workers.count
 

@@ -32,7 +32,7 @@ def server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
     server = SimulatedMaster(monkeypatch, configured(COUNT, PROBATION, BOOT))
     yield server
     server.settle()
-    assert {row.pid for row in server.scoreboard.workers()} == {child.pid for child in server.alive}
+    assert server.taken == {child.pid for child in server.alive}
     server.close()
     assert "crashed" not in caplog.text
 

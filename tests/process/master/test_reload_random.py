@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import signal
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
 from prefork.shared.scoreboard import Order
 from tests.process.master.simulated_master import SimulatedMaster
-from tests.process.pool.simulation import FakeChild, configured
+from tests.process.pool.simulation import FORKING, FakeChild, configured
 
 BRIEF = settings(max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
 MOST = 6  # workers
@@ -37,6 +38,7 @@ BOOT = 10.0  # seconds: workers.boot_timeout
 PROBATION = 2.0  # seconds: workers.probation
 LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
 GRACEFUL = 5.0 + GRACE + 2 * SWEEP  # seconds until one that has been told to leave is gone
+RARELY = st.sampled_from([False] * 9 + [True])
 CALM = LONGEST_PAUSE + 2 * (BOOT + LATE + GRACEFUL + PROBATION)  # seconds until nothing is under way any more
 
 WHICH = st.integers(0, 2 * MOST)
@@ -49,12 +51,16 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.server = SimulatedMaster(self.patch, configured(2, PROBATION, BOOT))
-        self.made = list(self.server.living)  # every generation
+        self.made: list[Generation] = []
         self.own_deaths: set[FakeChild] = set()  # of workers that nobody had told to end
         self.before: set[FakeChild] = set()  # those that served when the reload began that is under way
         self.is_settled = False
         self.wrong: list[str] = []  # what the log says that nobody has foreseen, and what a failed reload has cost
+
+    def set_up(self, preload: bool) -> None:
+        self.preload = preload
+        self.server = SimulatedMaster(self.patch, configured(2, PROBATION, BOOT, preload))
+        self.made += self.server.living
         log.handlers.append(self.hear)
         generations = self.server.master._generations
         make, settle = generations.make, Operation.settle
@@ -99,8 +105,14 @@ class Life(RuleBasedStateMachine):
     def boots(self, child: FakeChild) -> bool:
         return not self.is_ready(child) and not child._says
 
-    @initialize(boot=st.booleans(), traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20))
-    def begin(self, boot: bool, traits: list[str]) -> None:
+    @initialize(
+        preload=st.booleans(),
+        boot=st.sampled_from([True, True, True, False]),
+        traits=st.lists(st.sampled_from(["", "", "busy", "deaf"]), min_size=20),
+    )
+    def begin(self, preload: bool, boot: bool, traits: list[str]) -> None:
+        self.set_up(preload)
+
         def be(child: FakeChild) -> None:
             if trait := traits[child.pid % len(traits)]:
                 setattr(child, trait, True)
@@ -136,6 +148,14 @@ class Life(RuleBasedStateMachine):
             child.die(status)
         self.go_on(soon)
 
+    @rule(soon=SOON)
+    def all_of_the_current_generation_crash(self, soon: str) -> None:
+        for child in self.server.alive:
+            if child in self.server.generation.ready:
+                self.own_deaths.add(child)
+                child.die()
+        self.go_on(soon)
+
     @rule(which=WHICH, soon=SOON)
     def one_departs(self, which: int, soon: str) -> None:
         for child in self.pick(which, lambda child: self.is_ready(child) and not child.departing.is_set()):
@@ -154,33 +174,39 @@ class Life(RuleBasedStateMachine):
         for child in self.pick(which, self.is_ready):
             child.count(clients, requests)
 
-    @rule(refused=st.booleans())
+    @rule(refused=RARELY)
     def forks_fail_or_not(self, refused: bool) -> None:
         self.server.children.refusal = None
         if refused:
             self.server.children.refuse()
 
-    @rule(valid=st.sampled_from([True, True, True, False]), count=st.integers(1, 3), soon=SOON)
+    @rule(valid=RARELY.map(operator.not_), count=st.integers(1, 3), soon=SOON)
     def reload(self, valid: bool, count: int, soon: str) -> None:
-        self.server.settings = configured(count, PROBATION, BOOT)
+        self.server.settings = configured(count, PROBATION, BOOT, self.preload)
         self.server.problem = None if valid else ConfigError("prefork.toml: no such key")
         self.server.ask(Change.RELOAD)
         self.go_on(soon)
+
+    @rule(soon=SOON)
+    def a_reload_gets_as_far_as_its_probation(self, soon: str) -> None:
+        self.reload(True, 2, "all")
+        self.server.wait(3 * self.preload * FORKING)
+        self.all_get_ready(soon)
 
     @rule(by=st.sampled_from([-1, 1]), soon=SOON)
     def scale(self, by: int, soon: str) -> None:
         self.server.ask(Change.SCALE, by)
         self.go_on(soon)
 
-    @rule(sure=st.integers(0, 3), soon=SOON)
-    def drain(self, sure: int, soon: str) -> None:
-        if not sure:
+    @rule(sure=RARELY, soon=SOON)
+    def drain(self, sure: bool, soon: str) -> None:
+        if sure:
             self.server.master._drain()
         self.go_on(soon)
 
-    @rule(sure=st.integers(0, 3), fast=st.booleans(), soon=SOON)
-    def stop(self, sure: int, fast: bool, soon: str) -> None:
-        if not sure and not self.server.is_over:
+    @rule(sure=RARELY, fast=st.booleans(), soon=SOON)
+    def stop(self, sure: bool, fast: bool, soon: str) -> None:
+        if sure and not self.server.is_over:
             self.server.master._stop(fast)
         self.go_on(soon)
 
@@ -217,7 +243,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.is_settled)
     @invariant()
     def the_scoreboard_tells_of_who_lives_and_no_others(self) -> None:
-        assert {row.pid for row in self.server.scoreboard.workers()} == {child.pid for child in self.server.alive}
+        assert self.server.taken == {child.pid for child in self.server.alive}
 
     @precondition(lambda self: self.is_settled)
     @invariant()
@@ -263,10 +289,17 @@ class Life(RuleBasedStateMachine):
             child.deaf = False
         self.all_get_ready("all")
         server.wait(CALM)
-        if server.master._state is State.RUNNING and server.generation.phase is not Phase.LEAVING:
+        if server.master._state is not State.RUNNING:
+            return
+        assert set(server.answers) == set(server.asked)
+        if server.generation.phase is Phase.LEAVING:
+            assert server.alive == []
+        else:
             assert len(server.serving) == server.generation.size
+            assert len(server.generation._positions) == server.generation.size
             assert server.serving == server.alive
             assert server.living == [server.generation]
+            assert len(server.scoreboard.workers()) == server.generation.size
 
     def end(self) -> None:
         server = self.server

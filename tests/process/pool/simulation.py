@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from itertools import count
 
@@ -22,6 +22,7 @@ from prefork.process.pool.respawn import Respawn
 from prefork.process.signals import ORDERED
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import Events
+from prefork.runtime.sync import Event, Lock
 from prefork.runtime.task import PAUSE, Wait
 from prefork.settings.schema import Master, Settings, Workers
 from prefork.shared.counters import ACCEPTED, REQUESTS
@@ -35,6 +36,7 @@ CLOCKS = (  # where the time is asked for
 )
 FIRST_PID = 1 << 30  # above those that a kernel gives
 SLOTS = 40
+FORKING = 0.1  # seconds that a template takes to fork
 STEP = 0.1  # seconds: how coarse `until` is
 SHORT = 1e-6  # seconds: an instant is reached that is as near
 
@@ -191,6 +193,38 @@ class FakeChildren(Children):
         os.close(self._life)
 
 
+class FakeTemplate:
+    """A template whose forks take FORKING seconds each, one after the other."""
+
+    def __init__(self, children: FakeChildren, main: object, boot_timeout: float) -> None:
+        self._children = children
+        self._turn = Lock(children.loop)
+        self._dismissed = False
+        self._ended = Event(children.loop)
+
+    async def fork(self, slot: int, pages: int, position: int, workers: int) -> FakeChild:
+        await self._turn.acquire()
+        try:
+            await self._children.loop.sleep(FORKING)
+            if self._dismissed:
+                raise BootError("its generation leaves")
+            return self._children.fork(partial(lambda *_: 0, slot, position))
+        finally:
+            self._turn.release()
+
+    def dismiss(self) -> None:
+        self._dismissed = True
+
+    async def end(self, workers: Collection[Child]) -> None:
+        while workers:
+            await next(iter(workers)).exited.wait()
+            await PAUSE
+        self._ended.set()
+
+    async def ended(self) -> None:
+        await self._ended.wait()
+
+
 class FakeLogs:
     """Logs that lead nowhere."""
 
@@ -228,10 +262,16 @@ class Simulation:
         self.clock = Clock()
         for name in CLOCKS:
             patch.setattr(name, self.clock.now)
+        patch.setattr("prefork.process.pool.generation.Template", FakeTemplate)
         patch.setattr("prefork.process.pool.position.Respawn", partial(Respawn, self.clock.now))
         self.loop = Loop(self.clock)
         self.scoreboard = Scoreboard(SLOTS)
         self.children = FakeChildren(self.loop, self.scoreboard)
+
+    @property
+    def taken(self) -> set[int]:
+        """The pids that stand in the scoreboard, less those that are not known yet."""
+        return {row.pid for row in self.scoreboard.workers()} - {0}
 
     def settle(self) -> None:
         """Let all go on that needs no time, until the loop is stopped."""
@@ -274,7 +314,14 @@ class Simulation:
             os.close(descriptor)
 
 
-def configured(count: int, probation: float = 2.0, boot_timeout: float = 10.0) -> Settings:
+def configured(count: int, probation: float = 2.0, boot_timeout: float = 10.0, preload: bool = False) -> Settings:
     """Settings with so many workers, and without addresses, files and routes."""
-    workers = Workers(count=count, probation=probation, boot_timeout=boot_timeout, graceful_timeout=5.0, timeout=0)
+    workers = Workers(
+        count=count,
+        probation=probation,
+        boot_timeout=boot_timeout,
+        preload=preload,
+        graceful_timeout=5.0,
+        timeout=0,
+    )
     return Settings(listen=(), master=Master(pid_file="", control=""), workers=workers)

@@ -18,7 +18,7 @@ from prefork.process.pool.respawn import LONGEST_PAUSE, YOUNG
 from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
 from prefork.shared.scoreboard import Order
-from tests.process.pool.simulation import SLOTS, FakeChild, FakeLogs, Outcome, Simulation, configured
+from tests.process.pool.simulation import FORKING, SLOTS, FakeChild, FakeLogs, Outcome, Simulation, configured
 
 BOOT = 10.0  # seconds: workers.boot_timeout
 LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
@@ -32,9 +32,9 @@ class Stage(Simulation):
         self.living: list[Generation] = []
         self.changes = 0
 
-    def make(self, count: int) -> Generation:
+    def make(self, count: int, preload: bool = False) -> Generation:
         logs = FakeLogs()
-        settings = configured(count, boot_timeout=BOOT)
+        settings = configured(count, boot_timeout=BOOT, preload=preload)
         made = Generation(1, settings, {}, logs, self.children, self.scoreboard, self.living)  # type: ignore[arg-type]
         made.on_change = self.note
         self.living.append(made)
@@ -43,9 +43,9 @@ class Stage(Simulation):
     def note(self, generation: Generation) -> None:
         self.changes += 1
 
-    def boot(self, count: int) -> tuple[Generation, Outcome]:
+    def boot(self, count: int, preload: bool = False) -> tuple[Generation, Outcome]:
         """A generation that boots, and is killed where it cannot."""
-        made = self.make(count)
+        made = self.make(count, preload)
 
         async def start() -> None:
             try:
@@ -56,9 +56,10 @@ class Stage(Simulation):
 
         return made, self.begin(start())
 
-    def serve(self, count: int) -> Generation:
+    def serve(self, count: int, preload: bool = False) -> Generation:
         """A generation that serves."""
-        made, outcome = self.boot(count)
+        made, outcome = self.boot(count, preload)
+        self.wait(preload * (count + 1) * FORKING)
         for child in self.children.forked:
             child.get_ready()
         self.settle()
@@ -83,11 +84,6 @@ class Stage(Simulation):
     @property
     def alive(self) -> list[FakeChild]:
         return self.children.alive
-
-    @property
-    def taken(self) -> set[int]:
-        """The pids that stand in the scoreboard."""
-        return {row.pid for row in self.scoreboard.workers()}
 
 
 @pytest.fixture
@@ -127,16 +123,12 @@ def test_no_worker_is_told_to_serve_before_its_generation_is_opened(stage: Stage
     assert generation.serving == 2
 
 
-def be_ready_and_die(child: FakeChild) -> None:
-    child.get_ready()
-    child.die()
-
-
-FAILURES: dict[str, Callable[[FakeChild], None]] = {
+Failure = Callable[[FakeChild], object]
+FAILURES: dict[str, Failure] = {
     "dies": lambda child: child.die(),
     "exits": lambda child: child.die(0),
     "says why": lambda child: child.fail(),
-    "is ready and dies in the same breath": lambda child: be_ready_and_die(child),
+    "is ready and dies in the same breath": lambda child: (child.get_ready(), child.die()),
     "is never ready": lambda child: None,
     "is never ready, and deaf": lambda child: setattr(child, "deaf", True),
 }
@@ -146,7 +138,7 @@ FAILURES: dict[str, Callable[[FakeChild], None]] = {
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 def test_one_worker_that_cannot_boot_fails_the_start_and_the_others_end(
-    stage: Stage, failure: Callable[[FakeChild], None], which: int, others: str
+    stage: Stage, failure: Failure, which: int, others: str
 ) -> None:
     _, outcome = stage.boot(3)
     for child in stage.forked:
@@ -316,9 +308,7 @@ def test_workers_that_have_been_of_use_are_replaced_at_once_each_time(stage: Sta
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_a_successor_that_cannot_boot_is_tried_again_and_costs_nobody_else(
-    stage: Stage, failure: Callable[[FakeChild], None]
-) -> None:
+def test_a_successor_that_cannot_boot_is_tried_again_and_costs_nobody_else(stage: Stage, failure: Failure) -> None:
     generation = stage.serve(2)
     dead, other = stage.forked
     stage.kill(dead)
@@ -359,9 +349,7 @@ def test_a_worker_that_departs_serves_until_its_successor_is_ready(stage: Stage)
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_a_worker_that_departs_stays_as_long_as_its_successors_cannot_boot(
-    stage: Stage, failure: Callable[[FakeChild], None]
-) -> None:
+def test_a_worker_that_departs_stays_as_long_as_its_successors_cannot_boot(stage: Stage, failure: Failure) -> None:
     generation = stage.serve(1)
     (before,) = stage.forked
     before.depart()
@@ -446,7 +434,7 @@ def test_more_workers_are_there_once_they_are_ready_and_serve(stage: Stage) -> N
 @pytest.mark.parametrize("others", ["ready", "booting"])
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 def test_where_one_of_more_workers_cannot_boot_there_are_as_many_as_before(
-    stage: Stage, failure: Callable[[FakeChild], None], others: str
+    stage: Stage, failure: Failure, others: str
 ) -> None:
     generation = stage.serve(2)
     before = list(stage.forked)
@@ -523,6 +511,31 @@ def test_a_generation_that_leaves_has_no_more_workers(stage: Stage) -> None:
     assert stage.alive == []
 
 
+# ---- its health
+
+
+def test_a_generation_is_healthy_while_one_worker_serves_that_is_not_stuck(stage: Stage) -> None:
+    generation = stage.serve(2)
+    began = stage.clock.time
+    stage.wait(5)
+    assert generation.is_healthy(1.0)
+    for child in stage.forked:
+        child.turn = lambda: began
+    assert generation.is_healthy(6.0)
+    assert not generation.is_healthy(1.0)
+    stage.kill(stage.forked[0])
+    assert not generation.is_healthy(1.0)
+    stage.get_ready(stage.children.last)
+    assert generation.is_healthy(1.0)
+
+
+def test_a_generation_that_is_to_have_no_workers_is_healthy_without_any(stage: Stage) -> None:
+    generation = stage.serve(1)
+    stage.begin(generation.drain())
+    assert stage.alive == []
+    assert generation.is_healthy(1.0)
+
+
 # ---- standing by
 
 
@@ -595,6 +608,27 @@ def test_no_worker_is_forked_in_the_place_of_one_that_departs_while_its_generati
     stage.wait(LATE)
     assert generation.serving == 2
     assert not set(stage.forked[:2]) & set(stage.alive)
+
+
+@pytest.mark.parametrize("why", ["stands by", "has fewer places", "leaves"])
+def test_a_worker_that_a_template_forks_when_it_is_wanted_no_more_ends(stage: Stage, why: str) -> None:
+    generation = stage.serve(2, preload=True)
+    stage.kill(stage.forked[1])
+    if why == "stands by":
+        generation.stand_by()
+    elif why == "has fewer places":
+        stage.begin(generation.resize(1))
+    else:
+        stage.begin(generation.drain())
+    forked = len(stage.forked)
+    stage.wait(2 * FORKING)
+    assert len(stage.forked) == forked + (why != "leaves")
+    stage.get_ready(stage.children.last)
+    stage.wait(LATE)
+    assert stage.alive == [stage.forked[0]] * (why != "leaves")
+    generation.come_back()
+    stage.wait(2 * FORKING)
+    assert len(stage.alive) == {"stands by": 2, "has fewer places": 1, "leaves": 0}[why]
 
 
 def test_a_generation_that_leaves_does_not_come_back(stage: Stage) -> None:
