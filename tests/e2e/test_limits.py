@@ -8,6 +8,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import psutil
@@ -39,6 +40,20 @@ def ask(connection: socket.socket) -> bytes:
 def answered(connections: list[socket.socket], within: float = 0) -> list[socket.socket]:
     """Those of them that have something to read, as soon as there are any."""
     return select.select(connections, [], [], within)[0]
+
+
+def lasting(look: Callable[[], set[int]]) -> set[int]:
+    """The first result of `look` that stays the same for a moment: a worker may close a descriptor after its answer."""
+    found = look()
+
+    def lasts() -> bool:
+        nonlocal found
+        time.sleep(0.1)
+        before, found = found, look()
+        return found == before
+
+    eventually(lasts)
+    return found
 
 
 @pytest.mark.parametrize("connections", [1, 3])
@@ -84,7 +99,7 @@ def test_a_worker_without_descriptors_left_waits_until_somebody_is_idle_and_serv
         assert ask(clients[0]).endswith(b"hello")
         before = worker.num_fds() - 1
         if sys.platform == "linux":
-            taken = {int(name) for name in os.listdir(f"/proc/{worker.pid}/fd")}
+            taken = lasting(lambda: {int(name) for name in os.listdir(f"/proc/{worker.pid}/fd")})
             free = [number for number in range(1024) if number not in taken][: room - 1]  # the first client has one
             worker.rlimit(psutil.RLIMIT_NOFILE, (free[-1] + 1, free[-1] + 1))  # it bounds the numbers
         clients[0].sendall(BEGINNING)  # busy: idle ones would make room
