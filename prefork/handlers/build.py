@@ -73,9 +73,8 @@ class AsgiHost(Protocol):
 
 
 class Wrapper(NamedTuple):
-    """Makes one handler of another. It `is_pure` where its outcome depends on nothing but the bytes of the request's
-    head and the outcome of the other. A wrapper that looks at the client or the time, or counts, is not, and sees each
-    request.
+    """Makes one handler of another. It `is_pure` if the same bytes of a request's head and the same response of the
+    other handler always give the same response. All others are called for every request.
     """
 
     around: Callable[[Handler], Handler]

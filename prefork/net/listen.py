@@ -33,13 +33,13 @@ _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0xFFFFFFFF))  # take a
 
 
 def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: int = permissions.EVERYBODY) -> Sockets:
-    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. A socket that an
-    application has shut down, for all processes that share it, is opened again. `mode` is for the files of unix sockets
-    whose listeners name none.
+    """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. `mode` is for the
+    files of unix sockets whose listeners name none.
 
     With reuse_port there is one socket for each of `workers`, and more where there were more: a client that waits in a
     queue must not lose it. New ones among these take no clients before `begin`, as no worker is there to accept them
-    yet. Raises StartError when one cannot be bound, with nothing new bound and `current` as it was.
+    yet. Nothing changes about a socket that is kept before `begin`, either. Raises StartError when one cannot be bound,
+    with nothing new bound and `current` as it was.
     """
     sockets: Sockets = {}
     kept = {listener.address for listener in wanted}
@@ -57,9 +57,6 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: 
     except StartError:
         release(sockets, keep=current)
         raise
-    for listener in wanted:  # a known one too: the backlog may be another now
-        if not listener.reuse_port:
-            sockets[listener.address].listen(listener.backlog)
     return sockets
 
 
@@ -88,14 +85,16 @@ def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: 
 
 
 def begin(sockets: Sockets, wanted: Sequence[Listener]) -> None:
-    """Open the sockets that are one worker's own: from now on, the kernel spreads clients over all of a group."""
+    """Let the sockets take clients, with the backlogs of `wanted`. From now on the kernel spreads clients over all
+    sockets of a group. A TCP socket that an application has shut down, for all processes that share it, is opened
+    again.
+    """
     backlogs = {listener.address: listener.backlog for listener in wanted}
     for address, listener in sockets.items():
-        if address.number:
-            try:
-                listener.listen(backlogs[address.numbered(0)])
-            except OSError as error:
-                log.error("one of the sockets of %s takes no clients: %s", address, error.strerror)
+        try:
+            listener.listen(backlogs[address.numbered(0)])
+        except OSError as error:
+            log.error("one of the sockets of %s takes no clients: %s", address, error.strerror)
 
 
 def own(sockets: Sockets, position: int, workers: int) -> Sockets:

@@ -95,8 +95,10 @@ os._exit(0)
 
 def test_its_exit_functions_leave_its_parents_children_and_threads_alone() -> None:
     assert run("""
-sibling = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
+there = multiprocessing.get_context("fork").Event()
+sibling = multiprocessing.get_context("fork").Process(target=lambda: (there.set(), signal.pause()), daemon=True)
 sibling.start()
+there.wait()
 atexit.register(noted, "exit function")
 
 def fork():
