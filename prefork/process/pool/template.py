@@ -209,11 +209,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
     environment = replace(environment, load=load_applications(assignment.settings.routes))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked ORDERED
     diagnostics.end()
-    if threading.active_count() > 1:
-        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
-        log.warning("importing the application has started threads, which no worker has with preload: %s", names)
-    if started := _started():
-        log.warning("importing the application has started processes, which all workers share: %s", started)
+    _warn_of_started()
     _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of it, and the template ends in order
     gc.collect()
     gc.freeze()  # or the garbage collector of each copy would write to the shared memory
@@ -308,6 +304,15 @@ def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0):
         raise BootError(f"preload: prctl({option}): {os.strerror(ctypes.get_errno())}")
+
+
+def _warn_of_started() -> None:
+    """Log which threads and processes the import of the application has started."""
+    if threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+        log.warning("importing the application has started threads, which no worker has with preload: %s", names)
+    if started := _started():
+        log.warning("importing the application has started processes, which all workers share: %s", started)
 
 
 def _started() -> str:

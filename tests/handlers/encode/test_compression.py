@@ -322,7 +322,7 @@ class Pieces:
 
 
 def steps(response: Response) -> list[bytes]:
-    """The pieces of a encoded response, one after the other, to its end, and close it."""
+    """The pieces of an encoded response, one after the other, to its end, and close it."""
     body: Any = response.body
 
     async def collect() -> list[bytes]:

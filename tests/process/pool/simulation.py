@@ -115,7 +115,7 @@ class FakeChild(Child):
 
     @property
     def order(self) -> Order:
-        """What it is to do, by the scoreboard; until it is gone."""
+        """Its order on the scoreboard, until it is gone."""
         return self.children.scoreboard.orders(self.slot)[1]
 
     # ---- what the kernel and the line do for a real one
