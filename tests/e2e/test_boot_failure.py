@@ -140,9 +140,9 @@ def test_a_process_that_the_application_forks_does_not_keep_the_worker_from_bein
     source = """
 import os, time
 
+worker = os.getpid()  # told before the fork: the child may run only once the worker has gone
 if os.fork() == 0:
-    parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == worker:
         time.sleep(0.02)
     os._exit(0)
 
