@@ -23,7 +23,7 @@ from prefork.http.h1.protocol import Http1
 from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
-from prefork.runtime.loop import Loop
+from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.poller import make_poller
 from prefork.runtime.task import Task
 from prefork.settings.schema import Http
@@ -59,8 +59,8 @@ class Everything:
 class World:
     """A Server whose handler is `handler`. `log` is what was recorded, `errors` what was logged from ERROR up."""
 
-    def __init__(self, handler: Handler, **limits: Any) -> None:
-        self.loop = Loop(make_poller())
+    def __init__(self, handler: Handler, *, sweep: float = SWEEP, **limits: Any) -> None:
+        self.loop = Loop(make_poller(), sweep=sweep)
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
         self.log: list[Entry] = []
         self.errors: list[logging.LogRecord] = []
@@ -277,13 +277,12 @@ def chunked(*pieces: bytes | BaseException) -> tuple[Handler, Pieces]:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
+def world() -> Iterator[Callable[..., World]]:
     """`world(handler, header_timeout=...)`: a World with these limits; deadlines are looked at every 5 ms."""
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", TICK)
     worlds: list[World] = []
 
     def new(handler: Handler = ignore, **limits: Any) -> World:
-        worlds.append(World(handler, **limits))
+        worlds.append(World(handler, sweep=TICK, **limits))
         return worlds[-1]
 
     yield new

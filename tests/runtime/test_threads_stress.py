@@ -20,7 +20,6 @@ from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
-from prefork.runtime import watcher
 from prefork.runtime.threads import DELEGATED, TAKEOVERS
 from prefork.settings.schema import Http
 from prefork.shared.counters import WIDTH
@@ -180,13 +179,11 @@ WAYS: dict[str, Callable[[], Estimates]] = {
 def test_whatever_happens_everybody_gets_the_right_answers(
     threads: int, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("TICK", "SHORT"):
-        monkeypatch.setattr(watcher, name, TICK)
     monkeypatch.setattr(response_buffer, "MEMORY", 8 * 1024)
     monkeypatch.setattr(response_buffer, "DISK", 32 * 1024)
     before = set(threading.enumerate())
     pinned = way == "pinned"
-    ship = Ship(threads, pinned)
+    ship = Ship(threads, pinned, tick=TICK, probe=TICK)
     world = World(threads, seed=threads)
     handle = Wsgi(world.application, "", ship.pool, multiprocess=False, estimates=WAYS[way]()).handle
     server = Server(ship.loop, Http(), lambda request: handle, memoryview(bytearray(8 * WIDTH)).cast("Q"), None)

@@ -23,6 +23,7 @@ from prefork.http.message import Client, Handler, Request
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
 from prefork.runtime.checked import CheckedLoop, CheckedThreadPool
+from prefork.runtime.loop import SWEEP
 from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Http
@@ -94,6 +95,7 @@ def live(
     buffered: bool = True,
     compressed: bool = False,
     estimates: Estimates | None = None,
+    sweep: float = SWEEP,
 ) -> Iterator[Live]:
     """`application`, served within the block; in the end its connections have been closed, and its calls are over."""
     ready = threading.Event()
@@ -101,7 +103,7 @@ def live(
     failures: list[BaseException] = []
 
     def serve() -> None:
-        pool = CheckedThreadPool(CheckedLoop(make_poller()), threads)
+        pool = CheckedThreadPool(CheckedLoop(make_poller(), sweep=sweep), threads)
         pool.pinned = pinned
         handler: Handler = Wsgi(
             application,

@@ -502,13 +502,9 @@ def test_a_client_that_reads_slowly_slows_the_writer_down_and_costs_little_memor
 # --- time-outs ---
 
 
-@pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.runtime.calls.SWEEP", 0.02)
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.02)
+BRISK = 0.02  # seconds: the loop's sweep
 
 
-@pytest.mark.usefixtures("brisk")
 def test_the_timeout_counts_from_write_to_write(pinned: bool) -> None:
     overdue: list[Any] = []
 
@@ -519,13 +515,12 @@ def test_the_timeout_counts_from_write_to_write(pinned: bool) -> None:
             threading.Event().wait(0.05)
         return []
 
-    with live(application, pinned=pinned, timeout=0.3) as here:
+    with live(application, pinned=pinned, timeout=0.3, sweep=BRISK) as here:
         here.pool.calls.overdue = overdue.append
         assert parse(rest(here.connect(CLOSE))).body == b"x" * 10
     assert not overdue
 
 
-@pytest.mark.usefixtures("brisk")
 def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, caplog: pytest.LogCaptureFixture) -> None:
     go = threading.Event()
     overdue: list[Any] = []
@@ -542,7 +537,7 @@ def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, ca
             raise
         return []
 
-    with live(application, pinned=pinned, timeout=0.1) as here:
+    with live(application, pinned=pinned, timeout=0.1, sweep=BRISK) as here:
         here.pool.calls.overdue = overdue.append
         raw = rest(here.connect(request("/slow")))
         go.set()
@@ -556,7 +551,6 @@ def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, ca
     assert [(entry.target, entry.status) for entry in here.log] == [("/slow", 200)]
 
 
-@pytest.mark.usefixtures("brisk")
 def test_what_is_written_after_the_client_has_had_its_504_goes_nowhere(
     pinned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -573,7 +567,7 @@ def test_what_is_written_after_the_client_has_had_its_504_goes_nowhere(
             ends.append(error)
             raise
 
-    with live(application, pinned=pinned, timeout=0.1) as here:
+    with live(application, pinned=pinned, timeout=0.1, sweep=BRISK) as here:
 
         def give_up(call: Any) -> None:
             assert here.pool.calls.away.get(call.task) is call
