@@ -279,7 +279,7 @@ def chunked(*pieces: bytes | BaseException) -> tuple[Handler, Pieces]:
 
 @pytest.fixture
 def world() -> Iterator[Callable[..., World]]:
-    """`world(handler, header_timeout=...)`: a World with these limits, or with `bounds`; deadlines are looked at every 5 ms."""
+    """`world(handler, header_timeout=...)`: a World with these limits; deadlines are looked at every 5 ms."""
     worlds: list[World] = []
 
     def new(handler: Handler = ignore, **limits: Any) -> World:
