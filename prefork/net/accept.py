@@ -15,9 +15,7 @@ from prefork.runtime import forks
 from prefork.runtime.loop import Loop
 from prefork.runtime.task import STARTED
 
-BREATH = (
-    0.5  # seconds, by default, without accepting, when no descriptors or memory are left, or the listener is shut down
-)
+BREATH = 0.5  # seconds without accepting, when no descriptors or memory are left, or the listener is shut down
 LONGEST_QUEUE = 65536  # clients: the most that net.core.somaxconn allows; where more come, others take them
 LARGEST_BATCH = 64  # clients accepted in a turn, at most
 FOR_EACH = 0.0001  # seconds: each time that a turn takes so long for others, the next one accepts one client more;

@@ -22,7 +22,7 @@ from prefork.runtime.callbacks import Callbacks
 from prefork.runtime.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 from prefork.runtime.task import Deposed, Handover, Pause, Readiness, Sleep, Task, Wait
 
-SWEEP = 0.5  # seconds, by default: how coarse deadlines are, and the shortest time between two looks through all tasks
+SWEEP = 0.5  # seconds: how coarse deadlines are, and the shortest time between two looks through all tasks
 LONGEST_POLL = 86400.0  # seconds in one system call, which counts milliseconds in 31 bits
 
 

@@ -192,6 +192,13 @@ def wsgi(
     return _Hosted(pool, lambda request: handle)
 
 
+def hosted(make: Callable[[ThreadPool], Handler]) -> Handler:
+    """What `make` makes for a pool."""
+    pool = ThreadPool(Loop(make_poller("auto")), 2)
+    handle = make(pool)
+    return _Hosted(pool, lambda request: handle)
+
+
 def routed(routes: Sequence[Route], snapshot: Snapshot = dict, **how: Any) -> Handler:
     """What `build` makes of the routes; `how` are attributes of its Host."""
     pool = ThreadPool(Loop(make_poller("auto")), 2)

@@ -27,9 +27,7 @@ Answer = Callable[[Message], Awaitable[Message]]
 
 CLIENT_TIMEOUT = 10.0  # seconds that a client has to send its command, and as many to take the answer
 AT_ONCE = {"status": 5.0, "reopen": 5.0}  # seconds that the answer to these commands may take
-QUEUE_TIMEOUT = (
-    5.0  # seconds to get into the master's queue, which is full where the master is stuck and is asked often
-)
+QUEUE_TIMEOUT = 5.0  # seconds to get into the master's queue, which is full where a stuck master is asked often
 LONGEST_REQUEST = 65536  # bytes of a request, at most
 LONGEST_REPLY = 16 << 20  # bytes of an answer, at most: 4096 workers and a traceback take fewer
 
