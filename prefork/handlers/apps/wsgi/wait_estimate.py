@@ -21,14 +21,14 @@ from prefork.runtime.watcher import TICK
 
 PAYS = 0.00005  # seconds, about the cost of a hand-over: calls that wait for longer in the mean are handed over
 LONG = 0.00025  # seconds: an inline call that takes less has hardly waited
-MOST = 32  # calls in the mean, at most; the first estimate of a new kind counts as one call
+MEAN_CALLS = 32  # calls in the mean, at most; the first estimate of a new kind counts as one call
 NOTHING = PAYS / 100  # seconds: a mean below this counts as 0
 MEASURED = 8  # inline calls that are measured after a long one, at 2 us each: on a busy machine many are long by chance
 DOUBTFUL = 0.001  # seconds: a call that waits for less, in a thread, may only have waited for the interpreter
 FIRST_TRIAL, LAST_TRIAL = 16, 1024  # calls handed over before some are tried inline: twice as many after each trial
 YOUNG = 4  # the first calls of each new kind, from which the next new kind is estimated
 KINDS = 1024
-LONGEST = 128  # characters of a path that count
+LONGEST_PATH = 128  # characters of a path that count
 CHANCES = 8  # kinds in use that are passed over, at most, to find one to forget
 
 _USAGE = getattr(resource, "RUSAGE_THREAD", None)  # Linux and FreeBSD; see getrusage(2)
@@ -155,7 +155,7 @@ class Estimates:
         """The estimate for calls of this kind. A new kind begins with the mean of the first calls of other new kinds,
         which fades a little with each new kind.
         """
-        kind = method, _VARIABLE.sub("0", path[:LONGEST])
+        kind = method, _VARIABLE.sub("0", path[: self._longest_path])
         found = self._by_kind.get(kind)
         if found is None:
             if len(self._by_kind) >= KINDS:
