@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from prefork.handlers.apps.saturation import INTERVAL, Saturation
 from prefork.handlers.apps.wsgi.application import Wsgi
+from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds
 from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.apps.wsgi.wait_estimate import Estimates
 from prefork.handlers.encode.compression import Compression
@@ -96,6 +97,7 @@ def live(
     compressed: bool = False,
     estimates: Estimates | None = None,
     sweep: float = SWEEP,
+    bounds: Bounds = BOUNDS,
 ) -> Iterator[Live]:
     """`application`, served within the block; in the end its connections have been closed, and its calls are over."""
     ready = threading.Event()
@@ -114,6 +116,7 @@ def live(
             queue_timeout=queue_timeout,
             saturation=Saturation(pool, notices),
             estimates=estimates,
+            bounds=bounds,
         ).handle
         if not buffered:
             handler = Unbuffered(handler, pool).handle

@@ -18,7 +18,6 @@ from tests.handlers.exchange import CLIENT
 from tests.handlers.files.file_trees import NoBody
 from tests.runtime.thread_pools import Ship
 
-
 DISK = 100
 
 

@@ -73,13 +73,25 @@ class Estimate:
     runs the loop may use an estimate.
     """
 
-    __slots__ = ("_count", "_handed_over", "_is_tried", "_parent", "_trial", "is_watched", "mean", "measures", "used")
+    __slots__ = (
+        "_count",
+        "_handed_over",
+        "_is_tried",
+        "_mean_calls",
+        "_parent",
+        "_trial",
+        "is_watched",
+        "mean",
+        "measures",
+        "used",
+    )
 
-    def __init__(self, parent: Estimate | None = None, mean: float = 0.0) -> None:
+    def __init__(self, parent: Estimate | None = None, mean: float = 0.0, mean_calls: int = MEAN_CALLS) -> None:
         self.mean = mean
         self.measures = 0
         self.is_watched = True  # until the first call is noted
         self.used = True
+        self._mean_calls = mean_calls
         self._parent = parent
         self._count = 1
         self._handed_over = 0
@@ -125,7 +137,7 @@ class Estimate:
     def _learn(self, held_up: float) -> None:
         if self._parent is not None and self._count <= YOUNG:
             self._parent._learn(held_up)
-        if self._count < MOST:
+        if self._count < self._mean_calls:
             self._count += 1
         self.mean += (held_up - self.mean) / self._count
 
@@ -144,11 +156,13 @@ class _Known(Estimate):
 
 class Estimates:
     """The estimates of one application, by kind. There are at most KINDS; a kind that is not in use is forgotten
-    first.
+    first. At most `mean_calls` calls are in a mean, and the first `longest_path` characters of a path count.
     """
 
-    def __init__(self) -> None:
-        self._common = Estimate()
+    def __init__(self, *, mean_calls: int = MEAN_CALLS, longest_path: int = LONGEST_PATH) -> None:
+        self._mean_calls = mean_calls
+        self._longest_path = longest_path
+        self._common = Estimate(mean_calls=mean_calls)
         self._by_kind: dict[tuple[str, str], Estimate] = {}
 
     def find(self, method: str, path: str) -> Estimate:
@@ -161,8 +175,8 @@ class Estimates:
             if len(self._by_kind) >= KINDS:
                 self._forget_one()
             common = self._common
-            common.mean -= common.mean / MOST
-            found = self._by_kind[kind] = Estimate(common, common.mean)
+            common.mean -= common.mean / self._mean_calls
+            found = self._by_kind[kind] = Estimate(common, common.mean, self._mean_calls)
         found.used = True
         return found
 
