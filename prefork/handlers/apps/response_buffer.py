@@ -119,7 +119,7 @@ class ResponseBuffer:
     # ---- the leader
 
     def take(self) -> bytes:
-        """All the bytes that wait in memory, or up to `memory` bytes from the file if there are none; b"" if none wait."""
+        """All the bytes that wait in memory; if none do, up to `memory` bytes from the file; b"" if none wait there."""
         with self._lock:
             if self._pieces:
                 data = b"".join(self._pieces)
