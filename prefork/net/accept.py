@@ -17,7 +17,7 @@ from prefork.runtime.task import STARTED
 
 BREATH = 0.5  # seconds without accepting, when no descriptors or memory are left, or the listener is shut down
 LONGEST_QUEUE = 65536  # clients: the most that net.core.somaxconn allows; where more come, others take them
-MOST = 64  # clients accepted in a turn, at most
+LARGEST_BATCH = 64  # clients accepted in a turn, at most
 FOR_EACH = 0.0001  # seconds: each time that a turn takes so long for others, the next one accepts one client more;
 # about the time that it takes to accept a client, and to answer it where that is quick
 REPEAT = 60.0  # seconds between two log lines about a listener from which nobody can accept
@@ -42,14 +42,23 @@ async def _in_vain() -> bool:
     return False
 
 
-async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, relieve: Relieve = _in_vain) -> None:
+async def accept(
+    loop: Loop,
+    listener: socket.socket,
+    room: Room,
+    greet: Greet,
+    relieve: Relieve = _in_vain,
+    *,
+    breath: float = BREATH,
+) -> None:
     """Hand every client to `greet`, for ever. A task that `greet` spawns with `eager` takes its first step before the
     next client is accepted: so a request that ends the process takes no later client with it.
 
     One client is accepted a turn, so that idle processes get their share (EPOLLEXCLUSIVE). Where turns are long, more
     are accepted, as many as nobody else had the time for: see `_Batch`. Where this process has no descriptors left, ask
-    `relieve` for some; where that is in vain, wait for BREATH. Where an application has shut the listener down, for all
-    processes that share it, nobody can accept from it any more: say so, and look again after each BREATH.
+    `relieve` for some; where that is in vain, wait for `breath` seconds. Where an application has shut the listener
+    down, for all processes that share it, nobody can accept from it any more: say so, and look again after each
+    `breath`.
     """
     told = -inf  # when the last log line about a shut listener was written, in monotonic seconds
     batch = _Batch(loop)
@@ -66,14 +75,14 @@ async def accept(loop: Loop, listener: socket.socket, room: Room, greet: Greet, 
         except OSError as error:  # EAGAIN and the like: another process took the client, or it has left already
             batch.end()
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
-                log.warning("not accepting for %g s: %s", BREATH, error.strerror)
-                await loop.sleep(BREATH)
+                log.warning("not accepting for %g s: %s", breath, error.strerror)
+                await loop.sleep(breath)
             elif error.errno not in _EXHAUSTED and (error.errno not in _OF_A_CLIENT or is_shut(listener)):
                 if loop.now >= told + REPEAT:
                     told = loop.now
                     words = "cannot accept from %s, which something has shut down; a reload opens it again: %s"
                     log.error(words, _name(listener), error.strerror)
-                await loop.sleep(BREATH)
+                await loop.sleep(breath)
         else:
             await STARTED
             batch.count()
@@ -96,7 +105,7 @@ class _Batch:
         """A client may be there, in another turn than the last batch was."""
         loop = self._loop
         others = loop.lasted - (self._took if self._turn == loop.turns - 1 else 0.0)
-        self._left = min(1 + int(max(0.0, others) / FOR_EACH), MOST)
+        self._left = min(1 + int(max(0.0, others) / FOR_EACH), LARGEST_BATCH)
         self._turn, self._began, self._took = loop.turns, monotonic(), 0.0
 
     def count(self) -> None:

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from contextlib import suppress
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
@@ -20,7 +21,7 @@ from prefork.runtime.task import PAUSE
 READ_SIZE = 65536
 SLICE = 512 * 1024  # bytes that one connection may send before the others have a turn
 GRACE = 5.0  # seconds for which a peer may be slower than its minimum rate: a start, a stall, a handover
-LOOK = 1.0  # seconds between two looks whether a peer that has sent too much is still there
+LOOK_INTERVAL = 1.0  # seconds between two looks whether a peer that has sent too much is still there
 LINGER = 2.0  # seconds that the peer has to read the rest of what we have sent
 UNREACHABLE = (errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 LINGER_BYTES = 64 * 1024 * 1024  # 20 ms of reading: a peer that uploads too much finishes, and then learns it
@@ -59,15 +60,31 @@ class Pace:
         return min(self._timeout, self._left) if self._rate else self._timeout
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a Stream bears with. A peer has `linger` seconds to read the rest of what we have sent, and may send
+    `linger_bytes` meanwhile. Every `look_interval` seconds, a look finds out whether a peer that has sent too much is
+    still there.
+    """
+
+    linger: float = LINGER
+    linger_bytes: int = LINGER_BYTES
+    look_interval: float = LOOK_INTERVAL
+
+
+BOUNDS = Bounds()
+
+
 class Stream:
     """`unread` is input that was received and not consumed, such as the beginning of the next message. `sent` counts
     the bytes handed to the kernel since somebody last set it to 0. `min_rate` is the bytes that the peer must take a
     second, see Pace.
     """
 
-    __slots__ = ("_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "sent", "unread")
+    __slots__ = ("_bounds", "_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "sent", "unread")
 
-    def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0) -> None:
+    def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0, bounds: Bounds = BOUNDS) -> None:
+        self._bounds = bounds
         self._min_rate = min_rate
         self._loop = loop
         self._socket = connected
@@ -182,7 +199,7 @@ class Stream:
 
     async def hangup(self) -> None:
         """Wait until the peer hangs up. Its input meanwhile is kept in `unread`, up to READ_SIZE or so. Further input
-        stays in the kernel, and a look every LOOK seconds finds the hang-up behind that.
+        stays in the kernel, and a look every `look_interval` seconds finds the hang-up behind that.
         """
         while len(self.unread) < READ_SIZE:
             await self.readable
@@ -196,7 +213,7 @@ class Stream:
                 return
             self.unread += data
         while not self.has_left:
-            await self._loop.sleep(LOOK)
+            await self._loop.sleep(self._bounds.look_interval)
 
     @property
     def has_left(self) -> bool:
@@ -211,13 +228,15 @@ class Stream:
         """Say that nothing follows, and let the peer read everything before `close`.
 
         A close with unread input would make the kernel send a reset, which takes the answer away from a peer that has
-        not read it yet (RFC 9112 §9.6). So its further input is read and dropped, within LINGER and LINGER_BYTES.
+        not read it yet (RFC 9112 §9.6). So its further input is read and dropped, within `linger` seconds
+        and `linger_bytes`.
         """
-        until = monotonic() + LINGER
+        bounds = self._bounds
+        until = monotonic() + bounds.linger
         dropped = 0
         try:
             self._socket.shutdown(socket.SHUT_WR)
-            while dropped < LINGER_BYTES and (left := until - monotonic()) > 0:
+            while dropped < bounds.linger_bytes and (left := until - monotonic()) > 0:
                 data = await self.read(left)
                 if not data:
                     return

@@ -14,7 +14,7 @@ import msgspec
 
 from prefork.errors import MalformedMessage
 
-LONGEST = 256 << 10  # bytes of a line: enough for the longest report (messages.py)
+LONGEST_LINE = 256 << 10  # bytes of a line: enough for the longest report (messages.py)
 READ = 65536  # bytes read at once
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Lines:
     """Cuts a stream into lines of at most `longest` bytes."""
 
-    def __init__(self, longest: int = LONGEST) -> None:
+    def __init__(self, longest: int = LONGEST_LINE) -> None:
         self._longest = longest
         self._begun = bytearray()  # the beginning of the line that is not complete yet
 

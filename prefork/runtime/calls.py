@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from prefork.errors import Abandoned
 from prefork.logger import log
-from prefork.runtime.loop import SWEEP, Loop
+from prefork.runtime.loop import Loop
 from prefork.runtime.owner import Superseded
 from prefork.runtime.sync import Condition
 from prefork.runtime.task import Task, Wait
@@ -158,7 +158,7 @@ class Calls:
         """A task: abandon the calls that take too long, wake their tasks, and tell of them."""
         while True:
             await self.changed.wait_for(lambda: bool(self.away or self.under_way))
-            await self._loop.sleep(SWEEP)
+            await self._loop.sleep(self._loop.sweep)
             for call in self.under_way.values():
                 if call.timeout and not call.abandoned and self._loop.now - call.since >= call.timeout:
                     call.abandoned = True

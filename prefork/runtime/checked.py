@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from prefork.logger import log
-from prefork.runtime.loop import Loop
+from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.poller import Poller
 from prefork.runtime.task import Readiness, Sleep, Task, Wait
 from prefork.runtime.threads import ThreadPool
@@ -26,8 +26,8 @@ class CheckedLoop(Loop):
     Attributes that a task keeps for itself, such as its deadline, are not checked.
     """
 
-    def __init__(self, poller: Poller) -> None:
-        super().__init__(poller)
+    def __init__(self, poller: Poller, *, sweep: float = SWEEP) -> None:
+        super().__init__(poller, sweep=sweep)
         self.owner = threading.get_ident()
         self.ready, self.eager = _Ready(self), _Ready(self)
 
@@ -141,8 +141,8 @@ class CheckedThreadPool(ThreadPool):
 
     loop: CheckedLoop
 
-    def __init__(self, loop: CheckedLoop, threads: int) -> None:
-        super().__init__(loop, threads)  # for the types' sake
+    def __init__(self, loop: CheckedLoop, threads: int, **durations: float) -> None:
+        super().__init__(loop, threads, **durations)  # for the types' sake
 
     def _follower(self) -> Follower:
         return Follower(_Token(self.loop))

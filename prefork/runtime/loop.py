@@ -23,12 +23,12 @@ from prefork.runtime.poller import EXCLUSIVE, READ, WRITE, Poller, is_ready
 from prefork.runtime.task import Deposed, Handover, Pause, Readiness, Sleep, Task, Wait
 
 SWEEP = 0.5  # seconds: how coarse deadlines are, and the shortest time between two looks through all tasks
-LONGEST = 86400.0  # seconds in one system call, which counts milliseconds in 31 bits
+LONGEST_POLL = 86400.0  # seconds in one system call, which counts milliseconds in 31 bits
 
 
 class Loop:
     """One select event loop. `current` is the task that runs. `now` is the loop's clock (monotonic seconds), set once a
-    turn, and again where another thread goes on with the turn.
+    turn, and again where another thread goes on with the turn. `sweep` is how coarse deadlines are, in seconds.
 
     `after_turn` holds the functions that are called at the end of each turn, before the loop may sleep (recycling.py).
     `pulse` is a word that may lie in shared memory, for other processes to read: when `now` was set last, by a clock
@@ -36,9 +36,10 @@ class Loop:
     one thread or several. `callbacks` is the way in for other threads.
     """
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, *, sweep: float = SWEEP) -> None:
         self.current: Task
         self.poller, self.now = poller, monotonic()
+        self.sweep = sweep
         self.tasks: set[Task] = set()
         self.ready: deque[tuple[Task, Wait, BaseException | None]] = deque()
         self.callbacks = Callbacks()
@@ -201,10 +202,11 @@ class Loop:
                 self._step(task, error)
         if self.eager:
             self._start()
-        if now >= self._next_sweep:
+        due = self._next_sweep
+        if now >= due:
             self._sweep()
-        elif self._next_sweep > now + SWEEP:
-            self._next_sweep = now + SWEEP  # a task took a step, and may have set a deadline
+        elif due > (latest := now + self.sweep):
+            self._next_sweep = latest  # a task took a step, and may have set a deadline
         for call in self.after_turn:
             call()
 
@@ -296,7 +298,7 @@ class Loop:
             due = self._sleeping[0][0]
         if due == inf:
             return limit
-        return min(max(0.0, due - now), LONGEST if limit is None else limit)
+        return min(max(0.0, due - now), LONGEST_POLL if limit is None else limit)
 
     def _sweep(self) -> None:
         """Raise TimedOut in every task whose deadline has passed, and note when the next sweep is due."""
@@ -308,7 +310,7 @@ class Loop:
                 task.deadline = inf
                 self._step(task, TimedOut())
         due = min((task.deadline for task in self.tasks), default=inf)
-        self._next_sweep = max(due, now + SWEEP)
+        self._next_sweep = max(due, now + self.sweep)
 
 
 def _not_here(*_: object) -> NoReturn:

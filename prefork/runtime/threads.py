@@ -55,7 +55,7 @@ from prefork.runtime.calls import Call, Calls, Detached, Ending
 from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Condition
 from prefork.runtime.task import AWAY, Deposed, Handover, Task
-from prefork.runtime.watcher import Token, Watcher
+from prefork.runtime.watcher import PROBE, TICK, Token, Watcher
 from prefork.runtime.work import Follower, Job, Production, Work, do
 
 INLINE = 0  # a word of `counts`: calls that the leader has made, as of the watcher's last look
@@ -63,7 +63,7 @@ DELEGATED = 1  # calls that were handed to another thread beforehand, or before 
 TAKEOVERS = 2  # times that a call, or the work behind it, lost the loop
 QUEUED = 3  # delegated calls that had to wait for a thread
 FULL_SINCE = 4  # when the last free thread got work (monotonic milliseconds); 0 while a thread is free
-PATIENCE = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
+LAST_CALL = 0.5  # seconds that the main thread has to come out of its call once the loop has stopped
 HURRIED = 0.02  # the same in a hurried stop: it may be out of its call already, and about to end the process
 
 
@@ -76,9 +76,20 @@ class ThreadPool:
     `inline` is the first of them as it is now; the handlers that enter add to it. `calls` are those without the loop,
     `jobs` those that wait for a thread; `filled` is notified when the last free thread gets work. `leader` is the ident
     of the thread that has the loop, or is in a call that has not lost it.
+
+    All durations are seconds: `tick` and `probe` are the watcher's, and `last_call` is what the main thread has to come
+    out of its call once the loop has stopped.
     """
 
-    def __init__(self, loop: Loop, threads: int) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        threads: int,
+        *,
+        tick: float = TICK,
+        probe: float = PROBE,
+        last_call: float = LAST_CALL,
+    ) -> None:
         self.loop = loop
         self.threads = threads
         self.wanted = False
@@ -95,7 +106,8 @@ class ThreadPool:
         self._started = False
         self._main = self._follower()
         self._token = self._main.token  # of the leader
-        self._watcher = Watcher(self)
+        self._watcher = Watcher(self, tick, probe)
+        self._last_call = last_call
         self._over = self._returning = False  # the loop has stopped; the main thread must lead again
         self._left = threading.Event()  # the main thread has come out of its last call
         self._failure: BaseException | None = None
@@ -341,7 +353,7 @@ class ThreadPool:
             with suppress(RuntimeError):  # it has been sent to work, and is on its way
                 self._main.lock.release()
             is_idle = self._main in self.followers  # it comes back at once then, and ends the process
-            if not self._left.wait(HURRIED if self.hurried and not is_idle else PATIENCE):
+            if not self._left.wait(HURRIED if self.hurried and not is_idle else self._last_call):
                 self._abandon(self._failure)
 
     def _follow(self, follower: Follower) -> None:

@@ -2,7 +2,7 @@
 which a call loses the loop.
 
 A call that waits leaves the interpreter, and the processor, to others. The watcher finds it by its thread's CPU clock,
-which stands still, and takes the loop from it at once. A call that computes loses the loop after a whole TICK. Before
+which stands still, and takes the loop from it at once. A call that computes loses the loop after a whole tick. Before
 that, the interpreter would go back and forth between the call and the new leader, and calls of a millisecond would gain
 nothing.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefork.runtime.threads import ThreadPool
 
 TICK = 0.005  # seconds between two looks; also how long a call may compute before it loses the loop
-SHORT = 0.001  # seconds: a younger call is let alone; an older one is looked at twice, so far apart
+PROBE = 0.001  # seconds: a younger call is let alone; an older one is looked at twice, so far apart
 IDLE_TICKS = 20  # looks without any call, after which the watcher parks: an idle process has no wake-ups
 
 # A token holds at most one entry: what its thread does as the leader without the loop, the timeout of that, and when it
@@ -31,11 +31,17 @@ Token = deque[tuple[Any, float, float]]
 
 
 class Watcher:
-    """The watcher of `pool`. `parked`: it sleeps until a thread that has put an entry into its token calls `wake`."""
+    """The watcher of `pool`. `parked`: it sleeps until a thread that has put an entry into its token calls `wake`.
 
-    def __init__(self, pool: ThreadPool) -> None:
+    `tick` seconds pass between two looks, and a call may compute for so long. A call younger than `probe` seconds is
+    let alone.
+    """
+
+    def __init__(self, pool: ThreadPool, tick: float = TICK, probe: float = PROBE) -> None:
         self.parked = False
         self._pool = pool
+        self._tick = tick
+        self._probe = probe
         self._rouse = threading.Lock()
         self._rouse.acquire()
 
@@ -44,7 +50,7 @@ class Watcher:
         pool, idle = self._pool, 0
         while not pool.is_over:
             forks.leave_if_forked()
-            sleep(TICK)
+            sleep(self._tick)
             pool.publish()
             held = pool.held()
             if held is not None:
@@ -58,13 +64,13 @@ class Watcher:
 
     def _attend(self, held: tuple[Any, float, float]) -> None:
         """Take the loop from the call that this entry is about, if the call holds it up."""
-        pool, since = self._pool, held[2]
-        while monotonic() - since >= SHORT:
+        pool, since, probe = self._pool, held[2], self._probe
+        while monotonic() - since >= probe:
             used, thread = _used(pool.leader), pool.leader
-            sleep(SHORT)
+            sleep(probe)
             if pool.held() is not held:
                 return
-            if monotonic() - since >= TICK or _used(thread) - used < SHORT / 2:
+            if monotonic() - since >= self._tick or _used(thread) - used < probe / 2:
                 pool.depose()
                 return
 

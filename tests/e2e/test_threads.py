@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork.handlers.apps.wsgi.delegated import HALF_CLOSED
+from prefork.handlers.apps.wsgi.call import HALF_CLOSED
 from tests.conftest import eventually
 from tests.e2e.conftest import Serve
 from tests.e2e.harness import Answer, Server

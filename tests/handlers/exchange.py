@@ -17,6 +17,7 @@ import pytest
 
 from prefork.errors import Disconnected, TimedOut
 from prefork.handlers.apps.wsgi.application import Wsgi
+from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds
 from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.build import Host, Snapshot, build
 from prefork.http.h1.connection import Connection
@@ -182,13 +183,25 @@ class _Hosted:
 
 
 def wsgi(
-    application: Callable[..., Any], mount: str = "", threads: int = 2, pinned: bool = False, buffered: bool = True
+    application: Callable[..., Any],
+    mount: str = "",
+    threads: int = 2,
+    pinned: bool = False,
+    buffered: bool = True,
+    bounds: Bounds = BOUNDS,
 ) -> Handler:
     pool = ThreadPool(Loop(make_poller("auto")), threads)
     pool.pinned = pinned
-    handle: Handler = Wsgi(application, mount, pool, multiprocess=True).handle
+    handle: Handler = Wsgi(application, mount, pool, multiprocess=True, bounds=bounds).handle
     if not buffered:
         handle = Unbuffered(handle, pool).handle
+    return _Hosted(pool, lambda request: handle)
+
+
+def hosted(make: Callable[[ThreadPool], Handler]) -> Handler:
+    """What `make` makes for a pool."""
+    pool = ThreadPool(Loop(make_poller("auto")), 2)
+    handle = make(pool)
     return _Hosted(pool, lambda request: handle)
 
 

@@ -22,8 +22,8 @@ from prefork.http.h1.parse import Heads
 from prefork.http.h1.protocol import Http1
 from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
 from prefork.http.registry import Server
-from prefork.net.stream import Stream
-from prefork.runtime.loop import Loop
+from prefork.net.stream import BOUNDS, Bounds, Stream
+from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.poller import make_poller
 from prefork.runtime.task import Task
 from prefork.settings.schema import Http
@@ -59,13 +59,14 @@ class Everything:
 class World:
     """A Server whose handler is `handler`. `log` is what was recorded, `errors` what was logged from ERROR up."""
 
-    def __init__(self, handler: Handler, **limits: Any) -> None:
-        self.loop = Loop(make_poller())
+    def __init__(self, handler: Handler, *, sweep: float = SWEEP, bounds: Bounds = BOUNDS, **limits: Any) -> None:
+        self.loop = Loop(make_poller(), sweep=sweep)
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
         self.log: list[Entry] = []
         self.errors: list[logging.LogRecord] = []
         self.warnings: list[logging.LogRecord] = []
         self.handler = handler
+        self.bounds = bounds
         http = structs.replace(Http(), **limits)
         record = lambda *entry: self.log.append(Entry(*entry))  # noqa: E731
         self.server = Server(self.loop, http, lambda request: self.handler, self.board, record)
@@ -89,7 +90,7 @@ class World:
         theirs, ours = tcp_pair(buffer) if tcp else socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        stream = Stream(self.loop, theirs, self.server.http.min_send_rate)
+        stream = Stream(self.loop, theirs, self.server.http.min_send_rate, self.bounds)
         connection = Connection(self.protocol, stream, WHO)
         peer = Peer(self, ours, connection, self.loop.spawn(connection.serve(), "a connection"))
         self.clients.append(peer)
@@ -277,13 +278,12 @@ def chunked(*pieces: bytes | BaseException) -> tuple[Handler, Pieces]:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
+def world() -> Iterator[Callable[..., World]]:
     """`world(handler, header_timeout=...)`: a World with these limits; deadlines are looked at every 5 ms."""
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", TICK)
     worlds: list[World] = []
 
     def new(handler: Handler = ignore, **limits: Any) -> World:
-        worlds.append(World(handler, **limits))
+        worlds.append(World(handler, sweep=TICK, **limits))
         return worlds[-1]
 
     yield new

@@ -16,16 +16,15 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 
 PATIENCE = 10.0  # seconds until a test gives up
-TICK = 0.005  # seconds: SWEEP in tests
+TICK = 0.005  # seconds: the loop's sweep in tests
 
 Pair = tuple[socket.socket, socket.socket]
 Run = Callable[..., Any]
 
 
 @pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", TICK)
-    loop = Loop(make_poller())
+def loop() -> Iterator[Loop]:
+    loop = Loop(make_poller(), sweep=TICK)
     yield loop
     loop.close()
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from prefork.net.accept import FOR_EACH, MOST, accept, accept_rest
+from prefork.net.accept import FOR_EACH, LARGEST_BATCH, accept, accept_rest
 from prefork.net.listen import bind
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import POLLERS, make_poller
@@ -101,7 +101,8 @@ def test_every_client_is_greeted_with_its_address(run: Run, loop: Loop, listener
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(0, 1), (0.9 * FOR_EACH, 1), (1.5 * FOR_EACH, 2), (9.5 * FOR_EACH, 10), (1, MOST)]
+    ("seconds", "expected"),
+    [(0, 1), (0.9 * FOR_EACH, 1), (1.5 * FOR_EACH, 2), (9.5 * FOR_EACH, 10), (1, LARGEST_BATCH)],
 )
 def test_one_client_is_accepted_a_turn_and_more_where_turns_are_long(
     run: Run, clock: Clock, loop: Loop, listener: socket.socket, porch: Porch, seconds: float, expected: int
@@ -264,7 +265,6 @@ def test_a_listener_that_was_shut_down_is_told_of_once_and_not_spun_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its error is there for good, at once: EINVAL of TCP, and EAGAIN of a unix socket that always looks ready."""
-    monkeypatch.setattr("prefork.net.accept.BREATH", 0.02)
     monkeypatch.chdir(tmp_path)
     listener = bind(Address.parse("127.0.0.1:0" if kind == "tcp" else "unix:a.sock"))
     listener.listen()
@@ -277,7 +277,7 @@ def test_a_listener_that_was_shut_down_is_told_of_once_and_not_spun_on(
 
     with listener:
         listener.shutdown(socket.SHUT_RDWR)
-        run(wait(), accept(loop, listener, porch.room, porch.greet))
+        run(wait(), accept(loop, listener, porch.room, porch.greet, breath=0.02))
     assert len(turns) < 30
     (said,) = caplog.messages
     assert f"cannot accept from {name}, which something has shut down" in said
@@ -286,10 +286,7 @@ def test_a_listener_that_was_shut_down_is_told_of_once_and_not_spun_on(
 # ---- a lack of descriptors
 
 
-def test_a_process_without_descriptors_waits_without_spinning_and_accepts_again(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prefork.net.accept.BREATH", 0.05)
+def test_a_process_without_descriptors_waits_without_spinning_and_accepts_again(listener: socket.socket) -> None:
     said, told = os.pipe()
 
     def serve() -> None:
@@ -318,7 +315,7 @@ def test_a_process_without_descriptors_waits_without_spinning_and_accepts_again(
             loop.stop()
 
         loop.after_turn.append(lambda: turns.append(1))
-        loop.spawn(accept(loop, listener, room, greet), "accepting")
+        loop.spawn(accept(loop, listener, room, greet, breath=0.05), "accepting")
         loop.spawn(relieve(), "relieving")
         loop.run()
         assert os.strerror(errno.EMFILE) in warnings[0]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefork.errors import Disconnected, TimedOut
-from prefork.net.stream import READ_SIZE, SLICE, Stream
+from prefork.net.stream import READ_SIZE, SLICE, Bounds, Stream
 from prefork.runtime.loop import Loop
 from prefork.runtime.task import PAUSE
 from tests.net.conftest import PATIENCE, Pair, Run, tcp_pair
@@ -24,8 +24,13 @@ LONG = bytes(range(256)) * 20_000  # more than the kernel's buffers hold
 
 
 @pytest.fixture
-def stream(loop: Loop, pair: Pair) -> Iterator[Stream]:
-    stream = Stream(loop, pair[0])
+def bounds() -> Bounds:
+    return Bounds()
+
+
+@pytest.fixture
+def stream(loop: Loop, pair: Pair, bounds: Bounds) -> Iterator[Stream]:
+    stream = Stream(loop, pair[0], bounds=bounds)
     yield stream
     stream.close()
 
@@ -290,11 +295,8 @@ def test_lingering_ends_when_the_peer_does(run: Run, stream: Stream, client: soc
     run(stream.linger())
 
 
-def test_lingering_has_a_time_limit(
-    run: Run, stream: Stream, client: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prefork.net.stream.LINGER", 0.05)
-
+@pytest.mark.parametrize("bounds", [Bounds(linger=0.05)])
+def test_lingering_has_a_time_limit(run: Run, stream: Stream, client: socket.socket) -> None:
     async def chat() -> None:
         while True:
             with suppress(BlockingIOError):
@@ -307,11 +309,8 @@ def test_lingering_has_a_time_limit(
     run(stream.linger())
 
 
-def test_lingering_has_a_size_limit(
-    run: Run, stream: Stream, client: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prefork.net.stream.LINGER", 3600)
-    monkeypatch.setattr("prefork.net.stream.LINGER_BYTES", 300_000)
+@pytest.mark.parametrize("bounds", [Bounds(linger=3600, linger_bytes=300_000)])
+def test_lingering_has_a_size_limit(run: Run, stream: Stream, client: socket.socket) -> None:
     dropped = 0
 
     async def flood() -> None:
@@ -378,11 +377,10 @@ def test_a_closed_streams_descriptor_can_be_anothers(run: Run, loop: Loop) -> No
 
 @pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closes", "resets"])
 @pytest.mark.parametrize("size", [0, 100, READ_SIZE - 1, READ_SIZE + 5000])
+@pytest.mark.parametrize("bounds", [Bounds(look_interval=0.01)])
 def test_hangup_is_heard_whatever_came_before_it(
-    run: Run, stream: Stream, client: socket.socket, leave: Any, size: int, monkeypatch: pytest.MonkeyPatch
+    run: Run, stream: Stream, client: socket.socket, leave: Any, size: int
 ) -> None:
-    monkeypatch.setattr("prefork.net.stream.LOOK", 0.01)
-
     async def say() -> None:
         view = memoryview(bytes(size))
         while view:

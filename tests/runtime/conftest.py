@@ -13,7 +13,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from prefork.runtime import calls, watcher
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import POLLERS, Events, KqueuePoller, Poller
 from prefork.runtime.task import PAUSE
@@ -24,7 +23,7 @@ Pairs = Callable[[], Pair]
 Crashes = list[logging.LogRecord]
 
 SLACK = 1.0  # seconds that a busy machine may be late
-BRISK = 0.05  # seconds: SWEEP in tests that run in real time
+BRISK = 0.05  # seconds: the sweep in tests that run in real time
 EVERY = {**POLLERS, "kqueue": KqueuePoller}  # where the platform has no kqueue, on a stand-in
 
 
@@ -113,9 +112,8 @@ def crashes() -> Iterator[Crashes]:
 
 
 @pytest.fixture
-def loop(poller: Noted, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", BRISK)
-    loop = Loop(poller)
+def loop(poller: Noted, crashes: Crashes) -> Iterator[Loop]:
+    loop = Loop(poller, sweep=BRISK)
     yield loop
     loop.close()
     for record in crashes:  # an assertion that failed in a task, most likely
@@ -168,13 +166,6 @@ def no_thread_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     assert set(threading.enumerate()) <= before
     assert "the loop is touched" not in caplog.text
-
-
-@pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watcher and a guard that are quick to notice."""
-    monkeypatch.setattr(calls, "SWEEP", 0.02)
-    monkeypatch.setattr(watcher, "TICK", 0.002)
 
 
 @pytest.fixture(params=[False, True], ids=["inline", "pinned"])

@@ -14,7 +14,7 @@ from prefork.runtime.stack import stack
 from prefork.runtime.threads import TAKEOVERS
 from tests.runtime.thread_pools import Ship, wait
 
-pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def test_a_call_that_takes_too_long_is_told_of_once_and_nobody_hears_its_outcome(pinned: bool) -> None:

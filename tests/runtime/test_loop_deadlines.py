@@ -1,4 +1,4 @@
-"""Deadlines: raised at most SWEEP late, extended for nothing, lifted once passed; and an idle loop sleeps."""
+"""Deadlines: raised at most one sweep late, extended for nothing, lifted once passed; and an idle loop sleeps."""
 
 from __future__ import annotations
 

@@ -277,8 +277,8 @@ def test_a_pausing_task_that_was_disturbed_still_takes_one_step_a_turn(loop: Loo
     assert steps_of_ten_turns(loop, steps) == 10
 
 
-def test_a_pausing_task_that_timed_out_still_takes_one_step_a_turn(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.0)
+def test_a_pausing_task_that_timed_out_still_takes_one_step_a_turn(loop: Loop) -> None:
+    loop.sweep = 0.0
     steps: list[int] = []
     task = loop.spawn(pausing(steps, TimedOut), "pausing")
     for _ in range(5):

@@ -17,7 +17,7 @@ from tests.runtime.thread_pools import Ship, for_ever, wait
 MAIN = threading.main_thread().ident
 
 
-pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def test_a_fast_call_is_made_in_the_thread_of_the_loop() -> None:
@@ -126,10 +126,7 @@ def test_who_waits_for_a_thread_is_served_in_the_order_of_arrival(pinned: bool) 
     assert ship.pool.counts[QUEUED] == 9
 
 
-def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(
-    pinned: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.02)
+def test_who_has_waited_long_enough_leaves_the_queue_and_holds_nobody_up(pinned: bool) -> None:
     ship = Ship(1, pinned)
     event = threading.Event()
     told: list[str] = []
@@ -254,10 +251,9 @@ def test_run_returns_in_the_main_thread_where_another_one_leads() -> None:
 
 @pytest.mark.parametrize(("patience", "hurried"), [(0.05, False), (20.0, False), (20.0, True)])
 def test_a_main_thread_that_hangs_in_a_call_is_waited_for_unless_in_a_hurry_and_then_abandoned(
-    patience: float, hurried: bool, monkeypatch: pytest.MonkeyPatch
+    patience: float, hurried: bool
 ) -> None:
-    monkeypatch.setattr(threads, "PATIENCE", patience)
-    ship = Ship(1)
+    ship = Ship(1, last_call=patience)
     ship.pool.hurried = hurried
     is_abandoned = hurried or patience < 1
     stopped = threading.Event()
@@ -314,9 +310,8 @@ def test_what_ends_the_loop_in_another_thread_is_raised_in_the_main_one() -> Non
         ship.run(ship.hold(event), main())
 
 
-def test_what_ends_the_loop_is_told_where_the_main_thread_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "PATIENCE", 0.05)
-    ship = Ship(2)
+def test_what_ends_the_loop_is_told_where_the_main_thread_does_not_come_back() -> None:
+    ship = Ship(2, last_call=0.05)
 
     def fail() -> None:
         if ship.pool.calls.away:

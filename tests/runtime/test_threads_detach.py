@@ -15,7 +15,7 @@ from prefork.runtime.owner import Superseded
 from prefork.runtime.task import Task, Wait
 from tests.runtime.thread_pools import Ship, wait
 
-pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 class Owned:

@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 
-from prefork.handlers.apps import response_buffer
 from prefork.handlers.apps.wsgi.application import Wsgi
+from prefork.handlers.apps.wsgi.call import Bounds
 from prefork.handlers.apps.wsgi.wait_estimate import Estimate, Estimates
 from prefork.http.h1.connection import Connection
 from prefork.http.h1.protocol import Http1
 from prefork.http.message import Client
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
-from prefork.runtime import watcher
 from prefork.runtime.threads import DELEGATED, TAKEOVERS
 from prefork.settings.schema import Http
 from prefork.shared.counters import WIDTH
@@ -178,17 +177,15 @@ WAYS: dict[str, Callable[[], Estimates]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_whatever_happens_everybody_gets_the_right_answers(
-    threads: int, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    threads: int, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("TICK", "SHORT"):
-        monkeypatch.setattr(watcher, name, TICK)
-    monkeypatch.setattr(response_buffer, "MEMORY", 8 * 1024)
-    monkeypatch.setattr(response_buffer, "DISK", 32 * 1024)
     before = set(threading.enumerate())
     pinned = way == "pinned"
-    ship = Ship(threads, pinned)
+    ship = Ship(threads, pinned, tick=TICK, probe=TICK)
     world = World(threads, seed=threads)
-    handle = Wsgi(world.application, "", ship.pool, multiprocess=False, estimates=WAYS[way]()).handle
+    bounds = Bounds(memory=8 * 1024, disk=32 * 1024)
+    estimates = WAYS[way]()
+    handle = Wsgi(world.application, "", ship.pool, multiprocess=False, estimates=estimates, bounds=bounds).handle
     server = Server(ship.loop, Http(), lambda request: handle, memoryview(bytearray(8 * WIDTH)).cast("Q"), None)
     protocol = Http1(server)
     wrong: list[str] = []

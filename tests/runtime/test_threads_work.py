@@ -13,7 +13,7 @@ from prefork.runtime.threads import TAKEOVERS
 from tests.conftest import eventually
 from tests.runtime.thread_pools import Ship, wait
 
-pytestmark = pytest.mark.usefixtures("no_thread_is_left", "brisk")
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.mark.parametrize("lasts", [False, True])

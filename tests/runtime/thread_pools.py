@@ -17,16 +17,18 @@ from prefork.runtime.threads import ThreadPool
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds that anything in here may take
+BRISK = 0.02  # seconds between two looks of the guard: it is quick to notice
+TICK = 0.002  # seconds between two looks of the watcher
 
 
 class Ship:
     """A pool of `threads`; `run` it once. `abandoned` is set where the main thread did not come back, and `lost` is
-    what had ended the loop then.
+    what had ended the loop then. `durations` are those of ThreadPool.
     """
 
-    def __init__(self, threads: int = 2, pinned: bool = False) -> None:
-        self.loop = CheckedLoop(make_poller())
-        self.pool = CheckedThreadPool(self.loop, threads)
+    def __init__(self, threads: int = 2, pinned: bool = False, *, tick: float = TICK, **durations: float) -> None:
+        self.loop = CheckedLoop(make_poller(), sweep=BRISK)
+        self.pool = CheckedThreadPool(self.loop, threads, tick=tick, **durations)
         self.pool.pinned = pinned
         self.abandoned = threading.Event()
         self.lost: BaseException | None = None

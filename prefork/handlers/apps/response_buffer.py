@@ -20,19 +20,23 @@ from prefork.runtime.calls import Call
 from prefork.runtime.task import PARKED, Task
 from prefork.runtime.threads import ThreadPool
 
-MEMORY = 256 * 1024  # bytes that wait in memory
+MEMORY = 256 * 1024  # bytes that wait in memory, at most
 DISK = 64 * 1024 * 1024  # bytes that wait, plus those in the file that are sent already: beyond these the thread waits
 
 
 class ResponseBuffer:
     """The Chunks of the body that `call` produces. The call's side calls `put` and `end`, the leader all else.
 
-    Where the call is abandoned, the response ends by ApplicationError after the pieces that have been put.
+    At most `memory` bytes wait in memory. Beyond `disk` bytes that wait, plus those in the file that are sent already,
+    the thread waits. Where the call is abandoned, the response ends by ApplicationError after the pieces that have been
+    put.
     """
 
     prompt = False  # PEP 3333: no head before the first piece
 
-    def __init__(self, pool: ThreadPool, call: Call) -> None:
+    def __init__(self, pool: ThreadPool, call: Call, *, memory: int = MEMORY, disk: int = DISK) -> None:
+        self._memory = memory
+        self._disk = disk
         self.abandoned = False  # nobody will read the rest of the body
         self.whole = False  # the body is complete, and all of it is in memory
         self._pool = pool
@@ -54,7 +58,7 @@ class ResponseBuffer:
         if piece and not self.abandoned:
             self._add(piece)
             self._feed()
-        if self.size > MEMORY or not self._has_room():
+        if self.size > self._memory or not self._has_room():
             self._pool.step_down()  # another thread must send pieces meanwhile
             self._call.since = inf  # the call waits for its client, so it cannot become overdue
             with self._lock:
@@ -66,13 +70,13 @@ class ResponseBuffer:
         """Whether `put` need not wait. The length of the file is bounded, not the bytes that wait in it: the file does
         not shrink, and a new one is begun once all of it is sent.
         """
-        return self.abandoned or self._offset + self.size <= DISK
+        return self.abandoned or self._offset + self.size <= self._disk
 
     def _add(self, piece: bytes) -> None:
         with self._lock:
             if self.abandoned:
                 return
-            if self._file is None and self.size + len(piece) <= MEMORY:
+            if self._file is None and self.size + len(piece) <= self._memory:
                 self._pieces.append(piece)
                 self.size += len(piece)
                 return
@@ -115,13 +119,13 @@ class ResponseBuffer:
     # ---- the leader
 
     def take(self) -> bytes:
-        """All the bytes that wait in memory; if there are none, up to MEMORY bytes from the file; b"" if none wait."""
+        """All the bytes that wait in memory; if none do, up to `memory` bytes from the file; b"" if none wait there."""
         with self._lock:
             if self._pieces:
                 data = b"".join(self._pieces)
                 self._pieces = []
             elif self._file is not None:
-                data = os.pread(self._file.fileno(), min(MEMORY, self.size), self._offset)
+                data = os.pread(self._file.fileno(), min(self._memory, self.size), self._offset)
                 self._offset += len(data)
             else:
                 return b""

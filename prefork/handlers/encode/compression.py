@@ -26,7 +26,7 @@ from prefork.settings import schema
 
 STREAMS = 64  # bodies that are encoded piece by piece at once: 3 MiB each by zstd at level 4, and 11 at level 9
 # Further ones, by gzip with 48 KiB each. Beyond these, bodies stay unencoded, so that slow clients take no more memory.
-LEAN = 1024
+LEAN_STREAMS = 1024
 # glibc returns free memory at the end of its heap to the system, from 128 KiB on. Once a larger block has been freed,
 # it does so from twice that block's size on (mallopt(3), M_MMAP_THRESHOLD). So to encode 100 KiB of HTML, which makes
 # and frees an encoder, takes 62 page faults less, and a tenth less time.
@@ -45,14 +45,20 @@ Key = tuple[Handler, str, str, int, Fields]  # handler, path, encoding; status a
 
 
 class Compression:
-    """Encodes the responses of any number of handlers by the same settings; `kept` is one cache for all of them."""
+    """Encodes the responses of any number of handlers by the same settings; `kept` is one cache for all of them.
 
-    def __init__(self, settings: schema.Compression) -> None:
+    At most `streams` bodies are encoded piece by piece at once, and `lean_streams` further ones with little memory.
+    """
+
+    def __init__(
+        self, settings: schema.Compression, *, streams: int = STREAMS, lean_streams: int = LEAN_STREAMS
+    ) -> None:
         bytes(HEAP)  # a block that is freed at once: see HEAP
         names = tuple(PACKAGES) if settings.codings == "auto" else settings.codings
         self._codings = _Offer({encoding.name: encoding for encoding in choose(names, settings.level)})
-        # For streams of events, which may go on for hours, and for large bodies once there are STREAMS.
+        # For streams of events, which may go on for hours, and for large bodies once there are `streams`.
         self._lean = _Offer({"gzip": gzip(settings.level, window=12, memory=6)} if "gzip" in names else {})
+        self._streams, self._lean_streams = streams, lean_streams
         self._min_size = settings.min_size
         self.kept = EncodedCache(settings.cache)
         types = "|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in settings.types)
@@ -117,9 +123,9 @@ class Compression:
         return Response(status, varied, body, reason)
 
     def _offer(self, facts: _Facts) -> _Offer:
-        if facts.kind != _EVENTS and not (facts.is_large and self._codings.streams >= STREAMS):
+        if facts.kind != _EVENTS and not (facts.is_large and self._codings.streams >= self._streams):
             return self._codings
-        return self._lean if self._lean.streams < LEAN else _NOTHING
+        return self._lean if self._lean.streams < self._lean_streams else _NOTHING
 
     def _part(self, response: Response) -> Response:
         """A 206 with the same Vary as its whole representation would have (RFC 9110 §15.3.7)."""

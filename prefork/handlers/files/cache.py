@@ -10,10 +10,10 @@ was read within SETTLED seconds of its last change is read again when its entry 
 A path is kept in one spelling, and its length counts as content does, as clients choose it. A path longer than
 LONGEST_REMEMBERED is not kept.
 
-An entry that was asked for within IDLE is not dropped for another file. So if more files are asked for in turn than the
-bounds hold, a part of them is always found. If the oldest entry were dropped instead, each would be dropped just before
-it is asked for again (tests/bench/files.py: with 10,000 files, 0.1 % more than there is room for, a request takes 52 us
-that way and 11 this way).
+An entry that was asked for within `idle` seconds is not dropped for another file. So if more files are asked for in
+turn than the bounds hold, a part of them is always found. If the oldest entry were dropped instead, each would be
+dropped just before it is asked for again (tests/bench/files.py: with 10,000 files, 0.1 % more than there is room for, a
+request takes 52 us that way and 11 this way).
 """
 
 from __future__ import annotations
@@ -107,11 +107,13 @@ class FileCache:
     scoreboard.
 
     `bounds` limit the number of entries, their cost, which is an estimate of their bytes, and the open files. Of names
-    that lead to nothing, MOST_ABSENT are kept, none longer than LONGEST_REMEMBERED.
+    that lead to nothing, MOST_ABSENT are kept, none longer than LONGEST_REMEMBERED. An entry that nobody has asked for
+    in `idle` seconds, and `valid` more, may be dropped, and its file closed.
     """
 
-    def __init__(self, bounds: Bounds, board: memoryview) -> None:
+    def __init__(self, bounds: Bounds, board: memoryview, *, idle: float = IDLE) -> None:
         self._bounds = bounds
+        self._idle = idle
         self._board = board
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._absent: dict[Key, float] = {}
@@ -191,7 +193,9 @@ class FileCache:
         return True
 
     def _is_idle(self, entry: Entry, now: float) -> bool:
-        return now - entry.asked > IDLE + self._bounds.valid  # an answer may be repeated for `valid` without `find`
+        return (
+            now - entry.asked > self._idle + self._bounds.valid
+        )  # an answer may be repeated for `valid` without `find`
 
     def _drop(self, key: Key) -> None:
         entry = self._entries.pop(key)
@@ -227,5 +231,5 @@ class FileCache:
         while True:
             while not self._descriptors:
                 await PARKED
-            await loop.sleep(IDLE)
+            await loop.sleep(self._idle)
             self._close(time.monotonic())

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote
@@ -22,7 +23,7 @@ from urllib.parse import parse_qs, quote
 import msgspec
 
 from prefork.errors import Disconnected
-from prefork.handlers.files.listing_page import CONTENT_POLICY, PAGE, Entry, Order, View, page, row, text, utc
+from prefork.handlers.files.listing_page import CONTENT_POLICY, PAGE_SIZE, Entry, Order, View, page, row, text, utc
 from prefork.handlers.files.tree import Tree
 from prefork.http.message import Request, RequestBody, Response
 from prefork.http.negotiation import preference
@@ -30,10 +31,10 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Lock
 from prefork.runtime.task import PAUSE, Task
 
-MOST = 10_000  # entries of one directory that are read, as in Caddy; to sort them takes 15 ms without a pause
+MOST_ENTRIES = 10_000  # entries of one directory that are read, as in Caddy; to sort them takes 15 ms without a pause
 SLICE = 100  # entries that are read before other tasks may run: 1 ms
 LINK = 10  # a symlink counts as this many entries: it takes 0.03 ms, and 0.1 ms where it must stay inside the root
-SHARED = 1.0  # seconds, from its beginning, for which a reading serves all requests that wait for that directory
+READING_LIFETIME = 1.0  # seconds, from its beginning, for which a reading serves all requests that wait for it
 LONGEST_QUERY = 256  # characters; a longer query is ignored
 T = TypeVar("T")
 
@@ -55,8 +56,8 @@ class Form(NamedTuple):
 class Reading(NamedTuple):
     """The `entries` to show of the directory that `names` lead to in `tree`, in any order.
 
-    They are `complete` unless there were more than MOST. The reading serves requests `until` then (monotonic seconds).
-    `answers` are the responses that have been made of it.
+    They are `complete` unless there were more than `most_entries`. The reading serves requests `until` then (monotonic
+    seconds). `answers` are the responses that have been made of it.
     """
 
     tree: Tree
@@ -67,12 +68,27 @@ class Reading(NamedTuple):
     answers: dict[Form, Response]
 
 
-class Queue:
-    """The requests for listings of one worker, of which one at a time is answered. `last` is the last reading, kept
-    while requests wait.
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds of listings: `most_entries` of one directory are read, `page_size` of them are shown at once, and a
+    reading serves the requests that wait for `reading_lifetime` seconds.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    most_entries: int = MOST_ENTRIES
+    page_size: int = PAGE_SIZE
+    reading_lifetime: float = READING_LIFETIME
+
+
+BOUNDS = Bounds()
+
+
+class Queue:
+    """The requests for listings of one worker, of which one at a time is answered, within `bounds`. `last` is the last
+    reading, kept while requests wait.
+    """
+
+    def __init__(self, loop: Loop, bounds: Bounds = BOUNDS) -> None:
+        self.bounds = bounds
         self._loop = loop
         self._turns = Lock(loop)
         self.last: Reading | None = None
@@ -112,6 +128,7 @@ class Listing:
 
     def __init__(self, tree: Tree, mount: str, is_hidden: Callable[[str], object], queue: Queue) -> None:
         self._queue = queue
+        self._bounds = queue.bounds
         self._tree = tree
         self._mount = mount
         self._name = mount.strip("/").encode("latin-1") or b"Home"
@@ -125,7 +142,7 @@ class Listing:
         await self._queue.enter(request)
         try:
             reading = await self._reading(names)
-            form = _asked(request, _pages(reading.entries))
+            form = _asked(request, self._pages(reading.entries))
             shared = form.json or request.line.decoded is request.path  # else "//" in the path changes relative links
             response = reading.answers.get(form) if shared else None
             if response is None:
@@ -139,7 +156,8 @@ class Listing:
     async def _reading(self, names: list[bytes]) -> Reading:
         last, now = self._queue.last, monotonic()
         if last is None or last.tree is not self._tree or last.names != names or last.until <= now:
-            last = self._queue.last = Reading(self._tree, names, now + SHARED, *await self._read(names), {})
+            until = now + self._bounds.reading_lifetime
+            last = self._queue.last = Reading(self._tree, names, until, *await self._read(names), {})
         return last
 
     async def _answer(self, request: Request, reading: Reading, form: Form) -> Response:
@@ -155,16 +173,20 @@ class Listing:
     def _view(self, request: Request, reading: Reading, form: Form) -> View:
         segments = request.line.below(self._mount).encode("latin-1").split(b"/")[1:-1]
         entries, complete = reading.entries, reading.complete
-        return View(self._name, segments, entries, form.order, form.number, _pages(entries), complete)
+        pages, size = self._pages(entries), self._bounds.page_size
+        return View(self._name, segments, entries, form.order, form.number, pages, complete, size)
+
+    def _pages(self, entries: list[Entry]) -> int:
+        return max(1, -(-len(entries) // self._bounds.page_size))
 
     async def _read(self, names: list[bytes]) -> tuple[list[Entry], bool]:
         """The entries to show, in no order, and whether these are all."""
         entries: list[Entry] = []
-        directory, work = self._tree.open_directory(names), 0
+        directory, work, most = self._tree.open_directory(names), 0, self._bounds.most_entries
         try:
             with os.scandir(directory) as found:
                 for count, item in enumerate(found, 1):
-                    if count > MOST:
+                    if count > most:
                         return entries, False
                     entry = self._entry(names, item)
                     if entry is not None:
@@ -231,10 +253,6 @@ def _asked(request: Request, pages: int) -> Form:
     return Form(False, order, min(pages, max(1, int(number))) if _NUMBER.fullmatch(number) else 1)
 
 
-def _pages(entries: list[Entry]) -> int:
-    return max(1, -(-len(entries) // PAGE))
-
-
 async def _each(make: Callable[[Entry], T], entries: list[Entry]) -> list[T]:
     """`make(entry)` for each entry, in slices, so that other tasks may run between."""
     made: list[T] = []
@@ -257,7 +275,8 @@ def _item(entry: Entry) -> dict[str, object]:
 
 
 def _json(path: str, items: list[dict[str, object]], complete: bool) -> bytes:
-    """The JSON document: all entries, in order. `complete` is false where there were more than MOST."""
+    """The JSON document: all entries, in order. `complete` is false where the directory has
+    more."""
     return msgspec.json.encode({"path": text(path.encode("latin-1")), "complete": complete, "entries": items}) + b"\n"
 
 

@@ -16,7 +16,7 @@ from time import gmtime
 from typing import NamedTuple
 from urllib.parse import quote
 
-PAGE = 1000  # entries shown at once
+PAGE_SIZE = 1000  # entries shown at once
 
 _STYLE = Path(__file__).with_name("listing.css").read_text().strip()
 _DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -51,7 +51,7 @@ class Order(NamedTuple):
 
 
 class View(NamedTuple):
-    """One page of a listing: page `number` of `pages`, with all the `entries` in order.
+    """One page of a listing: page `number` of `pages`, with all the `entries` in order, `page_size` of them on a page.
 
     `root` is the name that stands for the route's own directory. `below` are the path's segments below the route's
     path, as the client spelled them.
@@ -64,11 +64,12 @@ class View(NamedTuple):
     number: int
     pages: int
     complete: bool
+    page_size: int = PAGE_SIZE
 
     @property
     def shown(self) -> list[Entry]:
         """The entries on this page."""
-        return self.entries[(self.number - 1) * PAGE : self.number * PAGE]
+        return self.entries[(self.number - 1) * self.page_size : self.number * self.page_size]
 
 
 def text(name: bytes) -> str:

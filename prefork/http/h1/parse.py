@@ -50,7 +50,8 @@ class _Cache(dict[bytes, Parsed], Generic[Parsed]):
     A full cache is emptied: to drop only the oldest entry would take 0.3 us, and to parse again is cheap.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit  # bytes, as `weigh` counts them
         self._met: set[int] = set()  # hashes of bytes that came once
         self._weight = 0
 
@@ -65,7 +66,7 @@ class _Cache(dict[bytes, Parsed], Generic[Parsed]):
                 met.clear()
             met.add(mark)
         elif len(raw) <= ENTRY_BYTES:
-            if len(self) >= ENTRIES or self._weight >= CACHE_BYTES:
+            if len(self) >= ENTRIES or self._weight >= self._limit:
                 self.clear()
                 self._weight = 0
             self._weight += self.weigh(raw, parsed)
@@ -79,10 +80,10 @@ class _Lines(_Cache[RequestLine]):
 
 
 class _Blocks(_Cache[Headers]):
-    def __init__(self, max_fields: int, proxy_fields: ProxyFields) -> None:
-        super().__init__()
+    def __init__(self, limit: int, max_fields: int, proxy_fields: ProxyFields) -> None:
+        super().__init__(limit)
         self._max_fields = max_fields
-        self._fields = _Fields(proxy_fields)
+        self._fields = _Fields(limit, proxy_fields)
 
     def parse(self, raw: bytes) -> Headers:
         return self.keep(raw, parse_block(raw, self._max_fields, self._fields))
@@ -113,12 +114,13 @@ Whole = tuple[RequestLine, Headers, Repeat | None]
 
 
 class _Wholes(dict[bytes, Whole]):
-    """A bounded dict of whole heads that came more than once. It is emptied when they weigh WHOLE_BYTES.
+    """A bounded dict of whole heads that came more than once. It is emptied when they weigh `limit` bytes.
 
     Each keeps its block, which several may share, even after the cache of blocks was emptied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._met: set[int] = set()
         self._blocks: set[Headers] = set()
         self._weight = 0
@@ -130,7 +132,7 @@ class _Wholes(dict[bytes, Whole]):
                 self._met.clear()
             self._met.add(mark)
             return line, headers, None
-        if self._weight >= WHOLE_BYTES:
+        if self._weight >= self._limit:
             self.clear()
             self._blocks.clear()
             self._weight = 0
@@ -145,14 +147,23 @@ class _Wholes(dict[bytes, Whole]):
 class Heads:
     """Parses heads of up to `max_head` bytes and `max_fields` fields, and finds `proxy_fields` in them.
 
-    All connections of a worker share one.
+    All connections of a worker share one. The caches of lines, of blocks and of fields hold `cache_bytes` each, and
+    that of whole heads holds `whole_bytes`, as `weight` counts them.
     """
 
-    def __init__(self, max_head: int, max_fields: int, proxy_fields: ProxyFields = PROXY_FIELDS) -> None:
+    def __init__(
+        self,
+        max_head: int,
+        max_fields: int,
+        proxy_fields: ProxyFields = PROXY_FIELDS,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        whole_bytes: int = WHOLE_BYTES,
+    ) -> None:
         self.max_head = max_head
-        self._lines = _Lines()
-        self._blocks = _Blocks(max_fields, proxy_fields)
-        self._wholes = _Wholes()
+        self._lines = _Lines(cache_bytes)
+        self._blocks = _Blocks(cache_bytes, max_fields, proxy_fields)
+        self._wholes = _Wholes(whole_bytes)
 
     def whole(self, data: bytes) -> Whole | None:
         """The head, where `data` is exactly one whole head; else None. Raises ProtocolError.
@@ -274,11 +285,11 @@ class _Fields(_Cache[tuple[str, str]]):
     lines are not kept in this dict, but in a cache of their own.
     """
 
-    def __init__(self, proxy_fields: ProxyFields) -> None:
-        super().__init__()
+    def __init__(self, limit: int, proxy_fields: ProxyFields) -> None:
+        super().__init__(limit)
         self.met: list[str] = []
         self._proxy_fields = proxy_fields
-        self._proxys = _Cache[tuple[str, str]]()
+        self._proxys = _Cache[tuple[str, str]](limit)
 
     def __missing__(self, line: bytes) -> tuple[str, str]:
         pair = self._proxys.get(line) if self._proxys else None
@@ -294,7 +305,7 @@ class _Fields(_Cache[tuple[str, str]]):
         return pair
 
 
-_FIELDS = _Fields(PROXY_FIELDS)
+_FIELDS = _Fields(CACHE_BYTES, PROXY_FIELDS)
 
 
 def parse_block(raw: bytes, max_fields: int, known: _Fields = _FIELDS) -> Headers:

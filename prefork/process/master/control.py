@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -25,10 +25,10 @@ from prefork.settings.address import Address
 Message = dict[str, Any]
 Answer = Callable[[Message], Awaitable[Message]]
 
-PATIENCE = 10.0  # seconds that a client has to send its command, and as many to take the answer
+CLIENT_TIMEOUT = 10.0  # seconds that a client has to send its command, and as many to take the answer
 AT_ONCE = {"status": 5.0, "reopen": 5.0}  # seconds that the answer to these commands may take
-IN_QUEUE = 5.0  # seconds to get into the master's queue, which is full where the master is stuck and is asked often
-LONGEST = 65536  # bytes of a request, at most
+QUEUE_TIMEOUT = 5.0  # seconds to get into the master's queue, which is full where a stuck master is asked often
+LONGEST_REQUEST = 65536  # bytes of a request, at most
 LONGEST_REPLY = 16 << 20  # bytes of an answer, at most: 4096 workers and a traceback take fewer
 
 
@@ -93,9 +93,9 @@ class ControlSocket:
         try:
             text = b""
             while not text.endswith(b"\n"):
-                piece = await stream.read(PATIENCE)
+                piece = await stream.read(CLIENT_TIMEOUT)
                 text += piece
-                if not piece or len(text) > LONGEST:
+                if not piece or len(text) > LONGEST_REQUEST:
                     return
             try:
                 request = msgspec.json.decode(text, type=Message)
@@ -103,7 +103,7 @@ class ControlSocket:
                 reply: Message = {"ok": False, "message": f"not a JSON object: {error}"}
             else:
                 reply = await answer(request)
-            await stream.write(msgspec.json.encode(reply) + b"\n", PATIENCE)
+            await stream.write(msgspec.json.encode(reply) + b"\n", CLIENT_TIMEOUT)
             await stream.read(86400.0)  # until the client or this master leaves: a client may wait for the stop
         except (Disconnected, TimedOut):
             pass
@@ -146,14 +146,23 @@ def answers(path: str) -> bool:
             return False
 
 
-def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
+def ask(
+    path: str,
+    request: Message,
+    *,
+    queue_timeout: float = QUEUE_TIMEOUT,
+    answer_timeouts: Mapping[str, float] = AT_ONCE,
+) -> tuple[Message, socket.socket]:
     """Send `request` to the master at `path`. Returns its answer, and the connection, which ends when the master does.
+    It may take `queue_timeout` seconds to get into the master's queue, and so many to get the answer as
+    `answer_timeouts` has for the command, if any.
 
     Raises StartError where nobody answers, or where the answer cannot be believed.
     """
+    timeout = answer_timeouts.get(request["command"])
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        return _ask(connection, path, request), connection
+        return _ask(connection, path, request, queue_timeout, timeout), connection
     except BaseException as error:
         connection.close()
         if not isinstance(error, OSError):
@@ -161,15 +170,17 @@ def ask(path: str, request: Message) -> tuple[Message, socket.socket]:
         raise StartError(_unanswered(path, error)) from None
 
 
-def _ask(connection: socket.socket, path: str, request: Message) -> Message:
+def _ask(
+    connection: socket.socket, path: str, request: Message, queue_timeout: float, timeout: float | None
+) -> Message:
     """Send `request`, and return the answer. Raises OSError where nobody answers, and StartError where the answer
     cannot be believed.
     """
     peer.demand_writers(connection)
     # settimeout would make connect(2) non-blocking, and so it would not wait for room in the queue
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_timeval(IN_QUEUE)))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_timeval(queue_timeout)))
     connection.connect(path)
-    connection.settimeout(AT_ONCE.get(request["command"]))
+    connection.settimeout(timeout)
     _believe(path, peer.stranger(connection))
     connection.sendall(msgspec.json.encode(request) + b"\n")
     text = bytearray()

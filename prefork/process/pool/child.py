@@ -27,7 +27,7 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Condition, Event
 from prefork.runtime.task import Task
 
-ANSWER = 1.0  # seconds that a child whose boot takes too long has to say where it is
+PLACE_TIMEOUT = 1.0  # seconds that a child whose boot takes too long has to say where it is
 ENDING = 2.0  # seconds that a child without clients has for its exit functions, before it is killed
 TIMES = 8  # how often it is told to end within these, as some places lose the exception (Dismissed)
 DUMP = 0.2  # seconds that it has to write its stacks to the error log (Logs.catch_crashes), before it may be killed
@@ -63,9 +63,9 @@ class Child:
         self._waiting: Task | None = None  # the task that waits for its next report
         self._deaf = False  # nothing is read from it any more
 
-    async def ready(self, timeout: float) -> None:
+    async def ready(self, timeout: float, *, place_timeout: float = PLACE_TIMEOUT) -> None:
         """Wait until it reports that it is ready. Raises BootError when it does not within `timeout` seconds, or cannot
-        be ready.
+        be ready. One that is late has `place_timeout` seconds more to say where it is.
         """
         ready = False
         try:
@@ -81,7 +81,7 @@ class Child:
         except MalformedMessage as error:
             raise BootError(f"{self.name} {self.pid} sent a malformed message: {error}") from None
         except TimedOut:
-            place = await self._place()
+            place = await self._place(place_timeout)
             late = f"{self.name} {self.pid} was not ready within {timeout:g} s (workers.boot_timeout)"
             hint = "" if place else ", and does not say where it is: see the error log"
             raise BootError(late + hint, place) from None
@@ -113,13 +113,13 @@ class Child:
             self._said += self._lines.feed(piece)
         return decode(self._said.popleft(), Report)
 
-    async def _place(self) -> str:
-        """The stacks of a child whose boot takes too long; "" where no thread of it gets to run and answer. Then the
-        error log has a dump, which needs no interpreter.
+    async def _place(self, timeout: float) -> str:
+        """The stacks of a child whose boot takes too long; "" where no thread of it gets to run and answer within
+        `timeout` seconds. Then the error log has a dump, which needs no interpreter.
         """
         self.ask(WHERE)
         try:
-            with self._loop.within(ANSWER):
+            with self._loop.within(timeout):
                 while report := await self._hear():
                     if report.place:
                         return report.place

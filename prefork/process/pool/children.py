@@ -22,7 +22,8 @@ from prefork.runtime.loop import Loop
 
 GENTLE = 0.5  # seconds for the exit functions of a child without clients, until its own children are sent SIGTERM
 STUCK = 0.5  # seconds in one turn, after which a loop counts as stuck
-ANSWER = 0.25  # seconds to answer WHAT in the diagnostics thread: a worker that cannot is stopped, or computes in C
+# seconds to answer WHAT in the diagnostics thread: a worker that cannot is stopped, or computes in C
+ACCOUNT_TIMEOUT = 0.25
 
 
 Main = Callable[[Reporter], int]
@@ -158,11 +159,11 @@ class Children:
         return list(self._living.values())
 
     async def accounts(self, children: Sequence[Child]) -> dict[int, Account]:
-        """The account of each child, by its pid. A child that does not answer within ANSWER seconds has none."""
+        """The account of each child, by its pid; none of a child that does not answer within ACCOUNT_TIMEOUT."""
         for child in children:
             child.account = None
             child.ask(WHAT)
-        with suppress(TimedOut), self.loop.within(ANSWER):
+        with suppress(TimedOut), self.loop.within(ACCOUNT_TIMEOUT):
             for child in children:
                 await child.answered()
         return {child.pid: child.account for child in children if child.account is not None}

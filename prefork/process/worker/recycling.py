@@ -18,21 +18,24 @@ from prefork.settings.wording import counted
 from prefork.shared.counters import REQUESTS
 
 SPREAD = 0.1  # of max_requests, more or less: workers that began together should not leave together
-WEIGHING = 1.0  # seconds between two checks of the memory, at least; each takes 20 us
+WEIGHING_INTERVAL = 1.0  # seconds between two checks of the memory, at least; each takes 20 us
 
 Retire = Callable[[str], None]
 
 
-def recycle(loop: Loop, workers: Workers, board: memoryview, retire: Retire) -> None:
+def recycle(
+    loop: Loop, workers: Workers, board: memoryview, retire: Retire, *, weighing_interval: float = WEIGHING_INTERVAL
+) -> None:
     """Have `retire` called with the reason, again and again, once a limit of `workers` is reached. `board` is the
-    worker's page of the scoreboard. To be called when the application has been imported.
+    worker's page of the scoreboard. At least `weighing_interval` seconds pass between two checks of the memory. To be
+    called when the application has been imported.
     """
     if workers.max_requests:
         loop.after_turn.append(_counting(board, _spread(workers.max_requests), retire))
     if workers.max_memory:
         held = resident()
         if held < workers.max_memory:
-            loop.after_turn.append(_weighing(loop, workers.max_memory, retire))
+            loop.after_turn.append(_weighing(loop, workers.max_memory, retire, weighing_interval))
         else:  # the next workers would begin with as much, and none would stay
             words = "a worker begins with %s, more than workers.max_memory (%s), which therefore has no effect"
             log.warning(words, mebibytes(held), mebibytes(workers.max_memory))
@@ -59,13 +62,13 @@ def _counting(board: memoryview, limit: int, retire: Retire) -> Callable[[], Non
     return count
 
 
-def _weighing(loop: Loop, limit: int, retire: Retire) -> Callable[[], None]:
+def _weighing(loop: Loop, limit: int, retire: Retire, interval: float) -> Callable[[], None]:
     due = loop.now
 
     def weigh() -> None:
         nonlocal due
         if loop.now >= due:
-            due = loop.now + WEIGHING
+            due = loop.now + interval
             held = resident()
             if held >= limit:
                 retire(f"it holds {mebibytes(held)} of memory (workers.max_memory)")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from prefork.handlers.apps.saturation import INTERVAL, Saturation
 from prefork.handlers.apps.wsgi.application import Wsgi
+from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds
 from prefork.handlers.apps.wsgi.input import Unbuffered
 from prefork.handlers.apps.wsgi.wait_estimate import Estimates
 from prefork.handlers.encode.compression import Compression
@@ -23,6 +24,7 @@ from prefork.http.message import Client, Handler, Request
 from prefork.http.registry import Server
 from prefork.net.stream import Stream
 from prefork.runtime.checked import CheckedLoop, CheckedThreadPool
+from prefork.runtime.loop import SWEEP
 from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Compression as CompressionSettings
 from prefork.settings.schema import Http
@@ -94,6 +96,8 @@ def live(
     buffered: bool = True,
     compressed: bool = False,
     estimates: Estimates | None = None,
+    sweep: float = SWEEP,
+    bounds: Bounds = BOUNDS,
 ) -> Iterator[Live]:
     """`application`, served within the block; in the end its connections have been closed, and its calls are over."""
     ready = threading.Event()
@@ -101,7 +105,7 @@ def live(
     failures: list[BaseException] = []
 
     def serve() -> None:
-        pool = CheckedThreadPool(CheckedLoop(make_poller()), threads)
+        pool = CheckedThreadPool(CheckedLoop(make_poller(), sweep=sweep), threads)
         pool.pinned = pinned
         handler: Handler = Wsgi(
             application,
@@ -112,6 +116,7 @@ def live(
             queue_timeout=queue_timeout,
             saturation=Saturation(pool, notices),
             estimates=estimates,
+            bounds=bounds,
         ).handle
         if not buffered:
             handler = Unbuffered(handler, pool).handle

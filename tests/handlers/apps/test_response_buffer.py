@@ -10,7 +10,6 @@ from time import monotonic
 import pytest
 
 from prefork.errors import ApplicationError
-from prefork.handlers.apps import response_buffer as module
 from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.http.message import Headers, Request, RequestLine
 from prefork.runtime.calls import Call
@@ -19,11 +18,12 @@ from tests.handlers.exchange import CLIENT
 from tests.handlers.files.file_trees import NoBody
 from tests.runtime.thread_pools import Ship
 
+DISK = 100
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMORY", 10)
-    monkeypatch.setattr(module, "DISK", 100)
+
+def small_buffer(ship: Ship, call: Call | None = None) -> ResponseBuffer:
+    """One with 10 bytes of memory."""
+    return ResponseBuffer(ship.pool, call or a_call(), memory=10, disk=DISK)
 
 
 async def close(*buffers: ResponseBuffer) -> None:
@@ -54,7 +54,7 @@ def collect(pieces: list[bytes], error: BaseException | None = None) -> bytes:
     received: list[bytes] = []
 
     async def main() -> None:
-        buffer = ResponseBuffer(ship.pool, a_call())
+        buffer = small_buffer(ship)
         thread = producing(buffer, pieces, error)
         try:
             async for piece in buffer:
@@ -82,7 +82,7 @@ def test_an_error_comes_after_what_was_put_before_it() -> None:
 
 def test_it_is_whole_where_all_is_in_memory() -> None:
     ship = Ship()
-    small, big = ResponseBuffer(ship.pool, a_call()), ResponseBuffer(ship.pool, a_call())
+    small, big = small_buffer(ship), small_buffer(ship)
     producing(small, [b"12345", b"67890"]).join()
     producing(big, [b"12345", b"678901"]).join()
     assert (small.whole, small.size) == (True, 10)
@@ -92,7 +92,7 @@ def test_it_is_whole_where_all_is_in_memory() -> None:
 
 def test_memory_comes_first_then_the_file_then_memory_again() -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     buffer.put(b"12345678")
     buffer.put(b"in the file")
     assert [buffer.take(), buffer.take(), buffer.take()] == [b"12345678", b"in the fil", b"e"]
@@ -111,7 +111,7 @@ def blocked(buffer: ResponseBuffer) -> threading.Thread:
 
 def test_beyond_the_bound_the_thread_waits_until_all_is_taken() -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     thread = blocked(buffer)
     for _ in range(10):
         assert buffer.take() == b"x" * 10
@@ -124,7 +124,7 @@ def test_beyond_the_bound_the_thread_waits_until_all_is_taken() -> None:
 
 def test_a_client_that_is_a_little_slower_does_not_make_the_file_grow() -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     pieces = [b"%06d" % number for number in range(200)]
     thread = producing(buffer, pieces)
     received, lengths = b"", [0]
@@ -139,13 +139,13 @@ def test_a_client_that_is_a_little_slower_does_not_make_the_file_grow() -> None:
         received += buffer.take()
     thread.join(5)
     assert received == b"".join(pieces)
-    assert 50 < max(lengths) <= module.DISK + 6
+    assert 50 < max(lengths) <= DISK + 6
     ship.run(close(buffer))
 
 
 def test_whoever_waits_is_let_go_when_nobody_wants_it_any_more() -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     thread = blocked(buffer)
     ship.run(close(buffer))
     thread.join(5)
@@ -156,7 +156,7 @@ def test_whoever_waits_is_let_go_when_nobody_wants_it_any_more() -> None:
 
 def test_a_piece_that_comes_while_it_is_closed_is_dropped() -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     ship.run(close(buffer))
     buffer._add(b"x" * 50)
     assert (buffer.size, buffer._file) == (0, None)
@@ -164,7 +164,7 @@ def test_a_piece_that_comes_while_it_is_closed_is_dropped() -> None:
 
 def test_a_full_disk_does_not_keep_a_closed_outbox_from_letting_go() -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     buffer._file = open("/dev/full", "wb")  # noqa: SIM115
     thread = blocked(buffer)
     ship.run(close(buffer))
@@ -177,7 +177,7 @@ def test_an_abandoned_call_ends_the_response_after_what_was_put() -> None:
     call = a_call(0.05)
 
     async def main() -> None:
-        buffer = ResponseBuffer(ship.pool, call)
+        buffer = small_buffer(ship, call)
         buffer.put(b"first")
         call.abandoned = True
         chunks = buffer.__aiter__()
@@ -191,7 +191,7 @@ def test_an_abandoned_call_ends_the_response_after_what_was_put() -> None:
 def test_a_thread_that_waits_for_the_client_does_not_take_too_long() -> None:
     ship = Ship()
     call = a_call(0.05)
-    buffer = ResponseBuffer(ship.pool, call)
+    buffer = small_buffer(ship, call)
     thread = blocked(buffer)
     assert call.since == inf
     ship.run(close(buffer))
@@ -202,7 +202,7 @@ def test_a_thread_that_waits_for_the_client_does_not_take_too_long() -> None:
 @pytest.mark.parametrize("closed_first", [False, True])
 def test_an_error_that_nobody_hears_of_is_logged(closed_first: bool, caplog: pytest.LogCaptureFixture) -> None:
     ship = Ship()
-    buffer = ResponseBuffer(ship.pool, a_call())
+    buffer = small_buffer(ship)
     if closed_first:
         ship.run(close(buffer))
         buffer.end(ValueError("the cause"))

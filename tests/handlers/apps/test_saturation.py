@@ -13,12 +13,7 @@ from prefork.runtime.threads import QUEUED
 from tests.handlers.apps.live import PATIENCE, Live, live, rest
 from tests.handlers.exchange import parse, request
 
-pytestmark = pytest.mark.usefixtures("brisk")
-
-
-@pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.02)
+BRISK = 0.02  # seconds: the loop's sweep
 
 
 class Holding:
@@ -46,7 +41,7 @@ def test_the_first_is_told_at_once_and_the_others_by_their_number(
     pinned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     application = Holding()
-    with live(application, pinned=pinned, queue_timeout=0.05, notices=0.3) as here:
+    with live(application, pinned=pinned, queue_timeout=0.05, notices=0.3, sweep=BRISK) as here:
         held = [ask(here, "/slowest")]
         here.until(lambda: application.called == ["/slowest"])
         here.until(lambda: here.pool.calls.under_way)
@@ -70,7 +65,7 @@ def test_the_first_is_told_at_once_and_the_others_by_their_number(
 
 def test_nothing_is_told_of_calls_that_wait_and_are_made(caplog: pytest.LogCaptureFixture) -> None:
     application = Holding()
-    with live(application, queue_timeout=PATIENCE) as here:
+    with live(application, queue_timeout=PATIENCE, sweep=BRISK) as here:
         held = [ask(here, f"/{number}") for number in range(5)]
         here.until(lambda: here.pool.counts[QUEUED])
         application.go.set()

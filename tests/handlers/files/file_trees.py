@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from prefork.handlers.files.cache import FileCache
+from prefork.handlers.files.cache import IDLE, FileCache
 from prefork.handlers.files.listing import Queue
 from prefork.handlers.files.static import Files
 from prefork.http.message import Client, FileSegment, Headers, Request, RequestLine, Response
@@ -90,16 +90,17 @@ def serve(
     mount: str = "",
     cache: FileCache | None = None,
     is_closed: Callable[[str], bool] | None = None,
+    queue: Queue | None = None,
     **how: Any,
 ) -> Files:
     """The handler of a route with the settings `how`; what it keeps is looked at with each request."""
-    settings, queue = FileSettings(root=str(root), **how), Queue(Loop(make_poller("select")))
+    settings, queue = FileSettings(root=str(root), **how), queue or Queue(Loop(make_poller("select")))
     return Files(settings, str(root), mount, cache or file_cache(valid=0.0, open_files=0), queue, is_closed)
 
 
-def file_cache(board: memoryview | None = None, **bounds: Any) -> FileCache:
+def file_cache(board: memoryview | None = None, *, idle: float = IDLE, **bounds: Any) -> FileCache:
     board = memoryview(bytearray(8 * WIDTH)).cast("Q") if board is None else board
-    return FileCache(Bounds(**bounds), board)
+    return FileCache(Bounds(**bounds), board, idle=idle)
 
 
 @contextmanager

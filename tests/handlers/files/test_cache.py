@@ -369,10 +369,9 @@ def test_the_files_held_open_are_bounded(root: Path, board: memoryview, clock: C
     assert not cache.shed()
 
 
-def test_what_nobody_asks_for_is_closed(root: Path, board: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.01)
+def test_what_nobody_asks_for_is_closed(root: Path, board: memoryview) -> None:
     before = descriptors_at_rest()
-    files, cache = keeping(root, board, valid=0)
+    files, cache = keeping(root, board, idle=0.01, valid=0)
     (root / "large").write_bytes(b"l" * (SMALL + 1))
     loop = Loop(make_poller())
     loop.spawn(cache.sweep(loop), "closing")

@@ -14,11 +14,14 @@ import msgspec
 import pytest
 
 from prefork.handlers.files import listing
+from prefork.handlers.files.listing import BOUNDS, Bounds, Queue
 from prefork.handlers.files.static import Files
 from prefork.http.message import Response
+from prefork.runtime.loop import Loop
+from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Files as FileSettings
 from prefork.settings.schema import Route
-from tests.handlers.exchange import exchange, meet, parse, request, routed
+from tests.handlers.exchange import exchange, hosted, meet, parse, request, routed
 from tests.handlers.files.file_trees import ask, content, field, serve, unprivileged
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -45,6 +48,10 @@ HOSTILE = [
 @pytest.fixture
 def listed(root: Path) -> Files:
     return serve(root, max_age=60, listing=True)
+
+
+def bounded(root: Path, bounds: Bounds) -> Files:
+    return serve(root, listing=True, queue=Queue(Loop(make_poller("select")), bounds))
 
 
 def entries(files: Files, path: str = "/", query: str = "") -> list[dict[str, Any]]:
@@ -286,9 +293,8 @@ def test_json_is_given_to_who_prefers_it(root: Path, listed: Files, accept: str,
     assert field(response, "Vary") == "Accept"
 
 
-def test_a_huge_directory_is_shown_in_pages(root: Path, listed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "PAGE", 4)
-    monkeypatch.setattr("prefork.handlers.files.listing_page.PAGE", 4)
+def test_a_huge_directory_is_shown_in_pages(root: Path) -> None:
+    listed = bounded(root, Bounds(page_size=4))
     for number in range(10):
         (root / f"{number}").touch()
     shown = {page: ask(listed, "/", query=f"sort=name&order=desc&page={page}") for page in ("1", "3", "9", "x")}
@@ -300,10 +306,8 @@ def test_a_huge_directory_is_shown_in_pages(root: Path, listed: Files, monkeypat
     assert len(entries(listed)) == 10  # JSON is not for a screen
 
 
-def test_a_directory_beyond_its_bound_says_that_there_is_more(
-    root: Path, listed: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listing, "MOST", 5)
+def test_a_directory_beyond_its_bound_says_that_there_is_more(root: Path) -> None:
+    listed = bounded(root, Bounds(most_entries=5))
     for number in range(5):
         (root / f"{number}").touch()
     assert "the rest is not shown" not in content(ask(listed, "/")).decode()
@@ -361,7 +365,7 @@ def test_the_path_of_the_json_is_as_it_was_asked_for(root: Path, listed: Files) 
 # ---- many at once
 
 
-def crowd(root: Path, count: int, *targets: str, **how: Any) -> tuple[list[bytes], list[int]]:
+def crowd(root: Path, count: int, *targets: str, bounds: Bounds = BOUNDS, **how: Any) -> tuple[list[bytes], list[int]]:
     """What so many clients get who ask for each of the targets at once, and how many readings there were at a time."""
     (root / "huge").mkdir(exist_ok=True)
     for number in range(3 * listing.SLICE):
@@ -379,15 +383,14 @@ def crowd(root: Path, count: int, *targets: str, **how: Any) -> tuple[list[bytes
         finally:
             under_way -= 1
 
-    handler = routed([Route(files=FileSettings(root=str(root), listing=True))])
+    handler = hosted(lambda pool: serve(root, listing=True, queue=Queue(pool.loop, bounds)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing.Listing, "_read", read)
         return meet(handler, *[request(target, "Connection: close") for target in targets] * count, **how), at_once
 
 
-def test_one_listing_is_made_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "SHARED", 0.0)
-    answers, at_once = crowd(root, 8, "/huge/", half_closed=False)
+def test_one_listing_is_made_at_a_time(root: Path) -> None:
+    answers, at_once = crowd(root, 8, "/huge/", bounds=Bounds(reading_lifetime=0.0), half_closed=False)
     assert [parse(answer).status for answer in answers] == [200] * 8
     assert at_once == [1] * 8
 
@@ -437,9 +440,8 @@ def test_what_was_read_is_not_kept_for_who_comes_later(root: Path, listed: Files
     assert names(listed) == ["one", "two"]
 
 
-def test_who_hangs_up_while_waiting_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "SHARED", 0.0)
-    answers, at_once = crowd(root, 8, "/huge/", hang_up_after=0)
+def test_who_hangs_up_while_waiting_is_given_up(root: Path) -> None:
+    answers, at_once = crowd(root, 8, "/huge/", bounds=Bounds(reading_lifetime=0.0), hang_up_after=0)
     assert answers == [b""] * 8
     assert at_once == [1]
 

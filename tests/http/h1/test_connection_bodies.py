@@ -10,6 +10,7 @@ import pytest
 
 from prefork.http.h1.body import DISCARD
 from prefork.http.message import Request, Response
+from prefork.net.stream import Bounds
 from tests.http.conftest import GET, Peer, World, answering, echo, ignore
 from tests.http.h1.oracle import answers
 
@@ -246,16 +247,13 @@ def test_a_client_that_is_still_sending_gets_to_read_why(world: Make, data: byte
     peer.until_gone()
 
 
-def test_a_client_that_never_stops_sending_is_let_go_in_the_end(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.net.stream.LINGER", 0.05)
-    here = world(echo)
+def test_a_client_that_never_stops_sending_is_let_go_in_the_end(world: Make) -> None:
+    here = world(echo, bounds=Bounds(linger=0.05))
     flood(here, here.connect())
 
 
-def test_a_client_that_sends_too_much_after_a_refusal_is_let_go(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.net.stream.LINGER", 3600)
-    monkeypatch.setattr("prefork.net.stream.LINGER_BYTES", 1_000_000)
-    here = world(echo)
+def test_a_client_that_sends_too_much_after_a_refusal_is_let_go(world: Make) -> None:
+    here = world(echo, bounds=Bounds(linger=3600, linger_bytes=1_000_000))
     flood(here, here.connect())
 
 
@@ -275,9 +273,8 @@ def flood(here: World, peer: Peer) -> None:
     peer.until_gone()
 
 
-def test_a_silent_client_that_was_refused_is_let_go(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.net.stream.LINGER", 0.05)
-    peer = world().connect()
+def test_a_silent_client_that_was_refused_is_let_go(world: Make) -> None:
+    peer = world(bounds=Bounds(linger=0.05)).connect()
     peer.send(b"nonsense\r\n\r\n")
     peer.until_gone()
 

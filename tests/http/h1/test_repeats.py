@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from prefork.http.h1 import parse as heads
 from prefork.http.h1.connection import HEAD_READ, UNKNOWN
+from prefork.http.h1.parse import OVERHEAD, Heads
 from prefork.http.h1.protocol import Http1
 from prefork.http.message import FileSegment, Repeatable, Request, Response, plain
 from prefork.net.stream import SLICE
@@ -241,15 +241,15 @@ def test_a_file_is_held_anew_for_each_repeat(here: World, tmp_path: Path) -> Non
     os.close(file)
 
 
-def test_heads_that_are_all_different_fill_no_memory(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "WHOLE_BYTES", 20_000)
+def test_heads_that_are_all_different_fill_no_memory(here: World) -> None:
+    here.protocol = Http1(here.server, Heads(32768, 100, whole_bytes=20_000))
     peer = here.connect()
     known = here.protocol.heads._wholes
     for number in range(60):
         for _ in range(2):
             peer.send(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
             peer.answer()
-        assert len(known) * heads.OVERHEAD <= 20_000 + heads.OVERHEAD
+        assert len(known) * OVERHEAD <= 20_000 + OVERHEAD
     assert known
 
 

@@ -16,12 +16,11 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.005)
+def world() -> Iterator[Worlds]:
     worlds: list[World] = []
 
     def new(**options: Any) -> World:
-        worlds.append(World(Websocket(**options)))
+        worlds.append(World(Websocket(**options), sweep=0.005))
         return worlds[-1]
 
     yield new

@@ -24,12 +24,11 @@ Worlds = Callable[..., World]
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.005)
+def world() -> Iterator[Worlds]:
     worlds: list[World] = []
 
     def new(**options: Any) -> World:
-        worlds.append(World(Websocket(**options)))
+        worlds.append(World(Websocket(**options), sweep=0.005))
         return worlds[-1]
 
     yield new

@@ -21,7 +21,7 @@ from prefork.http.websocket.handshake import Handshake, refusal
 from prefork.http.websocket.memory import Memory
 from prefork.http.websocket.protocol import WebSocket
 from prefork.net.stream import Stream
-from prefork.runtime.loop import Loop
+from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Http, Websocket
 from prefork.shared.counters import WIDTH
@@ -33,8 +33,8 @@ PATIENCE = 10.0
 class World:
     """A server all of whose WebSockets echo, and its loop, which a client's calls run."""
 
-    def __init__(self, options: Websocket) -> None:
-        self.loop = Loop(make_poller())
+    def __init__(self, options: Websocket, *, sweep: float = SWEEP) -> None:
+        self.loop = Loop(make_poller(), sweep=sweep)
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
         self.log: list[Entry] = []
         self.options = options

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from prefork.errors import StartError
-from prefork.process.master import control
 from prefork.process.master.control import ControlSocket, ask
 
 
@@ -131,20 +130,18 @@ def test_a_link_to_another_control_socket_is_no_master_in_the_way(path: str) -> 
 
 
 def test_a_master_that_does_not_answer_is_waited_for_no_longer_than_it_may_take(
-    path: str, monkeypatch: pytest.MonkeyPatch
+    path: str,
 ) -> None:
-    monkeypatch.setitem(control.AT_ONCE, "status", 0.1)
     silent = ControlSocket(path)
     with pytest.raises(StartError, match="does not answer: is it stopped, or stuck"):
-        ask(path, {"command": "status"})
+        ask(path, {"command": "status"}, answer_timeouts={"status": 0.1})
     silent.remove()
 
 
 @pytest.mark.parametrize("command", ["status", "reload"])
 def test_a_master_that_has_been_asked_more_often_than_its_queue_holds_does_not_answer_either(
-    path: str, command: str, monkeypatch: pytest.MonkeyPatch
+    path: str, command: str
 ) -> None:
-    monkeypatch.setattr(control, "IN_QUEUE", 0.1)
     with ExitStack() as opened:
         listener = opened.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)
@@ -156,4 +153,4 @@ def test_a_master_that_has_been_asked_more_often_than_its_queue_holds_does_not_a
             client.setblocking(False)
             full = client.connect_ex(path) != 0
         with pytest.raises(StartError, match="does not answer: is it stopped, or stuck"):
-            ask(path, {"command": command})
+            ask(path, {"command": command}, queue_timeout=0.1)

@@ -10,7 +10,7 @@ import pytest
 from prefork.errors import BootError, ConfigError
 from prefork.process.master.operations import Operation
 from prefork.process.master.reload import LOOK, PROOF
-from prefork.process.pool.child import ANSWER, DUMP, ENDING
+from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
 from prefork.process.pool.generation import Phase
 from prefork.process.pool.respawn import LONGEST_PAUSE
 from prefork.process.worker.drain import GRACE
@@ -22,7 +22,7 @@ from tests.process.pool.simulation import FakeChild, configured
 COUNT = 3  # workers
 BOOT = 10.0  # seconds: workers.boot_timeout
 PROBATION = 2.0  # seconds: workers.probation
-LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
+LATE = PLACE_TIMEOUT + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
 GRACEFUL = 5.0 + GRACE + 2 * SWEEP  # seconds until one that has been told to leave is gone
 Failure = Callable[[FakeChild], object]
 

@@ -23,7 +23,7 @@ from prefork.logger import Record, log
 from prefork.process.master.master import State
 from prefork.process.master.operations import Change, Operation
 from prefork.process.messages import NOW
-from prefork.process.pool.child import ANSWER, DUMP, ENDING
+from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
 from prefork.process.pool.generation import Generation, Phase
 from prefork.process.pool.respawn import LONGEST_PAUSE
 from prefork.process.worker.drain import GRACE
@@ -36,7 +36,7 @@ BRIEF = settings(max_examples=50, stateful_step_count=30, deadline=None, suppres
 MOST = 6  # workers
 BOOT = 10.0  # seconds: workers.boot_timeout
 PROBATION = 2.0  # seconds: workers.probation
-LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
+LATE = PLACE_TIMEOUT + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
 GRACEFUL = 5.0 + GRACE + 2 * SWEEP  # seconds until one that has been told to leave is gone
 RARELY = st.sampled_from([False] * 9 + [True])
 CALM = LONGEST_PAUSE + 2 * (BOOT + LATE + GRACEFUL + PROBATION)  # seconds until nothing is under way any more

@@ -49,13 +49,13 @@ def wait_exit(children: Children, child: Child) -> str:
     return child.exit_description
 
 
-def boot(children: Children, child: Child, timeout: float = 10.0) -> BootError | None:
-    """What `ready` comes to; SIGCHLD is played by a task."""
+def boot(children: Children, child: Child, timeout: float = 10.0, **how: float) -> BootError | None:
+    """What `ready(timeout, **how)` comes to; SIGCHLD is played by a task."""
     outcome: list[BootError | None] = []
 
     async def wait() -> None:
         try:
-            await child.ready(timeout)
+            await child.ready(timeout, **how)
             outcome.append(None)
         except BootError as error:
             outcome.append(error)
@@ -291,10 +291,9 @@ def test_a_child_that_was_forked_past_us_is_adopted(children: Children, dies: st
     assert wait_exit(children, child) == "exit status 3"
 
 
-def test_a_child_that_says_nothing_is_given_up(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.process.pool.child.ANSWER", 0.05)
+def test_a_child_that_says_nothing_is_given_up(children: Children) -> None:
     child = children.fork(lambda reporter: time.sleep(1000) or 0)
-    error = boot(children, child, 0.01)
+    error = boot(children, child, 0.01, place_timeout=0.05)
     assert str(error).startswith(
         f"worker {child.pid} was not ready within 0.01 s (workers.boot_timeout), and does not say"
     )

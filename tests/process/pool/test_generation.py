@@ -12,7 +12,7 @@ import pytest
 
 from prefork.errors import BootError
 from prefork.process.messages import WHERE
-from prefork.process.pool.child import ANSWER, DUMP, ENDING
+from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
 from prefork.process.pool.generation import Generation, Phase
 from prefork.process.pool.respawn import LONGEST_PAUSE, YOUNG
 from prefork.process.worker.drain import GRACE
@@ -21,7 +21,7 @@ from prefork.shared.scoreboard import Order
 from tests.process.pool.simulation import FORKING, SLOTS, FakeChild, FakeLogs, Outcome, Simulation, configured
 
 BOOT = 10.0  # seconds: workers.boot_timeout
-LATE = ANSWER + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
+LATE = PLACE_TIMEOUT + DUMP + ENDING + 10 * SWEEP  # seconds until a worker that is given up is gone, whatever it is at
 
 
 class Stage(Simulation):

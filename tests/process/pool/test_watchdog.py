@@ -16,6 +16,7 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 
 TIMEOUT = 0.2
+LOOK = 0.02  # seconds between two looks, and those that a stuck worker has to log where it is
 
 
 class Ward:
@@ -34,10 +35,11 @@ class Ward:
         """Whether the child is to be replaced once there was time for so many looks."""
 
         async def end() -> None:
-            await self.loop.sleep(looks * watchdog.LOOK)
+            await self.loop.sleep(looks * LOOK)
             self.loop.stop()
 
-        keeping = self.loop.spawn(watchdog.keep(self.loop, lambda: [self.child], TIMEOUT), "the watchdog")
+        keep = watchdog.keep(self.loop, lambda: [self.child], TIMEOUT, look_interval=LOOK, stacks_timeout=LOOK)
+        keeping = self.loop.spawn(keep, "the watchdog")
         self.loop.spawn(end(), "the end")
         self.loop.run()
         keeping.cancel()
@@ -45,9 +47,7 @@ class Ward:
 
 
 @pytest.fixture
-def ward(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
-    monkeypatch.setattr(watchdog, "LOOK", 0.02)
-    monkeypatch.setattr(watchdog, "ANSWER", 0.02)
+def ward() -> Iterator[Ward]:
     ward = Ward()
     yield ward
     ward.line.close()

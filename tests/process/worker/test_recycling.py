@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from prefork.process.worker import recycling
-from prefork.process.worker.recycling import recycle, resident
+from prefork.process.worker.recycling import WEIGHING_INTERVAL, recycle, resident
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 from prefork.runtime.task import PAUSE
@@ -23,11 +23,11 @@ MEBIBYTE = 1 << 20
 class Life:
     """A worker's loop and counters; `reasons` are those for which it was to retire, `turn` is one turn of the loop."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, weighing_interval: float) -> None:
         self.loop = Loop(make_poller())
         self.board = memoryview(array("Q", [0] * WIDTH))
         self.reasons: list[str] = []
-        recycle(self.loop, workers, self.board, self.reasons.append)
+        recycle(self.loop, workers, self.board, self.reasons.append, weighing_interval=weighing_interval)
 
     def turn(self) -> list[str]:
         async def step() -> None:
@@ -40,7 +40,7 @@ class Life:
 
 @pytest.fixture
 def live() -> Callable[..., Life]:
-    return lambda **limits: Life(Workers(**limits))
+    return lambda *, weighing_interval=WEIGHING_INTERVAL, **limits: Life(Workers(**limits), weighing_interval)
 
 
 def test_by_default_nothing_is_looked_at(live: Callable[..., Life]) -> None:
@@ -66,12 +66,9 @@ def test_limits_of_workers_that_began_together_are_spread_by_a_tenth_either_way(
     assert 900 <= min(limits) < max(limits) <= 1100
 
 
-def test_memory_above_the_limit_is_noticed_at_the_next_weighing(
-    live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recycling, "WEIGHING", 0.0)
+def test_memory_above_the_limit_is_noticed_at_the_next_weighing(live: Callable[..., Life]) -> None:
     gc.collect()  # what other tests have left, and would be gone by then
-    life = live(max_memory=resident() + 50 * MEBIBYTE)
+    life = live(max_memory=resident() + 50 * MEBIBYTE, weighing_interval=0.0)
     assert life.turn() == []
     with mmap.mmap(-1, 100 * MEBIBYTE) as leak:  # the allocator could take it from what other tests have freed
         leak[:: mmap.PAGESIZE] = b"x" * len(leak[:: mmap.PAGESIZE])

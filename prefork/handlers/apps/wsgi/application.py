@@ -17,9 +17,8 @@ from typing import IO, Any
 
 from prefork import __version__
 from prefork.errors import Abandoned, Disconnected, TimedOut
-from prefork.handlers.apps.response_buffer import ResponseBuffer
 from prefork.handlers.apps.saturation import Saturation
-from prefork.handlers.apps.wsgi.call import Call, contained, to_bytes
+from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds, Call, contained, to_bytes
 from prefork.handlers.apps.wsgi.delegated import Delegated
 from prefork.handlers.apps.wsgi.file_wrapper import ErrorStream, FileWrapper
 from prefork.handlers.apps.wsgi.wait_estimate import LONG, Estimate, Estimates, Meter
@@ -43,7 +42,7 @@ class Wsgi:
 
     A call may take `timeout` seconds, and wait for a thread for `queue_timeout` seconds (0: any number). All
     applications of one pool share its `saturation`. The `estimates` tell which calls are handed to another thread
-    beforehand.
+    beforehand. `bounds` are those of each call.
     """
 
     def __init__(
@@ -57,6 +56,7 @@ class Wsgi:
         queue_timeout: float = 0,
         saturation: Saturation | None = None,
         estimates: Estimates | None = None,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         self._application = application
         self._mount = mount
@@ -64,7 +64,8 @@ class Wsgi:
         self._timeout = timeout
         self._queue_timeout = queue_timeout
         self._saturation = saturation or Saturation(pool)
-        self._inline = Inline(pool, timeout)
+        self._bounds = bounds
+        self._inline = Inline(pool, timeout, bounds)
         self._pending = self._inline.pending
         self._estimates = estimates or Estimates()
         self._constant: Environ = {
@@ -213,7 +214,7 @@ class Wsgi:
             await self._pool.rejoin()
             raise Disconnected("a call has written for nobody")
         at_work = AtWork(call.request, self._timeout)
-        buffer = ResponseBuffer(self._pool, at_work)
+        buffer = self._bounds.buffer(self._pool, at_work)
 
         def work() -> None:
             call.produce(buffer)
@@ -230,7 +231,7 @@ class Wsgi:
         """The response to a call in another thread; a 503 where no thread is free within `queue_timeout`."""
         pool, task = self._pool, self._pool.loop.current
         call.request = request
-        call.opener = delegated = Delegated(pool, call, self._timeout, estimate)
+        call.opener = delegated = Delegated(pool, call, self._timeout, estimate, self._bounds)
         if self._queue_timeout and pool.is_full:
             task.deadline = monotonic() + self._queue_timeout
         try:
@@ -284,7 +285,7 @@ def _fields(headers: Headers, constant: Environ) -> Environ:
 
 
 VARIABLES = 512
-LONGEST = 64  # characters of a field name that is remembered, as clients may make up long ones
+LONGEST_NAME = 64  # characters of a field name that is remembered, as clients may make up long ones
 _VARIABLES: dict[str, str] = {}  # results of _variable by field name, at most VARIABLES
 
 
@@ -299,7 +300,7 @@ def _variable(name: str) -> str:
         variable = ""
     elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         variable = "HTTP_" + variable
-    if len(name) <= LONGEST:
+    if len(name) <= LONGEST_NAME:
         if len(_VARIABLES) >= VARIABLES:
             _VARIABLES.clear()
         _VARIABLES[name] = variable

@@ -9,25 +9,53 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from threading import get_ident
 from time import monotonic
 from typing import IO, Any, Protocol
 
 from prefork.errors import ApplicationError, ClientGone, Disconnected, ForkedError
-from prefork.handlers.apps.response_buffer import ResponseBuffer
+from prefork.handlers.apps.response_buffer import DISK, MEMORY, ResponseBuffer
 from prefork.handlers.apps.wsgi.file_wrapper import FileWrapper
 from prefork.http.exchange import failed
 from prefork.http.grammar import DIGITS, REASONS
 from prefork.http.message import Body, Fields, Request, Response
 from prefork.logger import log
 from prefork.runtime import forks
+from prefork.runtime.calls import Call as AtWork
+from prefork.runtime.threads import ThreadPool
 
-LOOK = 1.0  # seconds between two checks that the client is still there, while the application yields empty pieces
-PATIENCE = 30.0  # seconds for which an application may write a body that will not be sent (HEAD, 304); as in asgi/http
+LOOK_INTERVAL = 1.0  # seconds between two checks that the client is there, while the application yields empty pieces
+UNSEEN_TIMEOUT = 30.0  # seconds for which an application may write a body that is not sent (HEAD, 304); as in asgi/http
+HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has shut down its side counts as gone
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds of a call and of its response. `look_interval` seconds pass between two checks that the client is
+    there, and `unseen_timeout` seconds until an application may no longer write a body that is not sent. After
+    `half_closed` seconds of waiting for a thread, a client that has shut down its side counts as gone. `memory` and
+    `disk` are those of a ResponseBuffer.
+    """
+
+    look_interval: float = LOOK_INTERVAL
+    unseen_timeout: float = UNSEEN_TIMEOUT
+    half_closed: float = HALF_CLOSED
+    memory: int = MEMORY
+    disk: int = DISK
+
+    def buffer(self, pool: ThreadPool, call: AtWork) -> ResponseBuffer:
+        """A buffer for the response of `call`."""
+        return ResponseBuffer(pool, call, memory=self.memory, disk=self.disk)
+
+
+BOUNDS = Bounds()
 
 
 class Opener(Protocol):
-    """Begins the response of a call before the call has returned."""
+    """Begins the response of a call before the call has returned. `bounds` are those of the call."""
+
+    bounds: Bounds
 
     def open(self, call: Call) -> ResponseBuffer:
         """Make a buffer, and have the response with that buffer as its body (`call.response`) sent."""
@@ -55,7 +83,7 @@ class Call:
     _pieces: list[bytes] | None = None  # taken from the application, and not passed on yet
     _result: Iterable[bytes] = ()
     _iterator: Iterator[bytes] = iter(())
-    _until = 0.0  # when PATIENCE is over (monotonic seconds); 0 for a body that will be sent
+    _until = 0.0  # when `unseen_timeout` is over (monotonic seconds); 0 for a body that will be sent
     _next_look = 0.0
 
     def start_response(self, status: str, headers: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
@@ -80,9 +108,9 @@ class Call:
         """PEP 3333's write(): pass `data` on now, after the head; empty data does nothing. Where the client reads
         slowly, it waits in the buffer as yielded pieces do.
 
-        Raises ClientGone, an OSError, if the client is gone, or if PATIENCE is over for a body that is not sent;
-        ApplicationError if `data` is not bytes, or write() may not be called now; ForkedError in a forked process; and
-        OSError if the disk is full.
+        Raises ClientGone, an OSError, if the client is gone, or if `unseen_timeout` is over for a body that is not
+        sent; ApplicationError if `data` is not bytes, or write() may not be called now; ForkedError in a forked
+        process; and OSError if the disk is full.
         """
         if forks.forked:
             raise ForkedError
@@ -107,7 +135,7 @@ class Call:
         self.sent = True
         self.headers = tuple(self.headers)  # a copy, as the application may change its list later
         if self._is_unseen():
-            self._until = monotonic() + PATIENCE
+            self._until = monotonic() + self.opener.bounds.unseen_timeout
         buffer = self.buffer = self.opener.open(self)
         if not self._until:
             buffer.put(self._taken())
@@ -220,7 +248,7 @@ class Call:
 
     def _add(self, piece: Any) -> None:
         """Take a piece that the application has yielded. Raises Disconnected if the client has left, which is checked
-        for empty pieces alone, every LOOK seconds; ApplicationError if the piece is not bytes.
+        for empty pieces alone, every `look_interval` seconds; ApplicationError if the piece is not bytes.
         """
         piece = to_bytes(piece)
         if piece:
@@ -230,7 +258,7 @@ class Call:
         elif (now := monotonic()) >= self._next_look:
             if self._next_look and self.request.body.client_left:
                 raise Disconnected("the client left while the application gave nothing")
-            self._next_look = now + LOOK
+            self._next_look = now + self.opener.bounds.look_interval
 
     def outcome(self, buffer: ResponseBuffer) -> Response:
         """The response with what `produce` puts into `buffer`: bytes if all of it is there, else the buffer."""

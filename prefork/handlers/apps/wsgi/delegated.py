@@ -12,7 +12,7 @@ from time import monotonic
 
 from prefork.errors import Disconnected, TimedOut
 from prefork.handlers.apps.response_buffer import ResponseBuffer
-from prefork.handlers.apps.wsgi.call import Call, contained
+from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds, Call, contained
 from prefork.handlers.apps.wsgi.wait_estimate import Estimate, Meter
 from prefork.http.exchange import failed, release
 from prefork.http.message import Response
@@ -20,15 +20,16 @@ from prefork.runtime import forks
 from prefork.runtime.calls import Call as AtWork
 from prefork.runtime.threads import ThreadPool
 
-HALF_CLOSED = 0.1  # seconds of waiting for a thread, after which a client that has shut down its side counts as gone
-
 
 class Delegated:
     """One delegated `call`, for the current task, and its Opener. The call may take `timeout` seconds (0: any number).
     `estimate` is told how long the call would have held up the loop.
     """
 
-    def __init__(self, pool: ThreadPool, call: Call, timeout: float, estimate: Estimate) -> None:
+    def __init__(
+        self, pool: ThreadPool, call: Call, timeout: float, estimate: Estimate, bounds: Bounds = BOUNDS
+    ) -> None:
+        self.bounds = bounds
         self._pool = pool
         self._task = pool.loop.current
         self._call = call
@@ -87,14 +88,14 @@ class Delegated:
 
     def _begin(self) -> ResponseBuffer:
         """Make the buffer, and let the task send from it."""
-        self._buffer = buffer = ResponseBuffer(self._pool, self._at_work)
+        self._buffer = buffer = self.bounds.buffer(self._pool, self._at_work)
         self._pool.hand_back(self._task)
         return buffer
 
     def _work(self, make: Callable[[], Iterable[bytes]]) -> None:
         call = self._call
         call.thread = get_ident()
-        if self._at_work.began - self._asked >= HALF_CLOSED and call.request.body.client_left:
+        if self._at_work.began - self._asked >= self.bounds.half_closed and call.request.body.client_left:
             self._outcome = Disconnected("the client left while its request waited for a thread")
             call.fail(self._outcome)
             return  # the estimate learns nothing from a call that is not made

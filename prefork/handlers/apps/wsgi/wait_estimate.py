@@ -21,14 +21,14 @@ from prefork.runtime.watcher import TICK
 
 PAYS = 0.00005  # seconds, about the cost of a hand-over: calls that wait for longer in the mean are handed over
 LONG = 0.00025  # seconds: an inline call that takes less has hardly waited
-MOST = 32  # calls in the mean, at most; the first estimate of a new kind counts as one call
+MEAN_CALLS = 32  # calls in the mean, at most; the first estimate of a new kind counts as one call
 NOTHING = PAYS / 100  # seconds: a mean below this counts as 0
 MEASURED = 8  # inline calls that are measured after a long one, at 2 us each: on a busy machine many are long by chance
 DOUBTFUL = 0.001  # seconds: a call that waits for less, in a thread, may only have waited for the interpreter
 FIRST_TRIAL, LAST_TRIAL = 16, 1024  # calls handed over before some are tried inline: twice as many after each trial
 YOUNG = 4  # the first calls of each new kind, from which the next new kind is estimated
 KINDS = 1024
-LONGEST = 128  # characters of a path that count
+LONGEST_PATH = 128  # characters of a path that count
 CHANCES = 8  # kinds in use that are passed over, at most, to find one to forget
 
 _USAGE = getattr(resource, "RUSAGE_THREAD", None)  # Linux and FreeBSD; see getrusage(2)
@@ -73,13 +73,25 @@ class Estimate:
     runs the loop may use an estimate.
     """
 
-    __slots__ = ("_count", "_handed_over", "_is_tried", "_parent", "_trial", "is_watched", "mean", "measures", "used")
+    __slots__ = (
+        "_count",
+        "_handed_over",
+        "_is_tried",
+        "_mean_calls",
+        "_parent",
+        "_trial",
+        "is_watched",
+        "mean",
+        "measures",
+        "used",
+    )
 
-    def __init__(self, parent: Estimate | None = None, mean: float = 0.0) -> None:
+    def __init__(self, parent: Estimate | None = None, mean: float = 0.0, mean_calls: int = MEAN_CALLS) -> None:
         self.mean = mean
         self.measures = 0
         self.is_watched = True  # until the first call is noted
         self.used = True
+        self._mean_calls = mean_calls
         self._parent = parent
         self._count = 1
         self._handed_over = 0
@@ -125,7 +137,7 @@ class Estimate:
     def _learn(self, held_up: float) -> None:
         if self._parent is not None and self._count <= YOUNG:
             self._parent._learn(held_up)
-        if self._count < MOST:
+        if self._count < self._mean_calls:
             self._count += 1
         self.mean += (held_up - self.mean) / self._count
 
@@ -144,25 +156,27 @@ class _Known(Estimate):
 
 class Estimates:
     """The estimates of one application, by kind. There are at most KINDS; a kind that is not in use is forgotten
-    first.
+    first. At most `mean_calls` calls are in a mean, and the first `longest_path` characters of a path count.
     """
 
-    def __init__(self) -> None:
-        self._common = Estimate()
+    def __init__(self, *, mean_calls: int = MEAN_CALLS, longest_path: int = LONGEST_PATH) -> None:
+        self._mean_calls = mean_calls
+        self._longest_path = longest_path
+        self._common = Estimate(mean_calls=mean_calls)
         self._by_kind: dict[tuple[str, str], Estimate] = {}
 
     def find(self, method: str, path: str) -> Estimate:
         """The estimate for calls of this kind. A new kind begins with the mean of the first calls of other new kinds,
         which fades a little with each new kind.
         """
-        kind = method, _VARIABLE.sub("0", path[:LONGEST])
+        kind = method, _VARIABLE.sub("0", path[: self._longest_path])
         found = self._by_kind.get(kind)
         if found is None:
             if len(self._by_kind) >= KINDS:
                 self._forget_one()
             common = self._common
-            common.mean -= common.mean / MOST
-            found = self._by_kind[kind] = Estimate(common, common.mean)
+            common.mean -= common.mean / self._mean_calls
+            found = self._by_kind[kind] = Estimate(common, common.mean, self._mean_calls)
         found.used = True
         return found
 

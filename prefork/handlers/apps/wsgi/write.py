@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from prefork.handlers.apps.response_buffer import ResponseBuffer
-from prefork.handlers.apps.wsgi.call import Call
+from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds, Call
 from prefork.http.message import Response
 from prefork.runtime.calls import Call as AtWork
 from prefork.runtime.task import Task
@@ -24,14 +24,15 @@ class Inline:
     between two writes (0: any number).
     """
 
-    def __init__(self, pool: ThreadPool, timeout: float) -> None:
+    def __init__(self, pool: ThreadPool, timeout: float, bounds: Bounds = BOUNDS) -> None:
+        self.bounds = bounds
         self.pending: dict[Task, Callable[[], Response]] = {}  # returns the task's response; for the leader alone
         self._pool = pool
         self._timeout = timeout
 
     def open(self, call: Call) -> ResponseBuffer:
         at_work = AtWork(call.request, self._timeout)
-        buffer = ResponseBuffer(self._pool, at_work)
+        buffer = self.bounds.buffer(self._pool, at_work)
         self._pool.detach(at_work, _Writing(self.pending, call, buffer))
         return buffer
 

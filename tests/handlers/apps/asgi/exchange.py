@@ -11,7 +11,7 @@ from typing import Any
 from prefork.handlers.apps.asgi.application import Asgi
 from prefork.http.message import Client
 from prefork.http.registry import Server
-from prefork.runtime.loop import Loop
+from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.poller import make_poller
 from prefork.settings.schema import Http
 from prefork.shared.counters import WIDTH
@@ -31,6 +31,7 @@ def meet(
     http: Http | None = None,
     poller: str = "auto",
     lifespan: bool = False,
+    sweep: float = SWEEP,
     **manner: Any,
 ) -> list[bytes]:
     """What the server answers to several clients at once, who send these bytes; for `manner` see Manner.
@@ -42,7 +43,7 @@ def meet(
         assert scope["type"] == "http"
         await application(scope, receive, send)
 
-    loop = Loop(make_poller(poller))
+    loop = Loop(make_poller(poller), sweep=sweep)
     asgi = Asgi(loop)
     validator = Validator(application if lifespan else without_lifespan)
     handler = asgi.handler(validator, mount)

@@ -160,9 +160,8 @@ def test_stream_that_hears_nothing_of_its_clients_end_is_cancelled_after_a_while
 ) -> None:
     """Where it has left the request body alone, Starlette must not receive beside it, and relies on send."""
     monkeypatch.setattr("prefork.handlers.apps.asgi.http.PATIENCE", 0.05)
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.005)
     story: list[str] = []
-    meet(silent_stream(story, reads=False), request(body=b"x", method="POST"), hang_up_after=1)
+    meet(silent_stream(story, reads=False), request(body=b"x", method="POST"), hang_up_after=1, sweep=0.005)
     assert story == ["cancelled"]
     assert caplog.text == ""
 

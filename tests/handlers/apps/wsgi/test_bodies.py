@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.handlers.apps.response_buffer import MEMORY
-from prefork.handlers.apps.wsgi import call as wsgi_call
+from prefork.handlers.apps.wsgi.call import Bounds
 from tests.handlers.apps.live import PATIENCE, live, receive, rest
 from tests.handlers.exchange import assert_500, call, exchange, meet, parse, request, wsgi
 
@@ -248,9 +248,8 @@ def test_endless_streams_take_turns() -> None:
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("pinned", [False, True])
 def test_an_iterator_that_yields_nothing_ends_when_its_client_has_left(
-    begun: bool, pinned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    begun: bool, pinned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(wsgi_call, "LOOK", 0.05)
     ends: list[str] = []
 
     def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
@@ -264,7 +263,7 @@ def test_an_iterator_that_yields_nothing_ends_when_its_client_has_left(
         finally:
             ends.append("closed")
 
-    with live(application, pinned=pinned) as here:
+    with live(application, pinned=pinned, bounds=Bounds(look_interval=0.05)) as here:
         with here.connect(request("/left")) as client:
             if begun:
                 receive(client, b"begin\r\n")
@@ -275,11 +274,7 @@ def test_an_iterator_that_yields_nothing_ends_when_its_client_has_left(
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_an_iterator_that_yields_nothing_ends_when_its_client_has_had_a_504(
-    pinned: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsgi_call, "LOOK", 0.05)
-    monkeypatch.setattr("prefork.runtime.calls.SWEEP", 0.02)
+def test_an_iterator_that_yields_nothing_ends_when_its_client_has_had_a_504(pinned: bool) -> None:
     ends: list[str] = []
 
     def application(environ: Environ, start_response: Start) -> Iterator[bytes]:
@@ -291,7 +286,8 @@ def test_an_iterator_that_yields_nothing_ends_when_its_client_has_had_a_504(
         finally:
             ends.append("closed")
 
-    with live(application, pinned=pinned, timeout=0.1) as here:
+    bounds = Bounds(look_interval=0.05)
+    with live(application, pinned=pinned, timeout=0.1, sweep=0.02, bounds=bounds) as here:
         here.pool.calls.overdue = lambda call: next(iter(here.server.connections)).give_up()
         assert parse(rest(here.connect(request("/")))).status == 504
         others = [here.connect() for _ in range(3)]  # one of which has its descriptor, most likely

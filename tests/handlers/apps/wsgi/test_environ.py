@@ -10,7 +10,7 @@ from wsgiref.validate import validator
 import pytest
 
 from prefork import __version__
-from prefork.handlers.apps.wsgi.application import _VARIABLES, LONGEST, VARIABLES, _fields
+from prefork.handlers.apps.wsgi.application import _VARIABLES, LONGEST_NAME, VARIABLES, _fields
 from prefork.http.message import Client, Headers
 from tests.handlers.exchange import call, environ, exchange, parse, request, wsgi
 
@@ -304,4 +304,4 @@ def test_what_is_remembered_of_field_names_is_bounded_in_size() -> None:
         name = f"x{number}-{'y' * (number % 2 * 10_000)}"
         assert _fields(Headers([(name, "z")]), {}) == {f"HTTP_{name.upper().replace('-', '_')}": "z"}
         assert len(_VARIABLES) <= VARIABLES
-        assert max(map(len, _VARIABLES)) <= LONGEST
+        assert max(map(len, _VARIABLES)) <= LONGEST_NAME

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from prefork.handlers.apps.wsgi import delegated as wsgi_delegated
-from prefork.handlers.apps.wsgi import wait_estimate
-from prefork.handlers.apps.wsgi.wait_estimate import AllWait
+from prefork.handlers.apps.wsgi.call import Bounds
+from prefork.handlers.apps.wsgi.wait_estimate import AllWait, Estimates
 from prefork.runtime.threads import DELEGATED, QUEUED, TAKEOVERS
 from tests.handlers.apps.live import Live, live, receive, rest
 from tests.handlers.exchange import parse
@@ -153,11 +152,7 @@ def test_a_thread_makes_the_next_call_without_the_loop() -> None:
     assert order == ["/1", "/2", "held until True"]
 
 
-def test_calls_that_are_not_made_as_their_clients_have_left_tell_nothing_of_their_kind(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(wsgi_delegated, "HALF_CLOSED", 0.0)
-    monkeypatch.setattr(wait_estimate, "MOST", 4)  # or it would take hundreds of them
+def test_calls_that_are_not_made_as_their_clients_have_left_tell_nothing_of_their_kind() -> None:
     first, second = threading.Event(), threading.Event()
 
     def waits(environ: Environ, start_response: Start) -> list[bytes]:
@@ -166,7 +161,8 @@ def test_calls_that_are_not_made_as_their_clients_have_left_tell_nothing_of_thei
             assert held.wait(10)
         return list(application(environ, start_response))
 
-    with live(waits, threads=2) as here:
+    few = Estimates(mean_calls=4)  # or it would take hundreds of them
+    with live(waits, threads=2, estimates=few, bounds=Bounds(half_closed=0.0)) as here:
         for _ in range(4):
             ask(here, "waits")
         asked = b"GET /waits?%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from prefork.errors import ClientGone
-from prefork.handlers.apps import response_buffer
 from prefork.handlers.apps.response_buffer import MEMORY
-from prefork.handlers.apps.wsgi import call as wsgi_call
+from prefork.handlers.apps.wsgi.call import Bounds
 from prefork.shared.counters import REQUESTS, STATUS_CLASS
 from tests.handlers.apps.live import PATIENCE, live, receive, rest
 from tests.handlers.exchange import assert_500, call, exchange, parse, request, wsgi
@@ -243,8 +242,7 @@ def test_what_nobody_is_to_see_is_written_for_nothing_and_the_head_leaves_at_onc
         here.until(lambda: len(written) == 2)
 
 
-def test_endless_writing_that_nobody_is_to_see_ends(pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsgi_call, "PATIENCE", 0.05)
+def test_endless_writing_that_nobody_is_to_see_ends(pinned: bool) -> None:
     ends: list[BaseException] = []
 
     def application(environ: Environ, start_response: Start) -> list[bytes]:
@@ -256,7 +254,8 @@ def test_endless_writing_that_nobody_is_to_see_ends(pinned: bool, monkeypatch: p
             ends.append(error)
             raise
 
-    assert parse(exchange(wsgi(application, pinned=pinned), request("/", method="HEAD")), "HEAD").status == 200
+    handler = wsgi(application, pinned=pinned, bounds=Bounds(unseen_timeout=0.05))
+    assert parse(exchange(handler, request("/", method="HEAD")), "HEAD").status == 200
     assert [type(error) for error in ends] == [ClientGone]
 
 
@@ -467,11 +466,8 @@ def test_an_application_may_go_on_once_its_client_has_left(pinned: bool, caplog:
     assert not caplog.records
 
 
-def test_a_client_that_reads_slowly_slows_the_writer_down_and_costs_little_memory(
-    pinned: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_reads_slowly_slows_the_writer_down_and_costs_little_memory(pinned: bool) -> None:
     disk, count = 8 << 20, 256  # pieces, 16 MiB
-    monkeypatch.setattr(response_buffer, "DISK", disk)
     written: list[int] = []
 
     def application(environ: Environ, start_response: Start) -> list[bytes]:
@@ -484,7 +480,7 @@ def test_a_client_that_reads_slowly_slows_the_writer_down_and_costs_little_memor
     before = descriptors_at_rest()
     tracemalloc.start()
     try:
-        with live(application, pinned=pinned) as here:
+        with live(application, pinned=pinned, bounds=Bounds(disk=disk)) as here:
             client = here.connect(CLOSE)
             calls = here.pool.calls
             here.until(lambda: (len(written) + 2) * len(PIECE) > disk)
@@ -502,13 +498,9 @@ def test_a_client_that_reads_slowly_slows_the_writer_down_and_costs_little_memor
 # --- time-outs ---
 
 
-@pytest.fixture
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.runtime.calls.SWEEP", 0.02)
-    monkeypatch.setattr("prefork.runtime.loop.SWEEP", 0.02)
+BRISK = 0.02  # seconds: the loop's sweep
 
 
-@pytest.mark.usefixtures("brisk")
 def test_the_timeout_counts_from_write_to_write(pinned: bool) -> None:
     overdue: list[Any] = []
 
@@ -519,13 +511,12 @@ def test_the_timeout_counts_from_write_to_write(pinned: bool) -> None:
             threading.Event().wait(0.05)
         return []
 
-    with live(application, pinned=pinned, timeout=0.3) as here:
+    with live(application, pinned=pinned, timeout=0.3, sweep=BRISK) as here:
         here.pool.calls.overdue = overdue.append
         assert parse(rest(here.connect(CLOSE))).body == b"x" * 10
     assert not overdue
 
 
-@pytest.mark.usefixtures("brisk")
 def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, caplog: pytest.LogCaptureFixture) -> None:
     go = threading.Event()
     overdue: list[Any] = []
@@ -542,7 +533,7 @@ def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, ca
             raise
         return []
 
-    with live(application, pinned=pinned, timeout=0.1) as here:
+    with live(application, pinned=pinned, timeout=0.1, sweep=BRISK) as here:
         here.pool.calls.overdue = overdue.append
         raw = rest(here.connect(request("/slow")))
         go.set()
@@ -556,7 +547,6 @@ def test_a_call_that_stops_writing_is_cut_short_and_hears_of_it(pinned: bool, ca
     assert [(entry.target, entry.status) for entry in here.log] == [("/slow", 200)]
 
 
-@pytest.mark.usefixtures("brisk")
 def test_what_is_written_after_the_client_has_had_its_504_goes_nowhere(
     pinned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -573,7 +563,7 @@ def test_what_is_written_after_the_client_has_had_its_504_goes_nowhere(
             ends.append(error)
             raise
 
-    with live(application, pinned=pinned, timeout=0.1) as here:
+    with live(application, pinned=pinned, timeout=0.1, sweep=BRISK) as here:
 
         def give_up(call: Any) -> None:
             assert here.pool.calls.away.get(call.task) is call
