@@ -13,6 +13,7 @@ from prefork.logger import log
 from prefork.net.listen import is_shut
 from prefork.runtime import forks
 from prefork.runtime.loop import Loop
+from prefork.runtime.poller import READ, is_ready
 from prefork.runtime.task import STARTED
 
 BREATH = 0.5  # seconds without accepting, when no descriptors or memory are left, or the listener is shut down
@@ -64,7 +65,7 @@ async def accept(
     batch = _Batch(loop)
     while True:
         await room(False)
-        if not batch.goes_on():
+        if not (batch.goes_on() and is_ready(listener.fileno(), READ)):  # no room is made where nobody is there
             # a new wait each time: the kernel wakes the first process of its queue, and this puts us at the end. So
             # idle processes take turns, and no process takes every client
             await loop.readable(listener.fileno(), exclusive=True)
@@ -74,6 +75,8 @@ async def accept(
             _accept(loop, listener, greet)
         except OSError as error:  # EAGAIN and the like: another process took the client, or it has left already
             batch.end()
+            if error.errno in _EXHAUSTED and not is_ready(listener.fileno(), READ):
+                continue  # Linux looks for a descriptor first, and then for a client: another process took the client
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
                 log.warning("not accepting for %g s: %s", breath, error.strerror)
                 await loop.sleep(breath)

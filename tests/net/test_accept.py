@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -183,6 +184,22 @@ def test_room_is_asked_for_before_and_after_there_is_a_client(
     assert porch.asked[:2] == [False, True]
 
 
+def test_no_room_is_made_for_a_client_that_is_not_there_even_where_turns_are_long(
+    run: Run, clock: Clock, loop: Loop, listener: socket.socket, porch: Porch
+) -> None:
+    """An idle connection would be ended for nobody."""
+
+    async def look() -> None:
+        await porch.until(3)
+        for _ in range(10):
+            await PAUSE
+
+    for _ in range(3):
+        porch.connect(listener)
+    run(look(), clock.work(0.1), accept(loop, listener, porch.room, porch.greet))
+    assert porch.asked.count(True) == 3
+
+
 @pytest.mark.parametrize("where", [False, True])
 def test_nobody_is_accepted_where_there_is_no_room(
     run: Run, loop: Loop, listener: socket.socket, porch: Porch, where: bool
@@ -350,6 +367,40 @@ def test_descriptor_that_somebody_gives_up_is_the_next_clients_at_once(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(exhausted[0])
     assert porch.clients[0][1] == name
+    assert caplog.records == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux looks for a descriptor before it looks for a client")
+def test_no_descriptor_is_asked_for_where_another_process_has_taken_the_client(
+    run: Run, loop: Loop, listener: socket.socket, porch: Porch, caplog: pytest.LogCaptureFixture
+) -> None:
+    porch.connect(listener)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    asked: list[bool] = []
+    done: list[int] = []
+
+    async def relieve() -> bool:
+        asked.append(True)
+        return False
+
+    async def room(wanted: bool) -> None:
+        if wanted and not done:
+            listener.accept()[0].close()
+            done.append(os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (done[0] + 1, hard))
+
+    async def look() -> None:
+        while not done:
+            await PAUSE
+        for _ in range(10):
+            await PAUSE
+
+    try:
+        run(look(), accept(loop, listener, room, porch.greet, relieve))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(done[0])
+    assert not asked
     assert caplog.records == []
 
 
