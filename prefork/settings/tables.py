@@ -58,6 +58,8 @@ def _places(table: type[Table], where: str = "") -> Iterator[tuple[str, str]]:
 
 def _suggestion(name: str, table: type[Table]) -> str:
     """A hint: the same key in another table, or the nearest key of this one; "" if there is neither."""
+    if name in keys(Settings):  # TOML has no way back to the top level, so it stands in the table above it
+        return " (this key belongs to the top of the file, above the first [table])"
     elsewhere = [path for key, path in _places(Settings) if key == name]
     place = elsewhere[0] if elsewhere else nearest(name, keys(table))
     return f' (did you mean "{place}"?)' if place else ""

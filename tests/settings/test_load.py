@@ -197,6 +197,9 @@ def test_a_configuration_of_gunicorn_is_told_from_a_broken_one(here: Path) -> No
 # Keys
 
 
+ABOVE = "this key belongs to the top of the file, above the first [table]"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -212,6 +215,9 @@ def test_a_configuration_of_gunicorn_is_told_from_a_broken_one(here: Path) -> No
         ("[[route]]\nfiles = {root='public', cgi=true}", "route[0].files.cgi: unknown key"),
         ("listen = [{address=':1', baklog=1}]", 'listen[0].baklog: unknown key (did you mean "backlog"?)'),
         ('"a\\nb" = 1', '"a\\nb": unknown key'),
+        ("[[route]]\nstatus = true\nlisten = [':1']", f"route[0].listen: unknown key ({ABOVE})"),
+        ("[log]\nlisten = [':1']", f"log.listen: unknown key ({ABOVE})"),
+        ("[workers.http]\nmax_body = 1", f"workers.http: unknown key ({ABOVE})"),
     ],
 )
 def test_an_unknown_key_is_an_error_with_a_suggestion(problems: Problems, text: str, problem: str) -> None:
