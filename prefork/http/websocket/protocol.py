@@ -8,7 +8,6 @@ too much in it, no bytes are read, nor parsed.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,8 +21,8 @@ from websockets.protocol import Protocol, Side, State
 
 from prefork.errors import Disconnected, TimedOut
 from prefork.http.message import Upgrade
+from prefork.http.websocket.library_log import LIBRARY_LOG
 from prefork.http.websocket.memory import SMALL, Memory
-from prefork.logger import log
 from prefork.net.stream import Stream
 from prefork.runtime.loop import Loop
 from prefork.runtime.task import PARKED, PAUSE, Task
@@ -41,17 +40,6 @@ BUSY_BYTES = 256 * 1024  # bytes that a portion was inflated to, beyond which th
 CLOSING = 2.0  # seconds that a client has to answer a close frame
 RESTART = "service restart"  # the reason that goes with 1012
 ABNORMAL = Close(1006, "")  # the connection ended without a closing handshake (RFC 6455 §7.1.5)
-
-
-class _Heard(logging.Handler):
-    """Passes the log records of `websockets` on to our log: they say that its parser has failed."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info and record.exc_info[1])
-
-
-_logger = logging.Logger("websockets", logging.WARNING)  # unknown to logging.getLogger: see logger.py
-_logger.addHandler(_Heard())
 
 
 def _nothing() -> None:
@@ -82,7 +70,7 @@ class WebSocket(Upgrade):
         self._loop = loop
         self._settings = settings
         self._send_timeout = send_timeout
-        self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=settings.max_message, logger=_logger)
+        self._frames = Protocol(Side.SERVER, state=State.OPEN, max_size=settings.max_message, logger=LIBRARY_LOG)
         self._frames.extensions = list(extensions)
         self._stream: Stream | None = None
         self._reader: Task | None = None  # the connection's
@@ -331,8 +319,8 @@ class WebSocket(Upgrade):
         data = b"".join(self._outgoing)
         self._outgoing.clear()
         sent = 0
-        with suppress(OSError):  # EAGAIN; the reader or the writer meets any other error again
-            sent = stream.send(data)
+        with suppress(Disconnected):  # the reader or the writer meets it again
+            sent = stream.try_write(data)
         stream.sent += sent
         self._left(sent)
         if sent < len(data):
