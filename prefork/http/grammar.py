@@ -35,5 +35,16 @@ _QUOTED = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t\x20-\x7e\x80-\xff])
 _EXTENSION = rf"[ \t]*+;[ \t]*+[{TCHAR}]++(?:[ \t]*+=[ \t]*+(?:[{TCHAR}]++|{_QUOTED}))?+"
 CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,15}}+)(?:{_EXTENSION})*+".encode("latin-1"))
 
+# RFC 9110 §6.5.1: fields that frame or route a message, or that tell how to take its content, must come before it
+NOT_IN_TRAILERS = HOP_BY_HOP | frozenset(
+    (
+        *("content-encoding", "content-length", "content-range", "content-type", "host", "trailer"),
+        *("authorization", "proxy-authenticate", "proxy-authorization", "www-authenticate", "cookie", "set-cookie"),
+        *("cache-control", "expect", "if-match", "if-modified-since", "if-none-match", "if-range"),
+        *("if-unmodified-since", "max-forwards", "pragma", "range"),
+        *("age", "date", "expires", "location", "retry-after", "vary", "warning"),
+    )
+)
+
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 """Status code -> reason phrase (RFC 9110 §15)."""

@@ -258,11 +258,15 @@ class FileSegment:
 class Chunks(Protocol):
     """A response body in pieces. `aclose` is called once, whatever happened, even where nothing was iterated.
 
-    Where it is `prompt`, the head is sent without waiting for the first piece.
+    Where it is `prompt`, the head is sent without waiting for the first piece. After the last piece, `trailers` are the
+    fields of the trailer section (RFC 9110 §6.5). A connection that cannot send one drops them.
     """
 
     @property
     def prompt(self) -> bool: ...
+
+    @property
+    def trailers(self) -> Fields: ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

@@ -78,6 +78,7 @@ class Parts:
     """
 
     prompt = False
+    trailers = ()
 
     def __init__(self, multipart: Multipart, file: int, close: Callable[[], None]) -> None:
         self._multipart = multipart

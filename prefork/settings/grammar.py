@@ -17,7 +17,5 @@ FIELD_VALUE = re.compile(rf"[{VALUE}]*+")
 NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]{1,255}+"
 BRACKETED = r"\[[0-9A-Fa-f:.]{2,45}+\]"
 
-HOP_BY_HOP = frozenset(
-    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
-)
+HOP_BY_HOP = frozenset(("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"))
 """The fields of one connection (RFC 9110 §7.6.1): the server sends them, an application must not."""

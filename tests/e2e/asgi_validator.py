@@ -65,6 +65,7 @@ class _Http:
         self.check = validator.check
         self.body_ended = self.disconnected = False
         self.stage = "start"
+        self.trailers = False
         _check_scope(self.check, scope, HTTP)
         self.check(scope["method"] == scope["method"].upper(), "the method is not upper case")
         self.check(scope["scheme"] in ("http", "https"), f"the scheme {scope['scheme']!r}")
@@ -84,13 +85,22 @@ class _Http:
     def sent(self, message: Message) -> None:
         """What `send` has let pass."""
         kind, stage = message["type"], self.stage
-        allowed = {"start": {"http.response.start"}, "body": {"http.response.body", "http.response.pathsend"}}
+        allowed = {
+            "start": {"http.response.start"},
+            "body": {"http.response.body", "http.response.pathsend"},
+            "trailers": {"http.response.trailers"},
+        }
         self.check(kind in allowed.get(stage, {"http.response.body"}), f"{kind!r} was accepted at {stage}")
         self.check(stage != "complete", f"{kind!r} was accepted after the response")
         if kind == "http.response.start":
             self.stage = "body"
+            self.trailers = bool(message.get("trailers"))
+        elif kind == "http.response.trailers":
+            self.stage = "trailers" if message.get("more_trailers") else "complete"
+        elif message.get("more_body"):
+            self.stage = "streaming"
         else:
-            self.stage = "streaming" if message.get("more_body") else "complete"
+            self.stage = "trailers" if self.trailers else "complete"
 
 
 class _WebSocket:

@@ -20,7 +20,7 @@ from msgspec import structs
 from prefork.http.h1.connection import Connection
 from prefork.http.h1.parse import Heads
 from prefork.http.h1.protocol import Http1
-from prefork.http.message import Chunks, Client, Handler, Headers, Request, RequestLine, Response
+from prefork.http.message import Chunks, Client, Fields, Handler, Headers, Request, RequestLine, Response
 from prefork.http.registry import Server
 from prefork.net.stream import BOUNDS, Bounds, Stream
 from prefork.runtime.loop import SWEEP, Loop
@@ -85,9 +85,12 @@ class World:
         while True:
             await self.loop.sleep(TICK)
 
-    def connect(self, tcp: bool = True, buffer: int = 0) -> Peer:
-        """A client, and a Connection that serves it; `buffer` bounds what the kernel holds, for slow readers."""
+    def connect(self, tcp: bool = True, buffer: int = 0, kind: type[socket.socket] = socket.socket) -> Peer:
+        """A client, and a Connection that serves it by a socket of this `kind`; `buffer` bounds what the kernel holds,
+        for slow readers.
+        """
         theirs, ours = tcp_pair(buffer) if tcp else socket.socketpair()
+        theirs = kind(fileno=theirs.detach())
         ours.setblocking(False)
         theirs.setblocking(False)
         stream = Stream(self.loop, theirs, self.server.http.min_send_rate, self.bounds)
@@ -224,6 +227,7 @@ class Pieces:
         return piece
 
     prompt = False
+    trailers: Fields = ()
 
     async def aclose(self) -> None:
         self.closed += 1

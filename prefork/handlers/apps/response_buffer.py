@@ -33,6 +33,7 @@ class ResponseBuffer:
     """
 
     prompt = False  # PEP 3333: no head before the first piece
+    trailers = ()  # PEP 3333 has none
 
     def __init__(self, pool: ThreadPool, call: Call, *, memory: int = MEMORY, disk: int = DISK) -> None:
         self._memory = memory

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from prefork.errors import ApplicationError, CutShort
 from prefork.handlers.encode.encodings import Encoding
 from prefork.http.exchange import release
-from prefork.http.message import Chunks, FileSegment
+from prefork.http.message import Chunks, Fields, FileSegment
 
 SLICE = 128 * 1024  # bytes encoded at a stretch: 1.2 ms by gzip at level 4, 6 ms at level 9
 
@@ -29,6 +29,10 @@ class EncodedBody:
     @property
     def prompt(self) -> bool:
         return not isinstance(self._body, bytes | FileSegment) and self._body.prompt
+
+    @property
+    def trailers(self) -> Fields:
+        return () if isinstance(self._body, bytes | FileSegment) else self._body.trailers
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces

@@ -12,7 +12,7 @@ from time import monotonic, time
 from typing import Any
 
 from prefork.errors import ApplicationError
-from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, REASONS, TOKEN
+from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, NOT_IN_TRAILERS, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, Repeatable, RequestLine, Response, Upgrade
 from prefork.logger import log
 from prefork.runtime.throttle import Throttle
@@ -228,6 +228,21 @@ class Renderer:
                 name,
                 count,
             )
+
+
+def trailer_section(fields: Fields) -> bytes:
+    """The field lines that stand between the last chunk and the end of the message (RFC 9112 §7.1.2).
+
+    Raises ApplicationError as Block does, and for a field that must not stand there (RFC 9110 §6.5.1).
+    """
+    lines = []
+    for name, value in map(_pair, fields):
+        if not TOKEN.fullmatch(name) or not FIELD_VALUE.fullmatch(value):
+            raise ApplicationError(f"an invalid trailer field: {name!r}: {value!r}")
+        if name.lower() in NOT_IN_TRAILERS:
+            raise ApplicationError(f"a field that may not be in a trailer section: {name!r}")
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("latin-1")
 
 
 def _pair(field: Any) -> tuple[str, str]:

@@ -6,7 +6,7 @@ Each is sent in the framing that its head announces.
 from __future__ import annotations
 
 from prefork.errors import ApplicationError
-from prefork.http.h1.render import Head
+from prefork.http.h1.render import Head, trailer_section
 from prefork.http.message import Chunks, FileSegment, Upgrade
 from prefork.net.stream import Stream
 from prefork.runtime.task import PAUSE
@@ -34,8 +34,9 @@ async def send_file(stream: Stream, head: Head, segment: FileSegment, timeout: f
 async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float) -> None:
     """Send the head with the first piece, or before it where `chunks` is prompt; then piece by piece.
 
-    No piece is asked for where the head is silent. Raises Disconnected, ApplicationError where the body is longer or
-    shorter than the head says, and any error that `chunks` raises.
+    No piece is asked for where the head is silent. Only a chunked body can have trailers (RFC 9112 §7.1.2). Raises
+    Disconnected, ApplicationError where the body is longer or shorter than the head says or a trailer field is not
+    valid, and any error that `chunks` raises.
     """
     pending, left = head.wire, head.length
     if not head.silent:
@@ -57,7 +58,7 @@ async def send_chunks(stream: Stream, head: Head, chunks: Chunks, timeout: float
         if left:
             raise ApplicationError(f"the body is {left} bytes shorter than its Content-Length of {head.length}")
         if head.chunked:
-            pending += b"0\r\n\r\n"
+            pending += b"0\r\n%b\r\n" % (trailer_section(chunks.trailers) if chunks.trailers else b"")
     await stream.write(pending, timeout)
 
 

@@ -14,7 +14,7 @@ import pytest
 from prefork.handlers.apps.interface import Interface
 from prefork.handlers.encode.compression import ENTRY, KEPT, Compression, EncodedCache, Key
 from prefork.handlers.encode.encoded_body import SLICE, EncodedBody
-from prefork.http.message import Handler, Request, Response
+from prefork.http.message import Fields, Handler, Request, Response
 from prefork.settings.schema import Compression as Settings
 from prefork.settings.schema import Route
 from tests.handlers.exchange import Answer, exchange, meet, parse, request, routed
@@ -299,6 +299,8 @@ def test_http_1_0_gets_a_encoded_stream_to_the_end_of_the_connection() -> None:
 
 class Pieces:
     """The Chunks of these pieces; `log` tells what was asked of them."""
+
+    trailers: Fields = ()
 
     def __init__(self, *pieces: bytes, prompt: bool = False, error: Exception | None = None) -> None:
         self.pieces = pieces

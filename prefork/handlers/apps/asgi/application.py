@@ -45,6 +45,7 @@ WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
 CLOSING = 0.5  # seconds that tasks which an application has left running have to end, once they are cancelled
 TAKING_BACK = 5.0  # seconds that started applications have to shut down where another one cannot start
 ENDING = (0.5, 0.25)  # seconds that requests have to end after the first call of `end`, and after the second
+ABANDONED_TIMEOUT = 30.0  # seconds that an application may go on with a body that is not sent (HEAD, 304, no client)
 WEBSOCKET = Websocket()  # the defaults
 
 
@@ -52,10 +53,17 @@ class Asgi:
     """The ASGI side of one worker: its asyncio loop, and the applications in it, each with one lifespan at most.
 
     `under_way` holds the calls that are not done, whether the response is sent or not: each WebSocket's session, and
-    each HTTP exchange whose application has had to wait.
+    each HTTP exchange whose application has had to wait. For `abandoned_timeout` see request_side.py.
     """
 
-    def __init__(self, loop: Loop, websocket: Websocket = WEBSOCKET, send_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        websocket: Websocket = WEBSOCKET,
+        send_timeout: float = 30.0,
+        abandoned_timeout: float = ABANDONED_TIMEOUT,
+    ) -> None:
+        self.abandoned_timeout = abandoned_timeout
         self.websocket = websocket
         self.send_timeout = send_timeout
         self.memory = Memory(websocket)
@@ -231,7 +239,7 @@ class Mounted:
         if headers.has_body:
             scope["asgi"] = WITH_BODY.copy()
         scope["state"] = self._state.copy()
-        scope["extensions"] = {"http.response.pathsend": {}}
+        scope["extensions"] = {"http.response.pathsend": {}, "http.response.trailers": {}}
         return scope
 
     def _line(self, line: RequestLine) -> Scope:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
-from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError, ServerLeaving, TimedOut
-from prefork.handlers.apps.asgi.messages import FIELDS, News, ended_by, is_hangup, to_bytes, to_fields, to_segment
+from prefork.errors import ApplicationError, ClientGone, Disconnected, ProtocolError, ServerLeaving
+from prefork.handlers.apps.asgi.messages import FIELDS, ended_by, is_hangup, to_bytes, to_fields, to_segment
 from prefork.handlers.apps.asgi.phases import (
     COMPLETE,
     EXPECTED,
@@ -23,67 +23,45 @@ from prefork.handlers.apps.asgi.phases import (
     UNDER_WAY,
     UNSEEN,
     WAITING,
-    Phase,
+    Trailers,
 )
-from prefork.http.message import Fields, FileSegment, Request, Response
+from prefork.handlers.apps.asgi.request_side import Message, RequestSide
+from prefork.http.members import members
+from prefork.http.message import Fields, FileSegment, Response
 from prefork.logger import log
 from prefork.runtime import forks
-from prefork.runtime.loop import Loop
-from prefork.runtime.task import PARKED, Task
-
-Message = dict[str, Any]
+from prefork.runtime.task import PARKED
 
 HIGH_WATER = 64 * 1024  # bytes that may be on their way to the client before `send` waits
-PATIENCE = 30.0  # seconds for which an application may go on with a body that is not sent (HEAD, 304, or client gone)
 
 
-class Host(Protocol):
-    """Keeps the exchanges, and the sessions of WebSockets, whose application has not ended; Asgi implements this."""
-
-    loop: Loop
-    under_way: set[Any]
-
-    def ended(self, exchange: Any) -> None: ...
-
-
-class RequestCycle:
+class RequestCycle(RequestSide):
     """One request and its response; `response` is set once it is known, and `over` once the application has ended.
 
     Where the response's body comes in pieces, this object is its Chunks as well.
 
     When a client leaves, http.disconnect and a `send` that raises tell its application, which goes on as it likes. In
     one case it may never hear of it: it streams, has nothing to send, and relies on `send` alone, as spec_version 2.4
-    was announced to it (asgi/application.py). Such an application is cancelled after PATIENCE.
+    was announced to it (asgi/application.py). Such an application is cancelled after `abandoned_timeout`.
     """
 
     # class attributes hold the defaults, as most exchanges set only a few of them
-    phase = WAITING
     status = 0
     fields: Fields = ()
     response: Response | None = None
     over = False
-    versions: dict[str, str]  # the scope's "asgi": this exchange's own if there is a request body, else a shared dict
     _ended = False  # the server has cancelled the application by `end`
     _relies_on_send = False  # the response began while 2.4 was announced
-    _told = False  # the application knows that its client is gone
     _last_resort: asyncio.TimerHandle | None = None
     error: BaseException | None = None  # the connection's task must raise it
     task: asyncio.Task[None] | None = None  # the application's: asyncio itself keeps weak references only
-    received = False  # the application has received the whole request body
-    _task: Task | None = None  # the connection's, once it waits for this exchange
-    _reader: Task | None = None  # reads the request body, then watches for the client to leave
-    _wanted = False  # the application waits for a piece of the request body, or for the client to leave
-    _piece = b""  # of the request body: arrived, and not received by the application
     _pieces: list[bytes]  # of the response body: sent by the application, and not taken by the connection
     _unsent = 0  # bytes of `_pieces`, and of the piece that the connection has taken but the client's socket has not
     _taken = 0  # bytes of that piece
+    trailers: Fields = ()  # of the response, where its client takes them
+    _trailing = Trailers.NONE
     _iterated = False
-    _until = 0.0  # the loop's time at which PATIENCE is over
-    _changed: News | None = None
-
-    def __init__(self, host: Host, request: Request) -> None:
-        self.host = host
-        self.request = request
+    _until = 0.0  # the loop's time at which `abandoned_timeout` is over
 
     async def live(self, application: Callable[..., Awaitable[None]], scope: dict[str, Any]) -> None:
         """The asyncio task of the application, from its beginning to its end."""
@@ -175,29 +153,14 @@ class RequestCycle:
             if self._iterated:
                 self._leave()
             else:  # the body is not sent (HEAD, 304), so its iteration never began
-                self._until = self.host.loop.now + PATIENCE
+                self._until = self.host.loop.now + self.host.abandoned_timeout
                 self._enter(UNSEEN)
 
     # ---- the application's side: asyncio
 
-    async def receive(self) -> Message:
-        """ASGI's receive: the request body piece by piece. After it comes http.disconnect, once the response is
-        complete, or its body is not sent, or the client is gone.
-        """
-        if not self.received and self.phase in OPEN:
-            if not self.request.headers.has_body:
-                self.received = True
-                return {"type": "http.request", "body": b"", "more_body": False}
-            return await self._receive_piece()
-        while self.phase in OPEN:
-            self._want()
-            await self._news()
-        self._told = True
-        return {"type": "http.disconnect"}
-
     async def send(self, message: Message) -> None:
         """ASGI's send. Raises RuntimeError for a message that may not come now, or is malformed; ClientGone, an
-        OSError, once the client is gone, or when PATIENCE is over for a body that is not sent.
+        OSError, once the client is gone, or when `abandoned_timeout` is over for a body that is not sent.
         """
         kind = message["type"]
         phase = self.phase
@@ -211,26 +174,59 @@ class RequestCycle:
             if not isinstance(status, int):
                 raise RuntimeError(f"the status of a response is {status!r}, not an int")
             self._relies_on_send = self.request.headers.has_body and not self.received
+            if message.get("trailers"):
+                self._trailing = Trailers.ANNOUNCED
             self._enter(STARTED)
-        elif kind == "http.response.body" and phase is STARTED and not message.get("more_body"):
+        elif (
+            kind == "http.response.body"
+            and phase is STARTED
+            and not message.get("more_body")
+            and self._trailing is Trailers.NONE
+        ):
             body = message.get("body", b"")
             body = body if type(body) is bytes else to_bytes(body)
             self.response = Response(self.status, self.fields, body)
             self._enter(COMPLETE)
-        elif kind == "http.response.body" and phase in UNDER_WAY:
+        elif kind == "http.response.body" and phase in UNDER_WAY and self._trailing is not Trailers.DUE:
             await self._stream(to_bytes(message.get("body", b"")), bool(message.get("more_body")))
-        elif kind == "http.response.pathsend" and phase is STARTED:
+        else:
+            await self._send_other(kind, message)
+
+    async def _send_other(self, kind: str, message: Message) -> None:
+        """The rest of `send`."""
+        phase = self.phase
+        if kind == "http.response.trailers" and phase in UNDER_WAY and self._trailing is Trailers.DUE:
+            await self._add_trailers(message)
+        elif kind == "http.response.pathsend" and phase is STARTED and self._trailing is Trailers.NONE:
             self.response = Response(self.status, self.fields, to_segment(message.get("path")))
             self._enter(COMPLETE)
-        elif kind == "http.response.pathsend" and phase in UNDER_WAY:
+        elif kind == "http.response.pathsend" and phase in UNDER_WAY and self._trailing is not Trailers.DUE:
             await self._stream_file(to_segment(message.get("path")))
         elif phase is GONE:
             self._told = True
             raise ClientGone("the client is gone")
         else:
-            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {EXPECTED[phase]}")
+            raise RuntimeError(f"an unexpected ASGI message: {kind!r}, while {self._expected}")
+
+    @property
+    def _expected(self) -> str:
+        if self._trailing is Trailers.DUE and self.phase in UNDER_WAY:
+            return "http.response.trailers was due"
+        return EXPECTED[self.phase]
+
+    async def _add_trailers(self, message: Message) -> None:
+        """Take fields of the trailer section. A client gets them only if it asks for them (RFC 9110 §10.1.4)."""
+        if "trailers" in members(self.request.headers.get("te")):
+            self.trailers = (*self.trailers, *to_fields(message.get("headers", ())))
+        if not message.get("more_trailers"):
+            self._trailing = Trailers.NONE
+            await self._stream(b"", more=False)
 
     async def _stream(self, body: bytes, more: bool) -> None:
+        """Send a piece of the body. Where trailers were announced, these are the end, and not the last piece."""
+        if not more and self._trailing is Trailers.ANNOUNCED:
+            self._trailing = Trailers.DUE
+            more = True
         if self.phase is UNSEEN:
             await asyncio.sleep(0)  # let other tasks run: no client slows this application down
             if not more:
@@ -242,7 +238,7 @@ class RequestCycle:
             self._begin_stream()
         self._pieces.append(body)
         self._unsent += len(body)
-        if not more and not self._iterated:
+        if not more and not self._iterated and not self.trailers:
             assert self.response is not None
             self.response.body = b"".join(self._pieces)  # the body is complete, and no piece was taken yet
         self._enter(STREAMING if more else COMPLETE)
@@ -266,99 +262,6 @@ class RequestCycle:
             segment.close()
         await self._stream(b"", more=False)
 
-    async def _receive_piece(self) -> Message:
-        body = self.request.body
-        piece, self._piece = self._piece, b""
-        if not piece:
-            try:
-                piece = body.arrived()
-            except ProtocolError as error:
-                self._lost(error)
-                return await self.receive()
-        while not piece and not body.ended:
-            self._want()
-            await self._news()
-            if self.phase not in OPEN:
-                return await self.receive()
-            piece, self._piece = self._piece, b""
-        if self.received:  # another task of the application has received the end meanwhile
-            return await self.receive()
-        self.received = body.ended
-        self._wanted = False
-        if self.received:
-            self.versions["spec_version"] = "2.3"
-        if body.ended and self.phase is STREAMING:
-            self._read_on()
-        return {"type": "http.request", "body": piece, "more_body": not self.received}
-
-    # ---- both sides
-
-    def _enter(self, phase: Phase) -> None:
-        """Go on to `phase`, and wake both sides."""
-        self.phase = phase
-        if self._task is not None:
-            self._task.wake()
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-
-    async def _news(self) -> None:
-        """Wait, in the application, until the connection's side has done something."""
-        if self._changed is None:
-            self._changed = News()
-        await self._changed.next()
-
-    def _want(self) -> None:
-        self._wanted = True
-        self._read_on()
-
-    def _read_on(self) -> None:
-        if self._reader is None:
-            self._reader = self.host.loop.spawn(self._read(), "reading a request body")
-        self._reader.wake()
-
-    async def _read(self) -> None:
-        """A task of our loop: read the request body, one piece whenever the application wants one. After the body, wait
-        until the client leaves, if the application receives or streams.
-        """
-        body = self.request.body
-        try:
-            while not body.ended:
-                if self._wanted:
-                    self._wanted = False
-                    piece = await body.piece()
-                    self._piece += piece  # not `+= await`: the application may have received the old value meanwhile
-                    self._tell()
-                elif self.phase is STREAMING:
-                    await self._look_for_end()
-                else:
-                    await PARKED
-            while self.phase is not STREAMING and not (self._wanted and self.received):
-                await PARKED
-            await body.hangup()
-            raise Disconnected("the client has hung up")
-        except (ProtocolError, Disconnected) as error:
-            self._reader = None
-            self._lost(error)
-
-    async def _look_for_end(self) -> None:
-        """Wait, for PATIENCE at the most, until the application wants more of the request body. Raises Disconnected if
-        the client has left by then. It is noticed no sooner, as reading is the only way to see the end of a stream.
-        """
-        try:
-            with self.host.loop.within(PATIENCE):
-                await PARKED
-        except TimedOut:
-            if self.request.body.client_left:
-                raise Disconnected("the client has hung up") from None
-
-    def _stop_reading(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-
     def _lost(self, error: ProtocolError | Disconnected) -> None:
         """The client has left, or has broken the protocol. The application is told that the client is gone; the
         connection raises `error`, or a Disconnected for it where the response is under way.
@@ -371,10 +274,12 @@ class RequestCycle:
             self._enter(GONE)
 
     def _leave(self) -> None:
-        """The client has left during a stream. Cancel the application after PATIENCE if it may not hear of that."""
+        """The client has left during a stream. An application that may not hear of that is cancelled after
+        `abandoned_timeout`.
+        """
         self._enter(GONE)
         if self._relies_on_send and self.task is not None:
-            self._last_resort = self.task.get_loop().call_later(PATIENCE, self._cancel_deaf)
+            self._last_resort = self.task.get_loop().call_later(self.host.abandoned_timeout, self._cancel_deaf)
 
     def _cancel_deaf(self) -> None:
         if self.task is not None and not self._told:
@@ -382,7 +287,7 @@ class RequestCycle:
 
     def _fell_short(self) -> None:
         if self.phase is not GONE and self.phase is not UNSEEN:
-            raise ApplicationError(f"the application has returned, while {EXPECTED[self.phase]}")
+            raise ApplicationError(f"the application has returned, while {self._expected}")
 
     def _failed(self, error: BaseException) -> None:
         """Hand an exception of the application to the connection, which logs it. Where the connection waits no more,

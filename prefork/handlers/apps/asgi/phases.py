@@ -16,6 +16,14 @@ class Phase(Enum):
     GONE = auto()  # the client is gone, or the exchange has failed
 
 
+class Trailers(Enum):
+    """The trailer section of a response (the extension http.response.trailers)."""
+
+    NONE = auto()  # or it is complete
+    ANNOUNCED = auto()  # http.response.start has said that it will come
+    DUE = auto()  # the body is complete
+
+
 # to look up a member in its class costs 25 ns more on Python 3.11
 WAITING, STARTED, STREAMING, UNSEEN, COMPLETE, GONE = Phase
 

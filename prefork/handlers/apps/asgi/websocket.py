@@ -14,8 +14,8 @@ from typing import Any
 from websockets.frames import Close
 
 from prefork.errors import ApplicationError, ClientGone, Disconnected, ServerLeaving
-from prefork.handlers.apps.asgi.http import Host
 from prefork.handlers.apps.asgi.messages import News, ended_by, is_hangup, to_bytes, to_fields
+from prefork.handlers.apps.asgi.request_side import Host
 from prefork.http.message import Fields, Request, Response, plain
 from prefork.http.websocket.handshake import Handshake
 from prefork.http.websocket.memory import Memory

@@ -152,6 +152,8 @@ class BodyReader(io.RawIOBase):
 class _Answering:
     """A response body in `pieces`, while the application may still read the request body."""
 
+    trailers = ()  # PEP 3333 has none
+
     def __init__(self, pieces: Chunks, reader: BodyReader) -> None:
         self.prompt = pieces.prompt
         self._pieces = pieces

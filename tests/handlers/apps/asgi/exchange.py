@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prefork.handlers.apps.asgi.application import Asgi
+from prefork.handlers.apps.asgi.application import ABANDONED_TIMEOUT, Asgi
 from prefork.http.message import Client
 from prefork.http.registry import Server
 from prefork.runtime.loop import SWEEP, Loop
@@ -31,6 +31,7 @@ def meet(
     http: Http | None = None,
     poller: str = "auto",
     lifespan: bool = False,
+    abandoned_timeout: float = ABANDONED_TIMEOUT,
     sweep: float = SWEEP,
     **manner: Any,
 ) -> list[bytes]:
@@ -44,7 +45,7 @@ def meet(
         await application(scope, receive, send)
 
     loop = Loop(make_poller(poller), sweep=sweep)
-    asgi = Asgi(loop)
+    asgi = Asgi(loop, abandoned_timeout=abandoned_timeout)
     validator = Validator(application if lifespan else without_lifespan)
     handler = asgi.handler(validator, mount)
     board = memoryview(bytearray(8 * WIDTH)).cast("Q")

@@ -74,7 +74,7 @@ def test_what_one_request_does_to_its_scope_the_next_does_not_see() -> None:
         await answer(send, body)
 
     first = parse(meet(application, request() + request())[0])
-    assert first.body == parse(first.rest).body == b"1 1 0 False"
+    assert first.body == parse(first.rest).body == b"1 2 0 False"
 
 
 def test_first_step_is_taken_at_once_as_a_task_of_its_own() -> None:

@@ -159,17 +159,14 @@ def test_stream_that_hears_nothing_of_its_clients_end_is_cancelled_after_a_while
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where it has left the request body alone, Starlette must not receive beside it, and relies on send."""
-    monkeypatch.setattr("prefork.handlers.apps.asgi.http.PATIENCE", 0.05)
     story: list[str] = []
-    meet(silent_stream(story, reads=False), request(body=b"x", method="POST"), hang_up_after=1, sweep=0.005)
+    bounds = {"abandoned_timeout": 0.05, "sweep": 0.005}
+    meet(silent_stream(story, reads=False), request(body=b"x", method="POST"), hang_up_after=1, **bounds)
     assert story == ["cancelled"]
     assert caplog.text == ""
 
 
-def test_application_that_has_heard_of_its_clients_end_goes_on_for_as_long_as_it_likes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("prefork.handlers.apps.asgi.http.PATIENCE", 0.05)
+def test_application_that_has_heard_of_its_clients_end_goes_on_for_as_long_as_it_likes() -> None:
     story: list[str] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -181,7 +178,7 @@ def test_application_that_has_heard_of_its_clients_end_goes_on_for_as_long_as_it
         await asyncio.sleep(0.3)
         story.append("recorded")
 
-    meet(application, request(body=b"x", method="POST"), hang_up_after=1)
+    meet(application, request(body=b"x", method="POST"), hang_up_after=1, abandoned_timeout=0.05)
     assert story == ["recorded"]
 
 
