@@ -1,20 +1,23 @@
 """The registry of one worker's connections: it counts them in and out, makes room for new ones, and drains them.
 
-Owns the set of the open connections and the objects that they share; never reads or writes one of them.
+Owns the set of the open connections and the objects that they share; never reads or writes one of them, and does not
+know which version of HTTP it speaks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from itertools import islice
+from math import inf
 from time import monotonic
 from typing import Protocol
 
 from prefork.errors import TooManyConnections
 from prefork.http.body_limit import BodyLimit
+from prefork.http.exchange import Exchange, Phase
 from prefork.http.forwarded import Forwarding
-from prefork.http.message import Client, Handler, Request, Response, Upgrade
+from prefork.http.message import Client, Handler, Request, Response
 from prefork.runtime.loop import Loop
 from prefork.runtime.sync import Condition
 from prefork.runtime.task import PAUSE, Task
@@ -31,30 +34,37 @@ WithErrorPage = Callable[[Response], Response]
 Record = Callable[[Client, Request | None, int, int, int, float], None]
 
 
-class Served(Protocol):
-    """The part of a connection (h1/connection.py) that the registry uses."""
+class ServedConnection(Protocol):
+    """The part of a connection, of any version of HTTP, that the registry uses.
+
+    It is `idle` while it has no exchange; `since` is when that began (monotonic seconds). For `busy_until` see
+    shared/activity.py.
+    """
 
     client: Client
-    request: Request | None
     idle: bool
     since: float
     busy_until: float
-    task: Task | None
-    upgrade: Upgrade | None
 
     @property
-    def answers(self) -> bool:
-        """True while a response is being sent."""
+    def exchanges(self) -> Iterable[Exchange]:
+        """Those under way: at most one in HTTP/1. To be called from any thread."""
 
     @property
     def has_asked(self) -> bool:
         """True where bytes have arrived that were not read."""
 
-    def cut(self) -> None: ...
+    def end_idle(self, at: float = -inf) -> None:
+        """End it at `at` (monotonic seconds), if it is still idle then. Only for an idle connection."""
 
-    def close_in_child(self) -> None: ...
+    def cut(self) -> None:
+        """Send no more of the responses under way: the close will tell the client that they are not whole."""
 
-    def give_up(self) -> None: ...
+    def abort(self) -> None:
+        """Cut it, and end its tasks, except those which another thread has or has not begun."""
+
+    def close_in_child(self) -> None:
+        """In a forked process: close its copy of the socket."""
 
 
 class Server:
@@ -85,7 +95,7 @@ class Server:
         self.limit_of_route: Limit = lambda _: None
         self._usual_limit = BodyLimit(http.max_body, "http.max_body")
         self.forwarding = Forwarding(http.trusted_proxies, http.trusted_fields)
-        self.connections: set[Served] = set()
+        self.connections: set[ServedConnection] = set()
         self.limit = MOST_CONNECTIONS
         self.vital: Container[Handler] = ()
         self.repeatable: Container[Handler] = ()
@@ -96,7 +106,7 @@ class Server:
         self.waiting = self._fewer.waiting
         self.notify = self._fewer.notify_all
 
-    def enter(self, connection: Served) -> bool:
+    def enter(self, connection: ServedConnection) -> bool:
         """Count a connection in. False where its client's address has `connections_per_client` others already.
 
         A trusted proxy may have any number of connections, and so may the clients of a unix socket.
@@ -111,7 +121,7 @@ class Server:
             return True
         return self.forwarding.trusts(address)
 
-    def note_busy(self, connection: Served) -> None:
+    def note_busy(self, connection: ServedConnection) -> None:
         """Count a connection as busy, where it begins a request and the loop's time has come to its `busy_until`."""
         self._activity.note(connection, self.loop.now, self.loop.lasted)
 
@@ -119,7 +129,7 @@ class Server:
         """The limit on the body of `request`: its route's, else `http.max_body`."""
         return self.limit_of_route(request) or self._usual_limit
 
-    def leave(self, connection: Served) -> None:
+    def leave(self, connection: ServedConnection) -> None:
         """Count a connection out. A second call does nothing."""
         if connection not in self.connections:
             return
@@ -131,6 +141,14 @@ class Server:
         self.board[CONNECTIONS] -= 1
         self._activity.leave(connection)
         self.notify()
+
+    def exchanges(self) -> list[Exchange]:
+        """Those under way on all connections. To be called from any thread."""
+        return [exchange for connection in tuple(self.connections) for exchange in connection.exchanges]
+
+    def exchange_of(self, task: Task) -> Exchange | None:
+        """The exchange whose handler `task` runs."""
+        return next((exchange for exchange in self.exchanges() if exchange.task is task), None)
 
     async def fewer(self, count: int) -> None:
         """Wait until fewer than `count` connections are open."""
@@ -146,8 +164,8 @@ class Server:
         WebSocket, or by one that is sending a response.
         """
         before = monotonic() - LASTING
-        lasting = [one for one in self.connections if one.upgrade is not None or one.answers]
-        return sum(one.since < before for one in lasting) >= self.limit
+        lasting = (Phase.SENDING, Phase.UPGRADED)
+        return sum(one.since < before and one.phase in lasting for one in self.exchanges()) >= self.limit
 
     async def room(self, wanted: bool) -> None:
         """Wait until there is room for another connection, or an idle one that could give way to it.
@@ -181,8 +199,7 @@ class Server:
         silent = (connection for connection in idle if not connection.has_asked)
         evicted = list(islice(silent, max(1, len(idle) // 8)))
         for connection in evicted:
-            assert connection.task is not None
-            connection.task.cancel()
+            connection.end_idle()
         return bool(evicted)
 
     async def relieve(self) -> bool:
@@ -196,9 +213,7 @@ class Server:
         One whose task another thread has, or has not begun, stays open.
         """
         for connection in tuple(self.connections):
-            connection.cut()
-            if connection.task is not None:
-                connection.task.cancel_unless_away()
+            connection.abort()
 
     def cut(self) -> None:
         """Cut every response that is being sent, as the loop has stopped and will not send the rest."""
@@ -224,10 +239,9 @@ class Server:
         the same moment.
         """
         self.draining = True
-        upgrades = [connection.upgrade for connection in self.connections if connection.upgrade is not None]
+        upgrades = [exchange.upgrade for exchange in self.exchanges() if exchange.upgrade is not None]
         for number, upgrade in enumerate(upgrades):
             upgrade.drain(spread * number / len(upgrades))
         for connection in self.connections:
             if connection.idle:
-                assert connection.task is not None
-                connection.task.deadline = min(connection.task.deadline, monotonic() + LAME_DUCK)
+                connection.end_idle(at=monotonic() + LAME_DUCK)

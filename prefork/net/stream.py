@@ -76,12 +76,14 @@ BOUNDS = Bounds()
 
 
 class Stream:
-    """`unread` is input that was received and not consumed, such as the beginning of the next message. `sent` counts
+    """The only door to a connected socket: nothing above it reads, writes or sees one.
+
+    `unread` is input that was received and not consumed, such as the beginning of the next message. `sent` counts
     the bytes handed to the kernel since somebody last set it to 0. `min_rate` is the bytes that the peer must take a
     second, see Pace.
     """
 
-    __slots__ = ("_bounds", "_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "sent", "unread")
+    __slots__ = ("_bounds", "_loop", "_min_rate", "_recv", "_send", "_socket", "fd", "readable", "sent", "unread")
 
     def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0, bounds: Bounds = BOUNDS) -> None:
         self._bounds = bounds
@@ -90,10 +92,30 @@ class Stream:
         self._socket = connected
         self.fd = connected.fileno()
         self.readable = loop.readable(self.fd)
-        self.recv = connected.recv  # for the hot path, which expects BlockingIOError and OSError itself
-        self.send = connected.send
+        self._recv = connected.recv  # bound once: 0.03 us less for each call
+        self._send = connected.send
         self.unread = b""
         self.sent = 0
+
+    def try_read(self, size: int = READ_SIZE) -> bytes | None:
+        """The bytes that have arrived, `size` at most; b"" at the end, None if there are none. Raises Disconnected."""
+        try:
+            return self._recv(size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise Disconnected(str(error)) from None
+
+    def try_write(self, data: bytes | memoryview, more: bool = False) -> int:
+        """Hand to the kernel as much of `data` as it takes without waiting; for `more` see `write`. Returns how many
+        bytes it has taken, 0 for none. `sent` does not count them. Raises Disconnected.
+        """
+        try:
+            return self._send(data, _MORE) if more else self._send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise Disconnected(str(error)) from None
 
     async def read(self, timeout: float) -> bytes:
         """Some bytes as soon as there are any, b"" at the end. Raises TimedOut (`timeout` seconds), Disconnected.
@@ -107,14 +129,10 @@ class Stream:
         task.deadline = monotonic() + timeout  # not the loop's now: an application may have held this turn up
         while True:
             await self.readable
-            try:
-                data = self.recv(READ_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise Disconnected(str(error)) from None
-            task.deadline = inf
-            return data
+            data = self.try_read()
+            if data is not None:
+                task.deadline = inf
+                return data
 
     async def write(self, data: bytes | memoryview, timeout: float, more: bool = False) -> None:
         """Hand all of `data` to the kernel. With `more`, other bytes follow at once, and the last of `data` wait for
@@ -123,18 +141,14 @@ class Stream:
         Raises Disconnected when the peer is gone, takes nothing for `timeout` seconds, or less than its minimum rate.
         """
         view = memoryview(data)
-        flags = _MORE if more else 0
         pace = Pace(self._min_rate, timeout)
         sliced = 0
         while view:
-            try:
-                sent = self.send(view[:SLICE], flags)
-            except BlockingIOError:
+            sent = self.try_write(view[:SLICE], more)
+            if not sent:
                 await self._room(pace, timeout)
                 sliced = 0
                 continue
-            except OSError as error:
-                raise Disconnected(str(error)) from None
             view = view[sent:]
             self.sent += sent
             pace.moved(sent)
@@ -151,7 +165,7 @@ class Stream:
         The hot path of a file that fits into the socket's buffer: 2 us less than by coroutines.
         """
         try:
-            self.sent = self.send(head, _MORE)
+            self.sent = self._send(head, _MORE)
             if self.sent < len(head):
                 return False
             sent = os.sendfile(self.fd, file, offset, min(count, SLICE))
@@ -204,11 +218,11 @@ class Stream:
         while len(self.unread) < READ_SIZE:
             await self.readable
             try:
-                data = self.recv(READ_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError:
+                data = self.try_read()
+            except Disconnected:
                 return
+            if data is None:
+                continue
             if not data:
                 return
             self.unread += data

@@ -7,20 +7,19 @@ connection closes. A client whose request is refused can read the answer before 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from math import inf
 from time import monotonic
 
-from prefork.errors import CutShort, Disconnected, ProtocolError, RequestTimeout, TimedOut, TooManyConnections
+from prefork.errors import CutShort, Disconnected, ProtocolError, TimedOut, TooManyConnections
 from prefork.http.exchange import failed, release
 from prefork.http.h1.body import Incoming, Nothing
-from prefork.http.h1.parse import HEAD_END, guess_line
-from prefork.http.h1.protocol import Http1
+from prefork.http.h1.parse import guess_line
+from prefork.http.h1.receive import receive_head
 from prefork.http.h1.render import Head
 from prefork.http.h1.send import send_at_once, send_chunks, send_file, send_upgrade
+from prefork.http.h1.state import ConnectionState
 from prefork.http.message import (
     Chunks,
-    Client,
     FileSegment,
     Headers,
     Repeatable,
@@ -28,63 +27,22 @@ from prefork.http.message import (
     RequestLine,
     Response,
     Upgrade,
-    plain,
 )
 from prefork.http.registry import LAME_DUCK
 from prefork.logger import log
-from prefork.net.stream import Stream
 from prefork.runtime.owner import Superseded
-from prefork.runtime.poller import READ, is_ready
-from prefork.runtime.task import PAUSE, Task, Wait
-from prefork.shared.counters import REPEATS, REQUESTS, SENT, status_class
+from prefork.runtime.task import PAUSE, Wait
+from prefork.shared.counters import REPEATS, REQUESTS, SENT
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 CLIENT_LEFT = 499  # as in nginx's log: the client did not wait for the answer
-RETRY = (("Retry-After", "1"),)
-UNKNOWN = RequestLine("GET", "-", "-", "", "", 1)  # the request line of an answer where no request has come
 NO_HEADERS = Headers(())
 
 
-class Connection:
-    """One client's connection. The server counts it from the moment it is made.
+class Connection(ConnectionState):
+    """One client's connection. The server counts it from the moment it is made. `task` is None until `serve` begins."""
 
-    `request` is the one that is being answered, or None. `answer` is the head of its response while that is being sent;
-    bytes that one send has taken set none. The connection is `idle` between two requests; `since` is when that or the
-    request began. `task` is None until `serve` begins. A connection that is not `welcome` is refused then. A `spare`
-    one gets a single answer, and only from a vital handler. `upgrade` is the body of the 101, while that has the
-    stream. For `busy_until` see shared/activity.py.
-    """
-
-    __slots__ = (
-        "answer",
-        "busy_until",
-        "client",
-        "idle",
-        "protocol",
-        "request",
-        "server",
-        "since",
-        "spare",
-        "stream",
-        "task",
-        "upgrade",
-        "welcome",
-    )
-
-    def __init__(self, protocol: Http1, stream: Stream, client: Client) -> None:
-        self.protocol = protocol
-        self.server = server = protocol.server
-        self.stream = stream
-        self.client = client
-        self.request: Request | None = None
-        self.answer: Head | None = None
-        self.idle = False
-        self.since = monotonic()
-        self.busy_until = 0.0
-        self.task: Task | None = None
-        self.upgrade: Upgrade | None = None
-        self.welcome = server.enter(self)
-        self.spare = server.is_over
+    __slots__ = ()
 
     async def serve(self, answered: Callable[[], None] | None = None) -> None:
         """Converse until either side ends it, then close. With `answered`, begin in mid-request: see `go_on`."""
@@ -108,10 +66,10 @@ class Connection:
             is_ours = False
         except ProtocolError as error:
             log.debug("%s refused: %d, %s", self.client.address or "a client", error.status, error)
-            await self._refuse(error.status, self.request or self._unreadable())
+            await self.refuse(error.status, self.request or self._unreadable())
         except (Disconnected, TimedOut):
             if self.request is not None:  # else the client left, or was idle for too long
-                self._account(self.answer.status if self.answer else CLIENT_LEFT, self.request)
+                self.account(self.answer.status if self.answer else CLIENT_LEFT, self.request)
         finally:
             if is_ours and self.task is not None:  # else another coroutine or task has it
                 self.task.owner = None
@@ -141,7 +99,7 @@ class Connection:
             await stream.write(head.wire if head.silent else head.wire + body, server.http.send_timeout)
         else:
             await self._send(head, body)
-        self._account(response.status, request)
+        self.account(response.status, request)
         self.answer, stream.sent = None, 0
         if headers.has_body:
             stream.unread = await self._after_body(request)
@@ -182,7 +140,8 @@ class Connection:
         find = server.find_vital if spare else server.find
         protocol = self.protocol
         whole, render = protocol.whole, protocol.renderer(peer)
-        readable, recv, send, waiting = stream.readable, stream.recv, stream.send, server.waiting
+        readable, waiting = stream.readable, server.waiting
+        try_read, try_write = stream.try_read, stream.try_write
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
         nothing = Nothing(stream)
@@ -200,14 +159,12 @@ class Connection:
                     self.idle = True
                     await readable
                 self.idle = False
-                try:
-                    data = recv(HEAD_READ)
-                except BlockingIOError:
+                arrived = try_read(HEAD_READ)
+                if arrived is None:
                     continue
-                except OSError:
+                if not arrived:
                     return
-                if not data:
-                    return
+                data = arrived
                 try:
                     head = whole(data)
                 except ProtocolError:
@@ -265,12 +222,7 @@ class Connection:
             if isinstance(body, bytes):
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
                 total = len(wire)
-                try:
-                    sent = send(wire)
-                except BlockingIOError:
-                    sent = 0
-                except OSError as error:
-                    raise Disconnected(str(error)) from None
+                sent = try_write(wire)
                 if sent != total:
                     self.answer, stream.sent = outgoing, sent
                     await stream.write(memoryview(wire)[sent:], http.send_timeout)
@@ -309,17 +261,6 @@ class Connection:
             elif waiting:
                 server.notify()
 
-    def _account(self, status: int, request: Request | None) -> None:
-        """Count and record an answer that the hot path does not: a refusal, one not sent whole, or a second attempt."""
-        server, board, sent = self.server, self.server.board, self.stream.sent
-        board[REQUESTS] += 1
-        board[status_class(status)] += 1
-        board[SENT] += sent
-        if server.record is not None:
-            client, duration = (request.client, monotonic() - self.since) if request else (self.client, 0.0)
-            server.record(client, request, status, len(self.answer.wire) if self.answer else 0, sent, duration)
-        self.request = None
-
     async def _head(self, data: bytes) -> tuple[RequestLine, Headers, bytes]:
         """The head that `data` begins with, and the bytes behind it. Reads on until the head is whole.
 
@@ -332,24 +273,7 @@ class Connection:
             self.idle = True
             data += await stream.read(self.task.deadline - monotonic())
             self.idle = False
-        until = monotonic() + timeout  # for the whole head: a client that drips does not get more time
-        known = 0
-        while True:
-            stream.unread = data
-            end = data.find(HEAD_END, max(0, known - 3))
-            if end >= 0:
-                line, headers = heads.parse(data, end)
-                stream.unread = b""
-                return line, headers, data[end + 4 :]
-            heads.check_partial(data, known)
-            known = len(data)
-            try:
-                piece = await stream.read(until - monotonic())
-            except TimedOut:
-                raise RequestTimeout(f"no whole head within {timeout:g} s") from None
-            if not piece:
-                raise Disconnected("the client left in mid-head")
-            data += piece
+        return await receive_head(stream, heads, data, timeout)
 
     def _unreadable(self) -> Request | None:
         """A request made of a head that is refused, for the answer and the access log; None where no byte has come."""
@@ -397,56 +321,7 @@ class Connection:
             self.upgrade = None
             await release(body)
         if not stream.sent:
-            await self._refuse(500, self.request)
+            await self.refuse(500, self.request)
         else:
             self.cut()
         raise Disconnected("the response was cut short")
-
-    @property
-    def answers(self) -> bool:
-        return self.answer is not None
-
-    @property
-    def has_asked(self) -> bool:
-        return is_ready(self.stream.fd, READ)
-
-    def cut(self) -> None:
-        """Send no more of the answer: the close will be a reset, where only the connection's end would end the body.
-
-        A client would take the part that it got for the whole otherwise. That happens in HTTP/1.0, which many proxies
-        speak.
-        """
-        if self.answer is not None and self.answer.until_close and self.upgrade is None:
-            self.stream.reset_on_close()
-
-    def close_in_child(self) -> None:
-        self.stream.close_in_child()
-
-    def give_up(self) -> None:
-        """Answer 504 in place of the task whose application has not returned in time, and close.
-
-        From now on that task has no part in this connection, whenever its application returns.
-        """
-        if self.task is not None:
-            self.task.owner = None
-        request, self.request, self.task = self.request, None, None
-        self.server.loop.spawn(self._answer_late(request), "answering 504")
-
-    async def _answer_late(self, request: Request | None) -> None:
-        try:
-            await self._refuse(504, request)
-        finally:
-            self.stream.close()
-            self.server.leave(self)
-
-    async def _refuse(self, status: int, request: Request | None) -> None:
-        """Answer with an error `status`, and let the client read that before the connection closes."""
-        server = self.server
-        response = server.with_error_page(plain(status, *RETRY) if status == 503 else plain(status))
-        line = request.line if request else UNKNOWN
-        self.answer = head = self.protocol.render(response, line, False, server.loop.now)
-        assert isinstance(response.body, bytes)
-        with suppress(Disconnected):
-            await self.stream.write(head.wire if head.silent else head.wire + response.body, server.http.send_timeout)
-        self._account(status, request)
-        await self.stream.linger()

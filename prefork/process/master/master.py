@@ -24,6 +24,7 @@ from prefork.observe.logs import Logs
 from prefork.observe.lost_lines import LostLines
 from prefork.process.machine import in_terminal, set_process_title
 from prefork.process.master.banner import print_banner, regret, serving
+from prefork.process.master.commands import Commands
 from prefork.process.master.control import Message
 from prefork.process.master.daemon import Daemon
 from prefork.process.master.endpoints import Endpoints
@@ -35,7 +36,8 @@ from prefork.process.master.upgrade import Inheritance, Predecessor, Successor
 from prefork.process.master.watch import Watch
 from prefork.process.messages import encodable
 from prefork.process.pool.children import Children
-from prefork.process.pool.generation import Generation, Phase
+from prefork.process.pool.generation import Generation
+from prefork.process.pool.supervision import Phase
 from prefork.process.signals import MASTER, Command, Signals
 from prefork.process.start_directory import StartDirectory
 from prefork.process.worker import privileges
@@ -85,6 +87,7 @@ class Master:
         self._generations = Generations(self._children, self._scoreboard)
         self._generations.on_change = self._tell_change
         self._operations = Operations(self._loop)
+        self._commands = Commands(self._operations, self._status, self._reopen, self._stop)
         self._granting: Task | None = None
         self._answering: Task | None = None
         self._started = time.time()
@@ -165,32 +168,11 @@ class Master:
             except Exception as error:  # the next commands must be obeyed all the same
                 log.error("%s failed: %r", command.name, error, exc_info=error)
 
-    async def _answer(self, request: Message) -> Message:
-        """Obey a command that came through the control socket."""
-        command = request.get("command")
-        if command == "status":
-            last = self._operations.last.get(Change.RELOAD)
-            told = await describe(self.generation, self._children, self._scoreboard, self._started, last)
-            told["master"] |= {"directory": encodable(self._home.name), "serving": serving(self.generation)}
-            return {"ok": True, **told}
-        if command == "reload":
-            return await self._operations.add(Change.RELOAD).answer()
-        if command == "upgrade":
-            return await self._operations.add(Change.UPGRADE).answer()
-        if command == "scale":
-            return await self._answer_scale(request.get("count"))
-        if command == "reopen":
-            problems = self._reopen()
-            return {"ok": not problems, "message": problems or "log files reopened"}
-        if command == "stop":
-            self._stop(fast=bool(request.get("now")))
-            return {"ok": True, "pid": os.getpid()}
-        return {"ok": False, "message": f"unknown command: {command!r}"}
-
-    async def _answer_scale(self, count: object) -> Message:
-        if type(count) is not int or not 1 <= count <= MOST_WORKERS:
-            return {"ok": False, "message": f"expected an integer from 1 to {MOST_WORKERS}, got {count!r}"}
-        return await self._operations.add(Change.SCALE, lambda _: count).answer()
+    async def _status(self) -> Message:
+        last = self._operations.last.get(Change.RELOAD)
+        told = await describe(self.generation, self._children, self._scoreboard, self._started, last)
+        told["master"] |= {"directory": encodable(self._home.name), "serving": serving(self.generation)}
+        return told
 
     # ---- boot, reload, stop
 
@@ -247,7 +229,8 @@ class Master:
         with suppress(StartError):  # the disk is full, say; then the control socket must do
             self._endpoints.write(os.getpid())
         if self._answering is None and (control := self._endpoints.control):
-            self._answering = self._loop.spawn(control.serve(self._loop, self._answer), "serving the control socket")
+            answering = control.serve(self._loop, self._commands.answer)
+            self._answering = self._loop.spawn(answering, "serving the control socket")
 
     def _give_up(self, error: BootError) -> None:
         self._exit_status = 1

@@ -16,6 +16,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from time import monotonic
 
 from prefork.errors import BootError
@@ -25,7 +26,8 @@ from prefork.net.listen import Sockets
 from prefork.observe.logs import Logs
 from prefork.process.pool.child import Child
 from prefork.process.pool.children import Children
-from prefork.process.pool.generation import Generation, Phase, configured_size
+from prefork.process.pool.generation import Generation
+from prefork.process.pool.supervision import Phase, configured_size
 from prefork.process.worker.drain import time_for_shutdown
 from prefork.settings.schema import Settings
 from prefork.settings.wording import counted
@@ -54,7 +56,7 @@ class Generations:
     def make(self, number: int, settings: Settings, sockets: Sockets, logs: Logs) -> Generation:
         logs.count_in(self._scoreboard.slot(0))  # the master's lost log lines; workers have their own slots
         fresh = Generation(number, settings, sockets, logs, self._children, self._scoreboard, self.living)
-        fresh.on_change = self.on_change
+        fresh.on_change = partial(self.on_change, fresh)
         self.living.append(fresh)
         return fresh
 
@@ -72,7 +74,7 @@ class Generations:
         fresh.open()
         self._promote(fresh)
         try:
-            if not old.sockets.keys() - fresh.sockets.keys() and old.phase is Phase.SERVING:
+            if not _taken_away(old.sockets, fresh.sockets) and old.phase is Phase.SERVING:
                 await self._try_out(old, fresh)
             log.info("reloaded: generation %d serves with %s", fresh.number, counted(fresh.size, "worker"))
         except Exception:
@@ -128,6 +130,14 @@ class Generations:
         await generation.drain()
         self.forget(generation)
         log.info("generation %d has left", generation.number)
+
+
+def _taken_away(old: Sockets, fresh: Sockets) -> bool:
+    """Whether nobody listens at an address any more. A socket that is kept may be named by another address, as where a
+    path is written in another way, or reuse_port is switched on.
+    """
+    kept = set(fresh.values())
+    return any(address not in fresh and listener not in kept for address, listener in old.items())
 
 
 def adopt(current: Sockets, settings: Settings) -> Sockets:

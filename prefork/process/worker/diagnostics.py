@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from prefork.http.exchange import Exchange, Phase
 from prefork.http.message import Request
-from prefork.http.registry import Served
 from prefork.logger import log
 from prefork.observe.sink import identity
 from prefork.process.messages import MOST_OF_REQUEST, NOW, WHAT, WHERE, Account
 from prefork.runtime import forks
+from prefork.runtime.task import Task
 
 SHOWN = 3  # waiting requests that `place` names
 
@@ -104,26 +105,26 @@ def _read(fd: int) -> bytes:
         return b""
 
 
-def account(connections: Iterable[Served], now: float) -> Account:
-    """The oldest request under way, without those of upgraded connections. `now` is in monotonic seconds."""
+def account(exchanges: Iterable[Exchange], now: float) -> Account:
+    """The oldest request under way, without those that are upgraded. `now` is in monotonic seconds."""
     oldest, since = None, now
-    for one in tuple(connections):
+    for one in exchanges:
         request = one.request  # read once: the attribute may change at any moment
-        if request is not None and one.upgrade is None and one.since <= since:
+        if request is not None and one.phase is not Phase.UPGRADED and one.since <= since:
             oldest, since = request, one.since
     return Account() if oldest is None else Account(_line(oldest)[:MOST_OF_REQUEST], now - since)
 
 
-def place(connections: Iterable[Served], asynchronous: Request | None, now: float) -> str:
+def place(exchanges: Iterable[Exchange], asynchronous: Request | None, now: float) -> str:
     """The request that the loop is in, in words. Where the loop is in none, but in a background task, say, the requests
     that wait. `asynchronous` is the request whose asyncio task runs. `now` is in monotonic seconds.
     """
     under_way = sorted(
-        (one for one in tuple(connections) if one.request is not None and one.upgrade is None),
+        (one for one in exchanges if one.request is not None and one.phase is not Phase.UPGRADED),
         key=lambda one: one.since,
     )
     for one in under_way:
-        if one.request is asynchronous or (one.task is not None and _runs(one)):
+        if one.request is asynchronous or (one.task is not None and _runs(one.task)):
             return f"in {_line(one.request)}, which came {now - one.since:.1f} s ago"
     if asynchronous is not None:
         return f"in {_line(asynchronous)}"
@@ -133,9 +134,8 @@ def place(connections: Iterable[Served], asynchronous: Request | None, now: floa
     return f"while these wait: {', '.join(_line(one.request) for one in under_way[:SHOWN])}{more}"
 
 
-def _runs(connection: Served) -> bool:
-    assert connection.task is not None
-    return inspect.getcoroutinestate(connection.task.coroutine) == inspect.CORO_RUNNING
+def _runs(task: Task) -> bool:
+    return inspect.getcoroutinestate(task.coroutine) == inspect.CORO_RUNNING
 
 
 def _line(request: Request | None) -> str:

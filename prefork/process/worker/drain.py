@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from prefork.errors import TimedOut
 from prefork.handlers.build import AsgiHost
+from prefork.http.exchange import Phase
 from prefork.http.message import Request
 from prefork.http.registry import Server
 from prefork.logger import log
@@ -91,11 +92,12 @@ class Drain:
 
     def _tell_of_the_rest(self) -> None:
         """Log each request that is not done, in a connection, a thread or asyncio; beyond TOLD, log their number."""
-        connections = sorted(self._server.connections, key=lambda connection: connection.since)
-        requests: list[Request | None] = [one.request for one in connections]
+        exchanges = sorted(self._server.exchanges(), key=lambda exchange: exchange.since)
+        requests: list[Request | None] = [one.request for one in exchanges]
         requests += [call.what for call in self._pool.calls.under_way.values() if not call.abandoned]
         requests += self._asgi.requests() if self._asgi is not None else []
-        polite = {one.request for one in connections if self.hurried and one.upgrade is not None}  # they close by 1012
+        upgraded = (one.request for one in exchanges if one.phase is Phase.UPGRADED)
+        polite = set(upgraded) if self.hurried else set()  # they close by 1012
         left = [request for request in dict.fromkeys(requests) if request is not None and request not in polite]
         why = "cut off by the stop" if self.hurried else f"not done within {self._workers.graceful_timeout:g} s"
         for request in left[:TOLD]:

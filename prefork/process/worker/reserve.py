@@ -15,6 +15,7 @@ from contextlib import suppress
 from math import inf
 
 from prefork.errors import TimedOut
+from prefork.http.exchange import Phase
 from prefork.http.registry import Server
 from prefork.logger import log
 from prefork.runtime.task import PAUSE
@@ -82,7 +83,7 @@ class Reserve:
         """Log, at most once in QUIET seconds, that the server is full. Whether there is a place in the reserve."""
         if self._loop.now >= self._warned + QUIET:
             self._warned = self._loop.now
-            upgraded = sum(one.upgrade is not None for one in self._server.connections)
+            upgraded = sum(one.phase is Phase.UPGRADED for one in self._server.exchanges())
             what = "all %d connections are taken for long, %d of them by WebSockets: new clients get a 503, except"
             log.warning(f"{what} for the status route; workers.connections allows more", self._server.limit, upgraded)
         return len(self._server.connections) < self._server.limit + PLACES

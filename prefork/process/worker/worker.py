@@ -5,27 +5,23 @@ at each signal and order: it serves, stands by, or drains.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import sys
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from time import monotonic
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from prefork.handlers.build import AsgiHost, Host, build
 from prefork.handlers.files.cache import FileCache
-from prefork.http.forwarded import canonical
-from prefork.http.h1.connection import Connection
-from prefork.http.h1.protocol import Http1
-from prefork.http.message import Client, Request
+from prefork.http.message import Request
 from prefork.http.registry import Server
 from prefork.http.spool import trouble
 from prefork.logger import INFO, WARNING, log
 from prefork.net import accept
 from prefork.net.listen import Sockets
-from prefork.net.stream import Stream
 from prefork.observe.logs import Logs
 from prefork.observe.metrics import snapshot
 from prefork.process.machine import pin, set_process_title
@@ -33,8 +29,10 @@ from prefork.process.messages import Report, Reporter, whereabouts
 from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
 from prefork.process.worker.accept_balance import AcceptBalance
 from prefork.process.worker.app_environment import AppEnvironment, enter
+from prefork.process.worker.descriptors import affordable_connections
 from prefork.process.worker.diagnostics import Diagnostics, account, place
 from prefork.process.worker.drain import Drain, time_for_requests, time_for_shutdown
+from prefork.process.worker.greeting import Greeting
 from prefork.process.worker.recycling import recycle
 from prefork.process.worker.reserve import Reserve
 from prefork.runtime import forks
@@ -46,9 +44,7 @@ from prefork.runtime.poller import make_poller
 from prefork.runtime.stack import stack, stacks
 from prefork.runtime.task import Task
 from prefork.runtime.threads import ThreadPool
-from prefork.settings.address import Address
 from prefork.settings.schema import Settings, Workers
-from prefork.settings.wording import MORE_DESCRIPTORS, counted
 from prefork.shared.counters import CALLS
 from prefork.shared.scoreboard import PULSE, STATE, Board, Order, State
 
@@ -96,6 +92,16 @@ def run(assignment: Assignment, reporter: Reporter) -> int:
     return os.EX_OK
 
 
+class Phase(Enum):
+    BOOTING = auto()
+    SERVING = auto()
+    STANDING_BY = auto()  # it accepts no clients, until the master says otherwise
+    LEAVING = auto()
+
+
+_STATES = {Phase.SERVING: State.SERVING, Phase.STANDING_BY: State.DRAINING, Phase.LEAVING: State.DRAINING}
+
+
 class Worker:
     """Serves the sockets of its assignment."""
 
@@ -124,15 +130,14 @@ class Worker:
             self._server = self._assemble(assignment.environment or enter(settings))
             if self._asgi is not None:
                 self._asgi.start_up()
-        self._heads = Http1(self._server).heads
+        self._greeting = Greeting(self._server)
         reserve = RESERVE + settings.file_cache.open_files
-        self._server.limit = _affordable(settings.workers.connections, self._loop.poller.limit, reserve)
+        self._server.limit = affordable_connections(settings.workers.connections, self._loop.poller.limit, reserve)
         self._reserve = Reserve(self._server, assignment.scoreboard, assignment.slot)
         self._accepting: list[Task] = []
         self._balance = AcceptBalance(self._loop, assignment.scoreboard, assignment.slot)
         self._told = 0  # how many orders of the master have been obeyed
-        self._standing_by = False
-        self._draining = False
+        self._phase = Phase.BOOTING
         self._drain = Drain(self._server, self._pool, self._asgi, settings.workers)
         self._retiring = False  # the worker has asked to be replaced
         self._signals.catch()
@@ -211,7 +216,7 @@ class Worker:
         self._loop.spawn(self._leave_clients_to_others(), "watching the threads")
         self._diagnostics.explain = self._explain
         self._diagnostics.account = lambda: self._reporter.send(
-            Report(account=account(self._server.connections, monotonic()))
+            Report(account=account(self._server.exchanges(), monotonic()))
         )
         workers = self._assignment.settings.workers
         self._diagnostics.patience = time_for_requests(workers) + (
@@ -247,46 +252,27 @@ class Worker:
         elif await self._reserve.admit(listener, shared=not is_own) and not is_own:
             await self._balance.wait_for_turn(listener)
 
-    def _greeter(self, address: Address, listener: socket.socket) -> accept.Greet:
-        """The function that begins a connection, as a task, for each client of `listener` at `address`."""
-        loop, protocol = self._loop, Http1(self._server, self._heads)
-        min_rate = self._assignment.settings.http.min_send_rate
-        where = listener.getsockname()
-        is_unix = address.kind == "unix"
-        name, port = (address.path, "") if is_unix else (where[0], str(where[1]))
-
-        def greet(socket: socket.socket, peer: Any) -> None:
-            socket.setblocking(False)
-            host, from_port = ("", 0) if is_unix else peer[:2]
-            if host.startswith("::ffff:"):  # an IPv4 client of a dual-stack socket
-                host = canonical(host)
-            client = Client(host, from_port, "http", name, port, not is_unix)
-            loop.spawn(Connection(protocol, Stream(loop, socket, min_rate), client).serve(), "a connection", eager=True)
-
-        return greet
-
     def _give_up(self, call: Call) -> None:
         """An application call takes too long: log where it is, answer in its place, and ask to be replaced."""
         request: Request = call.what
         where = f"{request.method} {request.target} has taken more than {call.timeout:g} s, and is at"
         log.error("%s", where, extra={"report": stack(call.thread)})
         if self._pool.calls.away.get(call.task) is call:  # else its answer is being sent, or has been
-            for connection in self._server.connections:
-                if connection.task is call.task:
-                    connection.give_up()
-                    break
+            exchange = self._server.exchange_of(call.task)
+            if exchange is not None:
+                exchange.give_up()
         self._retire(WARNING, "one of its threads is stuck (timeout of its route, or workers.timeout)")
 
     def _retire(self, level: int, reason: str) -> None:
         """Ask once to be replaced. Another worker will be ready before this one is told to leave."""
-        if not (self._retiring or self._draining):
+        if not (self._retiring or self._phase is Phase.LEAVING):
             self._retiring = True
             log.log(level, "this worker asks to be replaced, since %s", reason)
             self._reporter.send(Report())
 
     def _explain(self) -> None:
         """The master asks, as the loop is stuck: log where it is, and ask to be replaced. In the diagnostics thread."""
-        where = place(self._server.connections, self._asgi.running() if self._asgi else None, monotonic())
+        where = place(self._server.exchanges(), self._asgi.running() if self._asgi else None, monotonic())
         log.error("the loop is stuck %s; its threads are at", where, extra={"report": stacks()})
         self._retire(WARNING, "its loop is stuck")
 
@@ -331,9 +317,12 @@ class Worker:
         await self._loop.sleep(self._assignment.settings.workers.drain_delay)
         self._leave()
 
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._board[STATE] = _STATES[phase]
+
     def _leave(self) -> None:
-        if not self._draining:
-            self._draining = True
+        if self._phase is not Phase.LEAVING:
             self._begin_drain()
             self._loop.spawn(self._drain.run(), "draining")
 
@@ -346,25 +335,22 @@ class Worker:
 
     def _stand_by(self) -> None:
         """Drain as far as that can be undone. The next generation accepts the clients of the listeners."""
-        if not (self._standing_by or self._draining):
-            self._standing_by = True
-            self._board[STATE] = State.DRAINING
+        if self._phase in (Phase.BOOTING, Phase.SERVING):
+            self._enter(Phase.STANDING_BY)
             self._stop_accepting()
             self._drain.begin()
 
     def _take_clients(self) -> None:
         """Begin to accept clients, for the first time or again."""
-        if self._accepting or self._draining:
-            return
-        self._standing_by = False
-        self._server.resume()
-        self._accept()
-        self._board[STATE] = State.SERVING
+        if self._phase in (Phase.BOOTING, Phase.STANDING_BY):
+            self._server.resume()
+            self._accept()
+            self._enter(Phase.SERVING)
 
     def _accept(self) -> None:
         for address, listener in self._assignment.sockets.items():
             room = partial(self._room, listener, bool(address.number))
-            greet = self._greeter(address, listener)
+            greet = self._greeting.protocol_for(address, listener)
             accepting = accept.accept(self._loop, listener, room, greet, self._server.relieve)
             self._accepting.append(self._loop.spawn(accepting, "accepting"))
 
@@ -374,19 +360,19 @@ class Worker:
         """
         while True:
             await self._balance.overloaded(self._pool.filled)
-            if self._accepting:
+            if self._phase is Phase.SERVING:
                 self._stop_accepting()
                 self._accept()
 
     def _begin_drain(self) -> None:
         """Begin the drain. Clients in the queue are still accepted, unless the drain is hurried, and no later ones."""
-        self._board[STATE] = State.DRAINING
-        has_accepted = bool(self._accepting) and not self._drain.hurried
+        has_accepted = self._phase is Phase.SERVING and not self._drain.hurried
+        self._enter(Phase.LEAVING)
         self._stop_accepting()
         self._drain.begin()  # from now on, the limit does not hold
         for address, listener in self._assignment.sockets.items():
             if has_accepted:
-                accept.accept_rest(self._loop, listener, self._greeter(address, listener))
+                accept.accept_rest(self._loop, listener, self._greeting.protocol_for(address, listener))
             listener.close()
 
 
@@ -397,26 +383,3 @@ def _loop_and_pool(workers: Workers) -> tuple[Loop, ThreadPool]:
         return checked, CheckedThreadPool(checked, workers.threads)
     loop = Loop(poller)
     return loop, ThreadPool(loop, workers.threads)
-
-
-def _affordable(connections: int, watchable: int | None, reserve: int) -> int:
-    """How many of the wanted `connections` there are descriptors for. The soft limit is raised where that helps, up to
-    two descriptors for each connection: a body of a request or a response may be a file.
-
-    `watchable` is how many descriptors the poller can watch, None where that is not bounded. Where it is bounded, no
-    connection has a second descriptor: files would use up numbers that the poller can watch. `reserve` descriptors are
-    kept for what is not a connection.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if watchable is not None:
-        connections = min(connections, watchable - reserve)
-    wanted = connections + reserve
-    generous = wanted + connections if watchable is None else wanted
-    if soft != resource.RLIM_INFINITY and soft < generous:
-        raised = generous if hard == resource.RLIM_INFINITY else min(generous, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        if raised < wanted:
-            connections = max(1, raised - reserve)
-            words = "at most %s at once, as only %d descriptors are allowed; %s"
-            log.warning(words, counted(connections, "connection"), hard, MORE_DESCRIPTORS)
-    return connections

@@ -112,16 +112,14 @@ def test_a_head_waits_for_the_body_only_where_one_follows(
     world: Make, path: Path, method: str, count: int, waits: bool
 ) -> None:
     """The kernel would hold it back for 200 ms."""
-    peer = world(Shelf(path, 0, count).handle).connect()
-    stream = peer.connection.stream
     flags: list[int] = []
-    send = stream.send
 
-    def spy(data: Any, *flag: int) -> int:
-        flags.extend(flag)
-        return send(data, *flag)
+    class Spied(socket.socket):
+        def send(self, data: Any, *flag: int) -> int:
+            flags.extend(flag)
+            return super().send(data, *flag)
 
-    stream.send = spy
+    peer = world(Shelf(path, 0, count).handle).connect(kind=Spied)
     peer.send(GET.replace(b"GET", method.encode()))
     peer.answer(method)
     assert (socket.MSG_MORE in flags) == waits

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from prefork.http.h1.connection import HEAD_READ, UNKNOWN
+from prefork.http.h1.connection import HEAD_READ
 from prefork.http.h1.parse import OVERHEAD, Heads
 from prefork.http.h1.protocol import Http1
+from prefork.http.h1.state import UNKNOWN
 from prefork.http.message import FileSegment, Repeatable, Request, Response, plain
 from prefork.net.stream import SLICE
 from prefork.shared.counters import REPEATS, REQUESTS

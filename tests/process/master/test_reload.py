@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from prefork.errors import BootError, ConfigError
+from prefork.net import listen
 from prefork.process.master.operations import Operation
 from prefork.process.master.reload import LOOK, PROOF
 from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
-from prefork.process.pool.generation import Phase
 from prefork.process.pool.respawn import LONGEST_PAUSE
+from prefork.process.pool.supervision import Phase
 from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
+from prefork.settings.address import Address
+from prefork.settings.schema import Listener, Settings
 from prefork.shared.scoreboard import Order
 from tests.process.master.simulated_master import SimulatedMaster
 from tests.process.pool.simulation import FakeChild, configured
@@ -33,6 +38,8 @@ def server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
     yield server
     server.settle()
     assert server.taken == {child.pid for child in server.alive}
+    for generation in server.living:
+        listen.release(generation.sockets, keep={})
     server.close()
     assert "crashed" not in caplog.text
 
@@ -103,6 +110,33 @@ def test_a_generation_that_has_answered_enough_is_on_probation_no_more(
     assert not operation.done.is_set()
     fresh[1].count(requests=1)
     server.wait(2 * LOOK)
+    assert_granted(operation)
+
+
+def listening(path: str) -> Settings:
+    return structs.replace(configured(COUNT, PROBATION, BOOT), listen=(Listener(address=Address("unix", path=path)),))
+
+
+@pytest.mark.parametrize("spelling", ["{}/app.sock", "{}/./app.sock", "{}//app.sock"])
+def test_there_is_a_probation_however_the_path_of_a_socket_is_written(
+    server: SimulatedMaster, old: list[FakeChild], spelling: str, tmp_path: Path
+) -> None:
+    server.settings = listening(f"{tmp_path}/app.sock")
+    boot(server)
+    server.wait(PROBATION + LOOK)
+    server.settings = listening(spelling.format(tmp_path))
+    boot(server)
+
+
+def test_there_is_no_probation_where_nobody_listens_at_an_address_any_more(
+    server: SimulatedMaster, old: list[FakeChild], tmp_path: Path
+) -> None:
+    server.settings = listening(f"{tmp_path}/app.sock")
+    boot(server)
+    server.wait(PROBATION + LOOK)
+    server.settings = listening(f"{tmp_path}/other.sock")
+    operation = server.reload()
+    server.get_ready(*newest(server))
     assert_granted(operation)
 
 

@@ -24,8 +24,9 @@ from prefork.process.master.master import State
 from prefork.process.master.operations import Change, Operation
 from prefork.process.messages import NOW
 from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
-from prefork.process.pool.generation import Generation, Phase
+from prefork.process.pool.generation import Generation
 from prefork.process.pool.respawn import LONGEST_PAUSE
+from prefork.process.pool.supervision import Phase
 from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
 from prefork.shared.scoreboard import Order

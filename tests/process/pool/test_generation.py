@@ -13,8 +13,9 @@ import pytest
 from prefork.errors import BootError
 from prefork.process.messages import WHERE
 from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
-from prefork.process.pool.generation import Generation, Phase
+from prefork.process.pool.generation import Generation
 from prefork.process.pool.respawn import LONGEST_PAUSE, YOUNG
+from prefork.process.pool.supervision import Phase
 from prefork.process.worker.drain import GRACE
 from prefork.runtime.loop import SWEEP
 from prefork.shared.scoreboard import Order
@@ -40,7 +41,7 @@ class Stage(Simulation):
         self.living.append(made)
         return made
 
-    def note(self, generation: Generation) -> None:
+    def note(self) -> None:
         self.changes += 1
 
     def boot(self, count: int, preload: bool = False) -> tuple[Generation, Outcome]:
