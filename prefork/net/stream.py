@@ -81,9 +81,12 @@ class Stream:
     `unread` is input that was received and not consumed, such as the beginning of the next message. `sent` counts
     the bytes handed to the kernel since somebody last set it to 0. `min_rate` is the bytes that the peer must take a
     second, see Pace.
+
+    `recv` and `send` are for the hot path alone (http/h1/connection.py): there, would-block is BlockingIOError, and an
+    end of the peer any other OSError. All others go by `try_read` and `try_write`.
     """
 
-    __slots__ = ("_bounds", "_loop", "_min_rate", "_recv", "_send", "_socket", "fd", "readable", "sent", "unread")
+    __slots__ = ("_bounds", "_loop", "_min_rate", "_socket", "fd", "readable", "recv", "send", "sent", "unread")
 
     def __init__(self, loop: Loop, connected: socket.socket, min_rate: int = 0, bounds: Bounds = BOUNDS) -> None:
         self._bounds = bounds
@@ -92,15 +95,15 @@ class Stream:
         self._socket = connected
         self.fd = connected.fileno()
         self.readable = loop.readable(self.fd)
-        self._recv = connected.recv  # bound once: 0.03 us less for each call
-        self._send = connected.send
+        self.recv = connected.recv
+        self.send = connected.send
         self.unread = b""
         self.sent = 0
 
     def try_read(self, size: int = READ_SIZE) -> bytes | None:
         """The bytes that have arrived, `size` at most; b"" at the end, None if there are none. Raises Disconnected."""
         try:
-            return self._recv(size)
+            return self.recv(size)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -111,7 +114,7 @@ class Stream:
         bytes it has taken, 0 for none. `sent` does not count them. Raises Disconnected.
         """
         try:
-            return self._send(data, _MORE) if more else self._send(data)
+            return self.send(data, _MORE) if more else self.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -165,7 +168,7 @@ class Stream:
         The hot path of a file that fits into the socket's buffer: 2 us less than by coroutines.
         """
         try:
-            self.sent = self._send(head, _MORE)
+            self.sent = self.send(head, _MORE)
             if self.sent < len(head):
                 return False
             sent = os.sendfile(self.fd, file, offset, min(count, SLICE))

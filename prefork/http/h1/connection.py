@@ -141,7 +141,7 @@ class Connection(ConnectionState):
         protocol = self.protocol
         whole, render = protocol.whole, protocol.renderer(peer)
         readable, waiting = stream.readable, server.waiting
-        try_read, try_write = stream.try_read, stream.try_write
+        recv, send = stream.recv, stream.send  # 0.4 us less a request than by try_read and try_write
         task = loop.current
         task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
         nothing = Nothing(stream)
@@ -159,12 +159,14 @@ class Connection(ConnectionState):
                     self.idle = True
                     await readable
                 self.idle = False
-                arrived = try_read(HEAD_READ)
-                if arrived is None:
+                try:
+                    data = recv(HEAD_READ)
+                except BlockingIOError:
                     continue
-                if not arrived:
+                except OSError:
                     return
-                data = arrived
+                if not data:
+                    return
                 try:
                     head = whole(data)
                 except ProtocolError:
@@ -222,7 +224,12 @@ class Connection(ConnectionState):
             if isinstance(body, bytes):
                 wire = outgoing.wire if outgoing.silent else outgoing.wire + body
                 total = len(wire)
-                sent = try_write(wire)
+                try:
+                    sent = send(wire)
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    raise Disconnected(str(error)) from None
                 if sent != total:
                     self.answer, stream.sent = outgoing, sent
                     await stream.write(memoryview(wire)[sent:], http.send_timeout)

@@ -42,6 +42,7 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 # says what follows from that.
 VERSIONS = {"version": "3.0", "spec_version": "2.3"}
 WITH_BODY = {"version": "3.0", "spec_version": "2.4"}
+EXTENSIONS: dict[str, dict[str, Any]] = {"http.response.pathsend": {}, "http.response.trailers": {}}
 CLOSING = 0.5  # seconds that tasks which an application has left running have to end, once they are cancelled
 TAKING_BACK = 5.0  # seconds that started applications have to shut down where another one cannot start
 ENDING = (0.5, 0.25)  # seconds that requests have to end after the first call of `end`, and after the second
@@ -239,7 +240,7 @@ class Mounted:
         if headers.has_body:
             scope["asgi"] = WITH_BODY.copy()
         scope["state"] = self._state.copy()
-        scope["extensions"] = {"http.response.pathsend": {}, "http.response.trailers": {}}
+        scope["extensions"] = EXTENSIONS.copy()
         return scope
 
     def _line(self, line: RequestLine) -> Scope:

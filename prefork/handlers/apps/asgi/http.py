@@ -174,15 +174,13 @@ class RequestCycle(RequestSide):
             if not isinstance(status, int):
                 raise RuntimeError(f"the status of a response is {status!r}, not an int")
             self._relies_on_send = self.request.headers.has_body and not self.received
-            if message.get("trailers"):
+            if message.get("trailers"):  # a stream, even where the body is one piece: other bodies have no trailers
                 self._trailing = Trailers.ANNOUNCED
-            self._enter(STARTED)
-        elif (
-            kind == "http.response.body"
-            and phase is STARTED
-            and not message.get("more_body")
-            and self._trailing is Trailers.NONE
-        ):
+                self._begin_stream()
+                self._enter(STREAMING)
+            else:
+                self._enter(STARTED)
+        elif kind == "http.response.body" and phase is STARTED and not message.get("more_body"):
             body = message.get("body", b"")
             body = body if type(body) is bytes else to_bytes(body)
             self.response = Response(self.status, self.fields, body)
@@ -197,7 +195,7 @@ class RequestCycle(RequestSide):
         phase = self.phase
         if kind == "http.response.trailers" and phase in UNDER_WAY and self._trailing is Trailers.DUE:
             await self._add_trailers(message)
-        elif kind == "http.response.pathsend" and phase is STARTED and self._trailing is Trailers.NONE:
+        elif kind == "http.response.pathsend" and phase is STARTED:
             self.response = Response(self.status, self.fields, to_segment(message.get("path")))
             self._enter(COMPLETE)
         elif kind == "http.response.pathsend" and phase in UNDER_WAY and self._trailing is not Trailers.DUE:

@@ -92,7 +92,7 @@ def test_a_file_may_be_followed_by_trailers(tmp_path: Path) -> None:
     [
         ([{**START, "trailers": False}, body(b"x")], trailers(), "the response was complete"),
         ([{**START, "trailers": False}], trailers(), "the response's body was due"),
-        ([START], trailers(), "the response's body was due"),
+        ([START], trailers(), "more of the response's body was due"),
         ([START, body(b"x", more=True)], trailers(), "more of the response's body was due"),
         ([START, body(b"x")], body(b"more"), "http.response.trailers was due"),
         ([START, body(b"x"), trailers()], trailers(), "the response was complete"),
