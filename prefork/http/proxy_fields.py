@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from prefork.bounded import remember
+
 ENTRIES = 1024  # names that are remembered
 NAME_LENGTH = 64  # characters of a name that is remembered
 
@@ -65,9 +67,7 @@ class ProxyFields(dict[str, bool]):
         alias = name.replace("_", "-")  # adapters between ASGI and WSGI make the same name of both
         is_proxys = alias in self._names or alias.startswith(PREFIXES)
         if len(name) <= NAME_LENGTH:
-            if len(self) >= ENTRIES:
-                self.clear()
-            self[name] = is_proxys
+            remember(self, name, is_proxys, ENTRIES)
         return is_proxys
 
 

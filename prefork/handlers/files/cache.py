@@ -25,6 +25,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from math import inf
 
+from prefork.bounded import remember
 from prefork.handlers.files.representation import Representation
 from prefork.http.message import Request
 from prefork.http.negotiation import IDENTITY, best
@@ -206,9 +207,7 @@ class FileCache:
     def miss(self, key: Key, now: float) -> None:
         """Remember for `valid` seconds that `key` leads to nothing."""
         if self._bounds.valid and len(key[1]) <= LONGEST_REMEMBERED:
-            if len(self._absent) >= MOST_ABSENT:
-                self._absent.clear()
-            self._absent[key] = self._until(now)
+            remember(self._absent, key, self._until(now), MOST_ABSENT)
 
     def is_absent(self, key: Key, now: float) -> bool:
         return self._absent.get(key, 0.0) > now

@@ -11,6 +11,7 @@ from email.utils import formatdate
 from time import monotonic, time
 from typing import Any
 
+from prefork.bounded import remember
 from prefork.errors import ApplicationError
 from prefork.http.grammar import DIGITS, FIELD_VALUE, HOP_BY_HOP, NOT_IN_TRAILERS, REASONS, TOKEN
 from prefork.http.message import Fields, FileSegment, Repeatable, RequestLine, Response, Upgrade
@@ -144,11 +145,9 @@ class Renderer:
         if head is None:
             if isinstance(body, Upgrade):
                 return self._switch(body, response.status, fields)
-            if len(self._heads) >= ENTRIES:
-                self._heads.clear()
             head = self._render(key)
             if len(head.wire) + FIELD * len(fields) <= ENTRY_BYTES:
-                self._heads[key] = head
+                remember(self._heads, key, head, ENTRIES)
         return head
 
     def _repeated(self, response: Repeatable, key: _Key, now: float) -> Head:
@@ -211,13 +210,11 @@ class Renderer:
     def _block(self, fields: tuple[tuple[str, str], ...]) -> Block:
         block = self._blocks.get(fields)
         if block is None:
-            if len(self._blocks) >= ENTRIES:
-                del self._blocks[next(iter(self._blocks))]
             block = Block(fields, self._withhold)
             if block.withheld:
                 self._explain(block.withheld)
             if len(block.wire) + FIELD * len(fields) <= ENTRY_BYTES:
-                self._blocks[fields] = block
+                remember(self._blocks, fields, block, ENTRIES)
         return block
 
     def _explain(self, name: str) -> None:

@@ -17,6 +17,7 @@ from prefork.errors import TimedOut
 from prefork.handlers.apps.asgi.http import RequestCycle
 from prefork.handlers.apps.asgi.lifespan import Lifespan, take_back
 from prefork.handlers.apps.asgi.phases import COMPLETE
+from prefork.handlers.apps.withheld import WITHHELD
 from prefork.http.members import members
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
 from prefork.http.websocket.memory import Memory
@@ -272,11 +273,11 @@ def _text(path: str) -> str:
 
 
 def _fields(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The request fields, except those that could pose as another: see `_variable` in wsgi/application.py."""
+    """The request fields, except those that are withheld from applications."""
     return [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in headers.pairs
-        if "_" not in name and name != "proxy"
+        if "_" not in name and name not in WITHHELD  # is_withheld, without a call for each
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from prefork.bounded import remember
 from prefork.errors import ApplicationError, ClientGone
 from prefork.http.message import Fields, FileSegment
 
@@ -41,9 +42,7 @@ def to_fields(headers: Iterable[Any]) -> Fields:
             raise RuntimeError(f"a header field of a response is not a pair of bytes: {pair!r}")
     fields = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
     if sum([len(name) + len(value) for name, value in pairs]) <= ENTRY_BYTES:
-        if len(FIELDS) >= ENTRIES:
-            del FIELDS[next(iter(FIELDS))]
-        FIELDS[pairs] = fields
+        remember(FIELDS, pairs, fields, ENTRIES)
     return fields
 
 

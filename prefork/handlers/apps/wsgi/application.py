@@ -16,8 +16,10 @@ from time import monotonic
 from typing import IO, Any
 
 from prefork import __version__
+from prefork.bounded import remember
 from prefork.errors import Abandoned, Disconnected, TimedOut
 from prefork.handlers.apps.saturation import Saturation
+from prefork.handlers.apps.withheld import is_withheld
 from prefork.handlers.apps.wsgi.call import BOUNDS, Bounds, Call, contained, to_bytes
 from prefork.handlers.apps.wsgi.delegated import Delegated
 from prefork.handlers.apps.wsgi.file_wrapper import ErrorStream, FileWrapper
@@ -290,18 +292,12 @@ _VARIABLES: dict[str, str] = {}  # results of _variable by field name, at most V
 
 
 def _variable(name: str) -> str:
-    """The CGI variable of a field; "" for a field that is withheld.
-
-    A name with "_" is withheld, as it would alias the name with "-". So is `Proxy`, as HTTP_PROXY is a setting of many
-    HTTP clients (CVE-2016-5385). So is Transfer-Encoding: an application gets the body decoded.
-    """
+    """The CGI variable of a field; "" for a field that is withheld. Transfer-Encoding is, too: the body is decoded."""
     variable = name.upper().replace("-", "_")
-    if "_" in name or name in ("proxy", "transfer-encoding"):
+    if is_withheld(name) or name == "transfer-encoding":
         variable = ""
     elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         variable = "HTTP_" + variable
     if len(name) <= LONGEST_NAME:
-        if len(_VARIABLES) >= VARIABLES:
-            _VARIABLES.clear()
-        _VARIABLES[name] = variable
+        remember(_VARIABLES, name, variable, VARIABLES)
     return variable
