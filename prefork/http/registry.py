@@ -74,7 +74,8 @@ class Server:
     page of the scoreboard (see shared/counters.py). `with_error_page` gives the operator's page in place of one of the
     server's own responses, if there is one. `limit` is how many connections there should be; the `vital` handlers
     answer beyond it, too. A Repeatable response of a handler in `repeatable` may be sent again without the handler
-    being asked. `limit_of_route` gives the limit on a request's body that its route sets, or None.
+    being asked. `limit_of_route` gives the limit on a request's body that its route sets, or None. In a drain, an idle
+    connection stays open for `lame_duck` seconds.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class Server:
         board: memoryview,
         record: Record | None,
         with_error_page: WithErrorPage = lambda _: _,
+        lame_duck: float = LAME_DUCK,
     ) -> None:
+        self.lame_duck = lame_duck
         self.loop = loop
         self.http = http
         self.find = find
@@ -233,7 +236,7 @@ class Server:
         self.draining = False
 
     def drain(self, spread: float = 0.0) -> None:
-        """Answer the requests under way with `Connection: close`, and end idle connections after LAME_DUCK seconds.
+        """Answer the requests under way with `Connection: close`, and end idle connections after `lame_duck`.
 
         Upgraded connections are ended one after another over `spread` seconds, or all their clients would come back at
         the same moment.
@@ -244,4 +247,4 @@ class Server:
             upgrade.drain(spread * number / len(upgrades))
         for connection in self.connections:
             if connection.idle:
-                connection.end_idle(at=monotonic() + LAME_DUCK)
+                connection.end_idle(at=monotonic() + self.lame_duck)

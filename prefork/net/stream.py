@@ -34,22 +34,23 @@ _HANGUP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP
 
 class Pace:
     """How long to wait for a peer. It must move something within `timeout` seconds, and at least `rate` bytes for each
-    second that we wait for it (0: any), with GRACE seconds in hand.
+    second that we wait for it (0: any), with `grace` seconds in hand.
 
     A peer that moves more may pause later, but cannot save up more than one `timeout`: else a burst of 300 kB would buy
     20 minutes of one byte now and then.
     """
 
-    __slots__ = ("_left", "_rate", "_timeout")
+    __slots__ = ("_grace", "_left", "_rate", "_timeout")
 
-    def __init__(self, rate: int, timeout: float) -> None:
+    def __init__(self, rate: int, timeout: float, grace: float = GRACE) -> None:
+        self._grace = grace
         self._rate = rate
         self._timeout = timeout
-        self._left = GRACE
+        self._left = grace
 
     def moved(self, count: int) -> None:
         if self._rate:
-            self._left = min(self._left + count / self._rate, max(GRACE, self._timeout))
+            self._left = min(self._left + count / self._rate, max(self._grace, self._timeout))
 
     def waited(self, seconds: float) -> None:
         self._left -= seconds
@@ -64,9 +65,10 @@ class Pace:
 class Bounds:
     """What a Stream bears with. A peer has `linger` seconds to read the rest of what we have sent, and may send
     `linger_bytes` meanwhile. Every `look_interval` seconds, a look finds out whether a peer that has sent too much is
-    still there.
+    still there. For `grace` see Pace.
     """
 
+    grace: float = GRACE
     linger: float = LINGER
     linger_bytes: int = LINGER_BYTES
     look_interval: float = LOOK_INTERVAL
@@ -99,6 +101,10 @@ class Stream:
         self.send = connected.send
         self.unread = b""
         self.sent = 0
+
+    def pace(self, rate: int, timeout: float) -> Pace:
+        """How long to wait for the peer, see Pace."""
+        return Pace(rate, timeout, self._bounds.grace)
 
     def try_read(self, size: int = READ_SIZE) -> bytes | None:
         """The bytes that have arrived, `size` at most; b"" at the end, None if there are none. Raises Disconnected."""
@@ -144,7 +150,7 @@ class Stream:
         Raises Disconnected when the peer is gone, takes nothing for `timeout` seconds, or less than its minimum rate.
         """
         view = memoryview(data)
-        pace = Pace(self._min_rate, timeout)
+        pace = self.pace(self._min_rate, timeout)
         sliced = 0
         while view:
             sent = self.try_write(view[:SLICE], more)
@@ -182,7 +188,7 @@ class Stream:
 
         Raises Disconnected as `write` does, CutShort when the file ends before `count` bytes, and the file's OSError.
         """
-        pace = Pace(self._min_rate, timeout)
+        pace = self.pace(self._min_rate, timeout)
         while count:
             try:
                 sent = os.sendfile(self.fd, file, offset, min(count, SLICE))

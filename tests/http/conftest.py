@@ -21,7 +21,7 @@ from prefork.http.h1.connection import Connection
 from prefork.http.h1.parse import Heads
 from prefork.http.h1.protocol import Http1
 from prefork.http.message import Chunks, Client, Fields, Handler, Headers, Request, RequestLine, Response
-from prefork.http.registry import Server
+from prefork.http.registry import LAME_DUCK, Server
 from prefork.net.stream import BOUNDS, Bounds, Stream
 from prefork.runtime.loop import SWEEP, Loop
 from prefork.runtime.poller import make_poller
@@ -59,7 +59,15 @@ class Everything:
 class World:
     """A Server whose handler is `handler`. `log` is what was recorded, `errors` what was logged from ERROR up."""
 
-    def __init__(self, handler: Handler, *, sweep: float = SWEEP, bounds: Bounds = BOUNDS, **limits: Any) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        sweep: float = SWEEP,
+        bounds: Bounds = BOUNDS,
+        lame_duck: float = LAME_DUCK,
+        **limits: Any,
+    ) -> None:
         self.loop = Loop(make_poller(), sweep=sweep)
         self.board = memoryview(bytearray(WIDTH * 8)).cast("Q")
         self.log: list[Entry] = []
@@ -69,7 +77,7 @@ class World:
         self.bounds = bounds
         http = structs.replace(Http(), **limits)
         record = lambda *entry: self.log.append(Entry(*entry))  # noqa: E731
-        self.server = Server(self.loop, http, lambda request: self.handler, self.board, record)
+        self.server = Server(self.loop, http, lambda _: self.handler, self.board, record, lame_duck=lame_duck)
         self.server.repeatable = Everything()
         self.protocol = Http1(self.server)
         self.clients: list[Peer] = []

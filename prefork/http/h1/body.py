@@ -17,7 +17,7 @@ from prefork.http.body_limit import BodyLimit
 from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
 from prefork.http.message import Request
 from prefork.http.spool import explained, spool_file
-from prefork.net.stream import Pace, Stream
+from prefork.net.stream import Stream
 from prefork.runtime.task import PAUSE
 from prefork.settings.schema import Http
 
@@ -167,7 +167,7 @@ class Incoming:
         self._stream = stream
         self._buffer = http.body_buffer
         self._timeout = http.body_timeout
-        self._pace = Pace(http.min_receive_rate, http.body_timeout)
+        self._pace = stream.pace(http.min_receive_rate, http.body_timeout)
         # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
         self._awaited = headers.expects_continue and request.line.minor == 1
         self._silent = False

@@ -28,7 +28,6 @@ from prefork.http.message import (
     Response,
     Upgrade,
 )
-from prefork.http.registry import LAME_DUCK
 from prefork.logger import log
 from prefork.runtime.owner import Superseded
 from prefork.runtime.task import PAUSE, Wait
@@ -128,7 +127,7 @@ class Connection(ConnectionState):
             return response, render(response, line, keep_alive, server.loop.now)
 
     async def _converse(self, timeout: float) -> None:
-        """Answer requests until one is the last. The first must come within `timeout` seconds, or LAME_DUCK in a drain.
+        """Answer requests until one is the last. The first must come within `timeout` seconds (`lame_duck` in a drain).
 
         This is the hot path: steps of every request stand in here, and rare ones have methods of their own. Raises
         ProtocolError, Disconnected, TimedOut (idle for too long).
@@ -143,7 +142,7 @@ class Connection(ConnectionState):
         readable, waiting = stream.readable, server.waiting
         recv, send = stream.recv, stream.send  # 0.4 us less a request than by try_read and try_write
         task = loop.current
-        task.deadline = monotonic() + (LAME_DUCK if server.draining else timeout)
+        task.deadline = monotonic() + (server.lame_duck if server.draining else timeout)
         nothing = Nothing(stream)
         data, stream.unread = stream.unread, b""
         begins = True
@@ -260,7 +259,7 @@ class Connection(ConnectionState):
                     await stream.linger()
                 return
             self.since = now
-            task.deadline = now + (LAME_DUCK if server.draining else http.keepalive_timeout)
+            task.deadline = now + (server.lame_duck if server.draining else http.keepalive_timeout)
             # an idle connection must not keep these: 0.5 KiB, and several KiB where its header block is unique
             del head, line, headers, request, response, outgoing, body
             if data:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 import pytest
 
 from prefork.http.message import Request, Response
-from prefork.http.registry import LAME_DUCK
 from tests.http.conftest import GET, Pieces, World, answering, chunked, echo
 from tests.http.h1.oracle import answers
 
 Make = Callable[..., World]
 
 
-@pytest.fixture(autouse=True)
-def _short_lame_duck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.http.h1.connection.LAME_DUCK", 0.1)
-    monkeypatch.setattr("prefork.http.registry.LAME_DUCK", 0.1)
+SHORT = 0.1  # seconds that an idle connection stays open in a drain
+
+
+@pytest.fixture
+def world(world: Make) -> Make:
+    return partial(world, lame_duck=SHORT)
 
 
 def test_a_request_under_way_is_answered_and_told_close(world: Make) -> None:
@@ -50,7 +52,7 @@ def test_a_head_that_still_comes_is_answered_and_told_close(world: Make) -> None
     peer.send(GET[:20])
     here.until(lambda: not peer.connection.idle, "the beginning of a head")
     here.server.drain()
-    assert peer.task.deadline > here.loop.now + LAME_DUCK, "it has the whole header_timeout"
+    assert peer.task.deadline > here.loop.now + SHORT, "it has the whole header_timeout"
     peer.send(GET[20:])
     assert answers(peer.rest(), ["GET"])[0].headers["connection"] == "close"
 

@@ -17,14 +17,11 @@ Make = Callable[..., World]
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n"
 
 
-@pytest.fixture
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "GRACE", 0.05)
+NO_GRACE = stream.Bounds(grace=0.05)
 
 
-@pytest.mark.usefixtures("no_grace")
 def test_a_body_below_the_minimum_rate_is_408_though_each_byte_is_in_time(world: Make) -> None:
-    here = world(echo, body_timeout=60, min_receive_rate=1000)
+    here = world(echo, body_timeout=60, min_receive_rate=1000, bounds=NO_GRACE)
     peer = here.connect()
     peer.send(POST)
     began = time.monotonic()
@@ -35,9 +32,8 @@ def test_a_body_below_the_minimum_rate_is_408_though_each_byte_is_in_time(world:
     assert [answer.status for answer in answers(peer.rest(), ["POST"])] == [408]
 
 
-@pytest.mark.usefixtures("no_grace")
 def test_a_body_at_the_minimum_rate_may_take_longer_than_the_grace(world: Make) -> None:
-    here = world(echo, body_timeout=60, min_receive_rate=10)
+    here = world(echo, body_timeout=60, min_receive_rate=10, bounds=NO_GRACE)
     peer = here.connect()
     peer.send(POST)
     for _ in range(10):  # 50 bytes are worth 5 seconds each
@@ -47,9 +43,13 @@ def test_a_body_at_the_minimum_rate_may_take_longer_than_the_grace(world: Make) 
     assert peer.answer("POST").body == b"x" * 500
 
 
-@pytest.mark.usefixtures("no_grace")
 def test_a_client_that_reads_below_the_minimum_rate_is_dropped(world: Make) -> None:
-    here = world(answering(lambda request: Response(200, (), b"x" * 8_000_000)), send_timeout=60, min_send_rate=1 << 30)
+    here = world(
+        answering(lambda request: Response(200, (), b"x" * 8_000_000)),
+        send_timeout=60,
+        min_send_rate=1 << 30,
+        bounds=NO_GRACE,
+    )
     peer = here.connect(buffer=4096)
     peer.send(GET)
     peer.until_gone()
@@ -83,9 +83,8 @@ def test_a_grace_longer_than_the_timeout_lasts() -> None:
     assert pace.patience == 1.0
 
 
-@pytest.mark.usefixtures("no_grace")
 def test_a_body_that_drips_after_a_burst_is_408(world: Make) -> None:
-    here = world(echo, body_timeout=0.3, min_receive_rate=1000)
+    here = world(echo, body_timeout=0.3, min_receive_rate=1000, bounds=NO_GRACE)
     peer = here.connect()
     peer.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n", b"x" * 100_000)
     began = time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefork.http.message import FileSegment, Request, Response, Upgrade
-from prefork.net.stream import Stream
+from prefork.net.stream import Bounds, Stream
 from prefork.shared.counters import REQUESTS, SENT, STATUS_CLASS
 from tests.http.conftest import GET, Pieces, World, answering, echo
 from tests.http.h1.oracle import answers
@@ -151,16 +151,12 @@ def test_a_file_that_cannot_be_sent_is_logged_and_the_answer_cut(world: Make) ->
     assert here.log[0].sent == here.log[0].head
 
 
-def test_an_application_that_takes_its_time_does_not_count_against_its_clients_rate(
-    world: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prefork.net.stream.GRACE", 0.05)
-
+def test_an_application_that_takes_its_time_does_not_count_against_its_clients_rate(world: Make) -> None:
     async def handle(request: Request) -> Response:
         await here.loop.sleep(0.15)
         return await echo(request)
 
-    here = world(handle, min_receive_rate=1000)
+    here = world(handle, min_receive_rate=1000, bounds=Bounds(grace=0.05))
     peer = here.connect()
     peer.send((POST % 3).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
     peer.take(b"100 Continue\r\n\r\n")

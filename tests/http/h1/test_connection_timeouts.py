@@ -184,12 +184,9 @@ def held_up(here: World, peer: Peer, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("draining", [False, True])
-def test_a_request_that_arrives_while_the_loop_is_busy_is_answered(
-    world: Make, monkeypatch: pytest.MonkeyPatch, draining: bool
-) -> None:
+def test_a_request_that_arrives_while_the_loop_is_busy_is_answered(world: Make, draining: bool) -> None:
     """The keep-alive time-out and the drain end idle connections; nginx would make a 502 of it."""
-    monkeypatch.setattr("prefork.http.registry.LAME_DUCK", SHORT)
-    here = world(keepalive_timeout=10 if draining else SHORT)
+    here = world(keepalive_timeout=10 if draining else SHORT, lame_duck=SHORT)
     peer = here.connect()
     peer.send(GET)
     peer.answer()
