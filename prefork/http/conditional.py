@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from prefork.http.members import MOST
+from prefork.http.members import MOST_MEMBERS
 
 # These fields make an answer depend on more than the target. A request without them gets the whole file.
 CONDITIONS = frozenset(("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "range"))
@@ -23,7 +23,8 @@ def names(known: str, etag: str, *, strongly: bool) -> bool:
     """Whether the list of tags `known`, which may be "*", names `etag`: by the strong or the weak comparison of RFC
     9110 §8.8.3.2. In the weak one, `W/"x"` and `"x"` are the same.
 
-    Tags beyond the first MOST are ignored: a client that sends more gets the whole, or a 412, and has lost nothing.
+    Tags beyond the first MOST_MEMBERS are ignored: a client that sends more gets the whole, or a 412, and has lost
+    nothing.
     """
     if known == "*":
         return True
@@ -36,8 +37,8 @@ def names(known: str, etag: str, *, strongly: bool) -> bool:
 
 
 def _tags(known: str) -> Iterator[tuple[str | None, str]]:
-    """(W/ or None, opaque tag) of the first MOST tags."""
-    return ((match[1], match[2]) for match in islice(_TAG.finditer(known), MOST))
+    """(W/ or None, opaque tag) of the first MOST_MEMBERS tags."""
+    return ((match[1], match[2]) for match in islice(_TAG.finditer(known), MOST_MEMBERS))
 
 
 def encoded_tag(etag: str, encoding: str) -> str:

@@ -16,12 +16,12 @@ from prefork.runtime.loop import Loop
 from prefork.runtime.poller import READ, is_ready
 from prefork.runtime.task import STARTED
 
-BREATH = 0.5  # seconds without accepting, when no descriptors or memory are left, or the listener is shut down
+ACCEPT_PAUSE = 0.5  # seconds without accepting, when no descriptors or memory are left, or the listener is shut down
 LONGEST_QUEUE = 65536  # clients: the most that net.core.somaxconn allows; where more come, others take them
 LARGEST_BATCH = 64  # clients accepted in a turn, at most
 FOR_EACH = 0.0001  # seconds: each time that a turn takes so long for others, the next one accepts one client more;
 # about the time that it takes to accept a client, and to answer it where that is quick
-REPEAT = 60.0  # seconds between two log lines about a listener from which nobody can accept
+WARNING_INTERVAL = 60.0  # seconds between two log lines about a listener from which nobody can accept
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # errors about one client, which is gone: another process took it, it has left, or its network has failed, which Linux
 # reports here (accept(2), "Error handling"; EPERM is a firewall's rule). All other errors concern the listener itself
@@ -50,16 +50,16 @@ async def accept(
     greet: Greet,
     relieve: Relieve = _in_vain,
     *,
-    breath: float = BREATH,
+    pause: float = ACCEPT_PAUSE,
 ) -> None:
     """Hand every client to `greet`, for ever. A task that `greet` spawns with `eager` takes its first step before the
     next client is accepted: so a request that ends the process takes no later client with it.
 
     One client is accepted a turn, so that idle processes get their share (EPOLLEXCLUSIVE). Where turns are long, more
     are accepted, as many as nobody else had the time for: see `_Batch`. Where this process has no descriptors left, ask
-    `relieve` for some; where that is in vain, wait for `breath` seconds. Where an application has shut the listener
+    `relieve` for some; where that is in vain, wait for `pause` seconds. Where an application has shut the listener
     down, for all processes that share it, nobody can accept from it any more: say so, and look again after each
-    `breath`.
+    `pause`.
     """
     told = -inf  # when the last log line about a shut listener was written, in monotonic seconds
     batch = _Batch(loop)
@@ -78,14 +78,14 @@ async def accept(
             if error.errno in _EXHAUSTED and not is_ready(listener.fileno(), READ):
                 continue  # Linux looks for a descriptor first, and then for a client: another process took the client
             if error.errno in _EXHAUSTED and not (error.errno == errno.EMFILE and await relieve()):
-                log.warning("not accepting for %g s: %s", breath, error.strerror)
-                await loop.sleep(breath)
+                log.warning("not accepting for %g s: %s", pause, error.strerror)
+                await loop.sleep(pause)
             elif error.errno not in _EXHAUSTED and (error.errno not in _OF_A_CLIENT or is_shut(listener)):
-                if loop.now >= told + REPEAT:
+                if loop.now >= told + WARNING_INTERVAL:
                     told = loop.now
                     words = "cannot accept from %s, which something has shut down; a reload opens it again: %s"
                     log.error(words, _name(listener), error.strerror)
-                await loop.sleep(breath)
+                await loop.sleep(pause)
         else:
             await STARTED
             batch.count()

@@ -22,7 +22,7 @@ from prefork.settings.schema import Listener
 from prefork.settings.wording import quoted
 
 FIRST = 3  # SD_LISTEN_FDS_START
-MOST = 1 << 20  # descriptors of a process, at most: Linux's default fs.nr_open
+MOST_DESCRIPTORS = 1 << 20  # descriptors of a process, at most: Linux's default fs.nr_open
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -83,7 +83,7 @@ def take(environment: MutableMapping[str, str]) -> Passed:
 def _number(count: str) -> int:
     """How many descriptors are passed. Raises StartError for more than a process can have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    most = (MOST if limit == resource.RLIM_INFINITY else min(limit, MOST)) - FIRST
+    most = (MOST_DESCRIPTORS if limit == resource.RLIM_INFINITY else min(limit, MOST_DESCRIPTORS)) - FIRST
     if not re.fullmatch("[0-9]{1,9}", count) or int(count) > most:
         raise StartError(f"LISTEN_FDS: expected a number of descriptors, at most {most}, got {quoted(count)}")
     return int(count)

@@ -63,7 +63,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a Stream bears with. A peer has `linger` seconds to read the rest of what we have sent, and may send
+    """The bounds of a Stream. A peer has `linger` seconds to read the rest of what we have sent, and may send
     `linger_bytes` meanwhile. Every `look_interval` seconds, a look finds out whether a peer that has sent too much is
     still there. For `grace` see Pace.
     """

@@ -19,7 +19,7 @@ from prefork.runtime.loop import Loop
 from prefork.shared.counters import ACCESS_LOST, ERROR_LOST
 from prefork.shared.scoreboard import ACCESS_FAILURE, ERROR_FAILURE, Scoreboard
 
-LOOK = 3.0  # seconds between two checks
+LOOK_INTERVAL = 3.0  # seconds between two checks
 PAUSE = 60.0  # seconds between two reports
 
 
@@ -27,7 +27,7 @@ class LostLines:
     """Reports the lines that all processes of `scoreboard` lose; for the master. `logs` returns the master's own."""
 
     def __init__(
-        self, scoreboard: Scoreboard, logs: Callable[[], Logs], look: float = LOOK, pause: float = PAUSE
+        self, scoreboard: Scoreboard, logs: Callable[[], Logs], look: float = LOOK_INTERVAL, pause: float = PAUSE
     ) -> None:
         self._scoreboard = scoreboard
         self._logs = logs

@@ -14,7 +14,7 @@ import psutil
 from prefork.logger import log
 from prefork.settings.wording import counted
 
-TOLD = 10  # threads that are named in the log, at most
+NAMED_THREADS = 10  # threads that are named in the log, at most
 
 
 def finish(patience: float = inf, threads: float = inf) -> None:
@@ -49,7 +49,7 @@ def _await_threads(seconds: float) -> None:
     if waiting.is_alive():
         main = threading.main_thread()
         left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
-        log.warning("not waiting any longer for %s: %s", counted(len(left), "thread"), ", ".join(left[:TOLD]))
+        log.warning("not waiting any longer for %s: %s", counted(len(left), "thread"), ", ".join(left[:NAMED_THREADS]))
 
 
 def _end_children(patience: float = 0.0) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from datetime import date, datetime, time
 
 MORE_DESCRIPTORS = "allow more by `ulimit -n`, or LimitNOFILE of a service"
-LONGEST = 60  # characters of a value that a message repeats
+LONGEST_VALUE = 60  # characters of a value that a message repeats
 
 
 def quoted(text: str) -> str:
-    """`text` in double quotes, cut to LONGEST characters, with all unprintable characters escaped."""
-    cut = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    """`text` in double quotes, cut to LONGEST_VALUE characters, with all unprintable characters escaped."""
+    cut = text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
     printable = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut.replace("\\", "\\\\")
     )

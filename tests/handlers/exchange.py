@@ -199,7 +199,7 @@ def wsgi(
 
 
 def hosted(make: Callable[[ThreadPool], Handler]) -> Handler:
-    """What `make` makes for a pool."""
+    """The thing that `make` makes for a pool."""
     pool = ThreadPool(Loop(make_poller("auto")), 2)
     handle = make(pool)
     return _Hosted(pool, lambda request: handle)

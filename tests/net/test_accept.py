@@ -294,7 +294,7 @@ def test_a_listener_that_was_shut_down_is_told_of_once_and_not_spun_on(
 
     with listener:
         listener.shutdown(socket.SHUT_RDWR)
-        run(wait(), accept(loop, listener, porch.room, porch.greet, breath=0.02))
+        run(wait(), accept(loop, listener, porch.room, porch.greet, pause=0.02))
     assert len(turns) < 30
     (said,) = caplog.messages
     assert f"cannot accept from {name}, which something has shut down" in said
@@ -332,7 +332,7 @@ def test_a_process_without_descriptors_waits_without_spinning_and_accepts_again(
             loop.stop()
 
         loop.after_turn.append(lambda: turns.append(1))
-        loop.spawn(accept(loop, listener, room, greet, breath=0.05), "accepting")
+        loop.spawn(accept(loop, listener, room, greet, pause=0.05), "accepting")
         loop.spawn(relieve(), "relieving")
         loop.run()
         assert os.strerror(errno.EMFILE) in warnings[0]

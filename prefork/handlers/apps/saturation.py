@@ -8,7 +8,7 @@ from prefork.runtime.threads import ThreadPool
 from prefork.runtime.throttle import ThrottledNotice
 
 INTERVAL = 10.0  # seconds between two lines, at the least
-LONGEST = 500  # characters of a request line that the log shows
+LONGEST_LOGGED = 500  # characters of a request line that the log shows
 
 
 class Saturation:
@@ -41,6 +41,6 @@ class Saturation:
         told = f"{self._busy} of {self._pool.threads} threads busy, {calls} turned away with 503"
         told += f" after workers.queue_timeout ({self._timeout:g} s)"
         if self._slowest is not None:
-            line = f"{self._slowest.method} {self._slowest.target}"[:LONGEST]
+            line = f"{self._slowest.method} {self._slowest.target}"[:LONGEST_LOGGED]
             told += f"; the slowest one under way, for {self._lasted:.1f} s: {line}"
         log.warning("%s", told)

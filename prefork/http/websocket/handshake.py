@@ -14,7 +14,7 @@ from websockets.server import ServerProtocol
 from websockets.utils import accept_key
 
 from prefork.errors import BadRequest
-from prefork.http.members import MOST
+from prefork.http.members import MOST_MEMBERS
 from prefork.http.message import Fields, Request, Response, Upgrade, plain
 
 # 12 bits of window and 5 of memory take 32 KiB a connection in place of 300, and compress short messages no worse
@@ -28,14 +28,14 @@ class Handshake:
     """A valid handshake. `subprotocols` are those that the client offers, `extensions` those that both sides accept."""
 
     def __init__(self, request: Request, compression: bool) -> None:
-        """Raises BadRequest where the handshake is malformed, or offers more than MOST subprotocols."""
+        """Raises BadRequest where the handshake is malformed, or offers more than MOST_MEMBERS subprotocols."""
         fields = request.headers.fields
         key, offered = fields.get("sec-websocket-key", ""), fields.get("sec-websocket-protocol", "")
         try:
             if len(base64.b64decode(key.encode("latin-1"), validate=True)) != 16:
                 raise BadRequest("a Sec-WebSocket-Key that is not 16 bytes (RFC 6455 §4.2.1)")
-            if offered.count(",") >= MOST:
-                raise BadRequest(f"more than {MOST} subprotocols of a WebSocket")
+            if offered.count(",") >= MOST_MEMBERS:
+                raise BadRequest(f"more than {MOST_MEMBERS} subprotocols of a WebSocket")
             self.subprotocols: list[str] = [*parse_subprotocol(offered)] if offered else []
             self._extension, self.extensions = _negotiate(fields.get("sec-websocket-extensions", ""), compression)
         except (binascii.Error, InvalidHeader) as error:
@@ -77,10 +77,10 @@ def refusal(request: Request) -> Response | None:
 def _negotiate(offered: str, compression: bool) -> tuple[str, list[Extension]]:
     """The Sec-WebSocket-Extensions field of the answer, "" for none, and the extensions in it. Raises InvalidHeader.
 
-    An offer with more than MOST commas and semicolons is not read. Then no extension is accepted, as a server may do
-    (RFC 6455 §9.1).
+    An offer with more than MOST_MEMBERS commas and semicolons is not read. Then no extension is accepted, as a server
+    may do (RFC 6455 §9.1).
     """
-    if not offered or not compression or offered.count(",") + offered.count(";") > MOST:
+    if not offered or not compression or offered.count(",") + offered.count(";") > MOST_MEMBERS:
         return "", []
     protocol = ServerProtocol(extensions=[DEFLATE])
     field, extensions = protocol.process_extensions(Headers({"Sec-WebSocket-Extensions": offered}))

@@ -13,7 +13,7 @@ from prefork.logger import log
 from prefork.settings.schema import Websocket
 from prefork.settings.wording import counted
 
-QUIET = 60.0  # seconds between two warnings
+WARNING_INTERVAL = 60.0  # seconds between two warnings
 SMALL = 4096  # bytes that a connection may hold without being counted, so that small messages cost nothing here
 
 
@@ -48,7 +48,7 @@ class Memory:
             self._total -= self._held.pop(largest)
             self._shed += 1
             largest.shed()
-        if self._shed and monotonic() >= self._told + QUIET:
+        if self._shed and monotonic() >= self._told + WARNING_INTERVAL:
             what = "%s closed: incomplete and unreceived messages took more than websocket.max_buffered"
             log.warning(what, counted(self._shed, "WebSocket"))
             self._shed, self._told = 0, monotonic()

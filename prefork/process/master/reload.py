@@ -35,7 +35,7 @@ from prefork.shared.scoreboard import Scoreboard
 
 PROOF = 100  # requests that a generation has answered, after which its probation is over
 CRASHES = 2  # workers that have died: a single one may have had a request that would have killed an old one, too
-LOOK = 0.05  # seconds between two looks at a generation on probation
+LOOK_INTERVAL = 0.05  # seconds between two looks at a generation on probation
 FAST = 1.0  # seconds that workers have to obey INT; a worker that is stuck in an application cannot obey
 
 
@@ -106,7 +106,7 @@ class Generations:
         telling.cancel()
 
     async def _tell_of_waiting(self, children: Sequence[Child]) -> None:
-        await self._children.loop.sleep(FAST + LOOK)
+        await self._children.loop.sleep(FAST + LOOK_INTERVAL)
         if not all(child.exited.is_set() for child in children):
             log.info("waiting for the applications to shut down; another INT ends the wait")
 
@@ -122,7 +122,7 @@ class Generations:
         old.stand_by()
         until = monotonic() + probation
         while monotonic() < until and fresh.answered() < PROOF:
-            await self._children.loop.sleep(LOOK)
+            await self._children.loop.sleep(LOOK_INTERVAL)
             if len(fresh.crashes) >= min(CRASHES, fresh.size):
                 raise BootError(f"the new workers crash with their first requests: {', '.join(fresh.crashes)}")
 

@@ -19,7 +19,7 @@ from prefork.runtime.loop import Loop
 SOCKET = "NOTIFY_SOCKET"
 INTERVAL = "WATCHDOG_USEC"
 WATCHED = "WATCHDOG_PID"
-PATIENCE = 0.2  # seconds that the manager has to take a message
+SEND_TIMEOUT = 0.2  # seconds that the manager has to take a message
 
 
 class ServiceManager:
@@ -76,7 +76,7 @@ class ServiceManager:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as talk:
-            talk.settimeout(PATIENCE)
+            talk.settimeout(SEND_TIMEOUT)
             talk.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), address)
 
 

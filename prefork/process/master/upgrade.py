@@ -50,7 +50,7 @@ GIVE_WAY = b"go\n"
 START = 60.0  # seconds for a new master to import the server and to read its configuration
 MARGIN = 10.0  # seconds beyond its boot_timeout, in which a new master reports by itself why it fails, and cleans up
 TIDYING = 2.0  # seconds that a new master which has failed has to remove what it has made
-MOST = 65536  # bytes quoted of what a new master has written to stderr before it could send a message
+MOST_STDERR = 65536  # bytes quoted of what a new master has written to stderr before it could send a message
 
 T = TypeVar("T", PidFile, ControlSocket)
 
@@ -190,7 +190,7 @@ class Successor:
     def _written(self) -> str:
         """The new master's output to stderr from before it could send a message: an error in its own modules, say."""
         size = os.fstat(self._stderr.fileno()).st_size
-        return os.pread(self._stderr.fileno(), MOST, max(0, size - MOST)).decode(errors="replace")
+        return os.pread(self._stderr.fileno(), MOST_STDERR, max(0, size - MOST_STDERR)).decode(errors="replace")
 
     def end(self) -> None:
         """Have the new master remove what it has made, and end. Its descendants are killed at once: they serve nobody,
@@ -385,7 +385,7 @@ def _send(talk: socket.socket, word: Word) -> bool:
 
 def _speak_up(stderr: int) -> None:
     """Write to the real `stderr` from now on, and copy there the output that went to the file in its place."""
-    early = os.pread(2, MOST, 0)
+    early = os.pread(2, MOST_STDERR, 0)
     os.dup2(stderr, 2)
     os.close(stderr)
     with suppress(OSError):

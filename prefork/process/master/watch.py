@@ -34,10 +34,10 @@ from prefork.settings.wording import to_install
 
 SUFFIXES = (".py", ".html", ".jinja", ".jinja2", ".j2")  # code, and the templates that applications keep in memory
 IGNORED = {"__pycache__", "node_modules", "site-packages", "venv"}  # directories, like those that begin with a dot
-QUIET = 50  # milliseconds without a change, after which the earlier ones are reported; editors write several times
-LONGEST = 1600  # milliseconds until a change is reported, at most
-LOOK = 2000  # milliseconds for which watchfiles waits at a time
-MOST = 16 << 20  # bytes of a line: the names of all files that have changed at once
+DEBOUNCE_STEP = 50  # milliseconds without a change, after which earlier ones are reported; editors write several times
+LONGEST_DEBOUNCE = 1600  # milliseconds until a change is reported, at most
+POLL_TIMEOUT = 2000  # milliseconds for which watchfiles waits at a time
+LONGEST_LINE = 16 << 20  # bytes of a line: the names of all files that have changed at once
 PAUSE = 1.0  # seconds until a watcher that has died is replaced
 GRACEFUL = 0.5  # seconds for the old workers, which streams would hold longer; after a save, none should answer
 
@@ -130,7 +130,7 @@ class Watch:
 
         A watcher that has `replaced` another causes a reload when it begins: files may have changed before that.
         """
-        loop, lines = self._children.loop, Lines(MOST)
+        loop, lines = self._children.loop, Lines(LONGEST_LINE)
         readable = loop.readable(self._reading)
         try:
             while True:
@@ -181,9 +181,9 @@ class Watch:
             for changes in watchfiles.watch(
                 *paths,
                 watch_filter=lambda _, path: self._counts(path),
-                debounce=LONGEST,
-                step=QUIET,
-                rust_timeout=LOOK,
+                debounce=LONGEST_DEBOUNCE,
+                step=DEBOUNCE_STEP,
+                rust_timeout=POLL_TIMEOUT,
                 yield_on_timeout=True,
                 recursive=recursive,
                 raise_interrupt=False,

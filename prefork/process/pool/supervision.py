@@ -23,7 +23,7 @@ from prefork.settings.schema import Settings
 from prefork.shared.counters import ACCEPTED, REQUESTS
 from prefork.shared.scoreboard import Order, Scoreboard
 
-TOLD = 10  # crashes that are kept: clients may bring about any number of them
+KEPT_CRASHES = 10  # crashes that are kept: clients may bring about any number of them
 
 
 class Phase(Enum):
@@ -49,8 +49,8 @@ class Supervision:
         self.phase = Phase.BOOTING
         self.ready: set[Child] = set()
         self.deaths = Deaths()
-        # the last TOLD deaths of workers that were ready, in words, but for those that were killed
-        self.crashes: deque[str] = deque(maxlen=TOLD)
+        # the last KEPT_CRASHES deaths of workers that were ready, in words, but for those that were killed
+        self.crashes: deque[str] = deque(maxlen=KEPT_CRASHES)
         self.on_change: Callable[[], None] = lambda: None  # called when a worker is ready, or has died
         self._children = children
         self._scoreboard = scoreboard

@@ -52,11 +52,11 @@ from prefork.runtime.stack import stacks
 from prefork.runtime.sync import Condition
 from prefork.runtime.task import PAUSE
 
-QUIET = (  # the master alone obeys what the whole process group is sent; it ends the template by ORDERED
+IGNORED_SIGNALS = (  # the master alone obeys what the whole process group is sent; it ends the template by ORDERED
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
     *(signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU),
 )
-LAST = 5  # seconds for the template's exit functions, at most
+EXIT_TIMEOUT = 5  # seconds for the template's exit functions, at most
 KNOWN = b"k"  # the master has adopted the worker that reads this
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
@@ -182,7 +182,7 @@ def run(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) 
     finally:
         signal.signal(ORDERED, _unheard)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(LAST)
+        signal.alarm(EXIT_TIMEOUT)
     finish(GENTLE)
     return os.EX_OK
 
@@ -192,7 +192,8 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
     what the import raises.
     """
     forks.host()
-    handlers: dict[int, Any] = dict.fromkeys(QUIET, _unheard)  # not SIG_IGN, which an executed program would inherit
+    # not SIG_IGN, which an executed program would inherit
+    handlers: dict[int, Any] = dict.fromkeys(IGNORED_SIGNALS, _unheard)
     handlers |= {signal.SIGUSR1: lambda *_: assignment.logs.reopen(), ORDERED: _dismissed}
     for number, handler in handlers.items():
         signal.signal(number, handler)

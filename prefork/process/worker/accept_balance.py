@@ -28,10 +28,10 @@ from prefork.shared.scoreboard import STATE, Board, State
 BUSY_SLACK = 1  # busy connections that a worker may have beyond its share; two it may always have
 SLACK = 4  # open connections that a worker may have beyond its share; as many it may always have
 SHARE = 1.1  # times the mean: the share of a worker
-PATIENCE = 0.003  # seconds that the others have to take a client
-PATIENCE_FULL = 0.03  # the same where this worker has no free thread for it
+TURN_TIMEOUT = 0.003  # seconds that the others have to take a client
+TURN_TIMEOUT_FULL = 0.03  # the same where this worker has no free thread for it
 LOOKS = 80  # times that a worker lets the others go first; then it takes a client, whatever the others count
-MOST = 1024  # clients that a worker takes in a row while the others take none
+MOST_IN_A_ROW = 1024  # clients that a worker takes in a row while the others take none
 FULL = 0.05  # seconds for which all threads of a worker must be in calls to make it ahead
 SPAN = 0.1  # seconds; connections that live for less even out the shares by themselves, and a look costs 3 us
 
@@ -63,10 +63,10 @@ class AcceptBalance:
             looks += 1
             await self._loop.readable(listener.fileno())
             self._note_others()
-            await self._loop.sleep(PATIENCE_FULL if self._own[FULL_SINCE] else PATIENCE)
+            await self._loop.sleep(TURN_TIMEOUT_FULL if self._own[FULL_SINCE] else TURN_TIMEOUT)
             if not self._note_others():
                 self._allowed = self._next
-                self._next = min(2 * self._next, MOST)
+                self._next = min(2 * self._next, MOST_IN_A_ROW)
         self._allowed = max(0, self._allowed - 1)
 
     async def overloaded(self, filled: Condition) -> None:

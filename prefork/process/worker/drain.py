@@ -23,7 +23,7 @@ GRACE = 1.0  # seconds beyond its own time limit until a worker that has not lef
 ENDING = 1.6  # seconds that it takes, at most, to end the remaining ASGI requests, and asyncio
 FAREWELL = 5.0  # seconds at the end of a drain that are kept for the closing handshakes of the last WebSockets
 HANDSHAKES = 0.25  # seconds for the closing handshakes of WebSockets that are ended
-TOLD = 100  # unfinished requests that are logged one by one
+LOGGED_REQUESTS = 100  # unfinished requests that are logged one by one
 
 
 def time_for_requests(workers: Workers) -> float:
@@ -91,7 +91,9 @@ class Drain:
         self._waited.set()
 
     def _tell_of_the_rest(self) -> None:
-        """Log each request that is not done, in a connection, a thread or asyncio; beyond TOLD, log their number."""
+        """Log each request that is not done, in a connection, a thread or asyncio; beyond LOGGED_REQUESTS, log their
+        number.
+        """
         exchanges = sorted(self._server.exchanges(), key=lambda exchange: exchange.since)
         requests: list[Request | None] = [one.request for one in exchanges]
         requests += [call.what for call in self._pool.calls.under_way.values() if not call.abandoned]
@@ -100,7 +102,7 @@ class Drain:
         polite = set(upgraded) if self.hurried else set()  # they close by 1012
         left = [request for request in dict.fromkeys(requests) if request is not None and request not in polite]
         why = "cut off by the stop" if self.hurried else f"not done within {self._workers.graceful_timeout:g} s"
-        for request in left[:TOLD]:
+        for request in left[:LOGGED_REQUESTS]:
             log.warning("%s: %s %s", why, request.method, request.target)
-        if len(left) > TOLD:
-            log.warning("%s: %d more requests", why, len(left) - TOLD)
+        if len(left) > LOGGED_REQUESTS:
+            log.warning("%s: %d more requests", why, len(left) - LOGGED_REQUESTS)

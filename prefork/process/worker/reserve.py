@@ -23,8 +23,8 @@ from prefork.shared.counters import CONNECTIONS
 from prefork.shared.scoreboard import STATE, Board, State
 
 PLACES = 8  # connections in the reserve of a worker
-LOOK = 0.5  # seconds between two checks whether all connections are taken for long
-QUIET = 60.0  # seconds between two warnings
+LOOK_INTERVAL = 0.5  # seconds between two checks whether all connections are taken for long
+WARNING_INTERVAL = 60.0  # seconds between two warnings
 
 
 class Reserve:
@@ -55,17 +55,17 @@ class Reserve:
                 if _has_client(listener) and self._warn():
                     self._open.add(listener)
                     return False
-                with suppress(TimedOut), self._loop.within(LOOK):
+                with suppress(TimedOut), self._loop.within(LOOK_INTERVAL):
                     await self._loop.readable(listener.fileno())
             else:
-                with suppress(TimedOut), self._loop.within(LOOK):
+                with suppress(TimedOut), self._loop.within(LOOK_INTERVAL):
                     await server.room(wanted=False)
         return True
 
     async def make_room(self, listener: socket.socket, *, shared: bool) -> None:
         """A client waits: have an idle connection give way, unless the client may have a place in the reserve."""
         while listener not in self._open:
-            with suppress(TimedOut), self._loop.within(LOOK):
+            with suppress(TimedOut), self._loop.within(LOOK_INTERVAL):
                 await self._server.room(wanted=True)
                 return
             await self.admit(listener, shared=shared)
@@ -80,8 +80,10 @@ class Reserve:
         )
 
     def _warn(self) -> bool:
-        """Log, at most once in QUIET seconds, that the server is full. Whether there is a place in the reserve."""
-        if self._loop.now >= self._warned + QUIET:
+        """Log, at most once in WARNING_INTERVAL seconds, that the server is full. Whether there is a place in the
+        reserve.
+        """
+        if self._loop.now >= self._warned + WARNING_INTERVAL:
             self._warned = self._loop.now
             upgraded = sum(one.phase is Phase.UPGRADED for one in self._server.exchanges())
             what = "all %d connections are taken for long, %d of them by WebSockets: new clients get a 503, except"

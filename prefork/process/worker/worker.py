@@ -48,7 +48,9 @@ from prefork.settings.schema import Settings, Workers
 from prefork.shared.counters import CALLS
 from prefork.shared.scoreboard import PULSE, STATE, Board, Order, State
 
-LAST = 0.5  # seconds that threads have to end, where requests were not waited for and the applications have shut down
+THREADS_TIMEOUT = (
+    0.5  # seconds that threads have to end where requests were not waited for, once applications are shut down
+)
 RESERVE = 64  # descriptors for what is not a connection: sockets, logs, the application's files
 
 
@@ -87,7 +89,7 @@ def run(assignment: Assignment, reporter: Reporter) -> int:
         return os.EX_UNAVAILABLE
     worker.serve()
     if worker.leaves_threads:
-        finish(threads=LAST)
+        finish(threads=THREADS_TIMEOUT)
         os._exit(os.EX_OK)
     return os.EX_OK
 

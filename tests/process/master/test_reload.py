@@ -12,7 +12,7 @@ from msgspec import structs
 from prefork.errors import BootError, ConfigError
 from prefork.net import listen
 from prefork.process.master.operations import Operation
-from prefork.process.master.reload import LOOK, PROOF
+from prefork.process.master.reload import LOOK_INTERVAL, PROOF
 from prefork.process.pool.child import DUMP, ENDING, PLACE_TIMEOUT
 from prefork.process.pool.respawn import LONGEST_PAUSE
 from prefork.process.pool.supervision import Phase
@@ -84,9 +84,9 @@ def test_a_reload_brings_new_workers_and_the_old_ones_leave_after_the_probation(
     operation, fresh = boot(server)
     assert server.serving == fresh
     assert [child.order for child in old] == [Order.STAND_BY] * COUNT
-    server.wait(PROBATION - LOOK)
+    server.wait(PROBATION - LOOK_INTERVAL)
     assert not operation.done.is_set()
-    server.wait(3 * LOOK)
+    server.wait(3 * LOOK_INTERVAL)
     assert_granted(operation)
     assert server.alive == fresh
     assert server.living == [server.generation]
@@ -106,10 +106,10 @@ def test_a_generation_that_has_answered_enough_is_on_probation_no_more(
 ) -> None:
     operation, fresh = boot(server)
     fresh[0].count(requests=PROOF - 1)
-    server.wait(2 * LOOK)
+    server.wait(2 * LOOK_INTERVAL)
     assert not operation.done.is_set()
     fresh[1].count(requests=1)
-    server.wait(2 * LOOK)
+    server.wait(2 * LOOK_INTERVAL)
     assert_granted(operation)
 
 
@@ -123,7 +123,7 @@ def test_there_is_a_probation_however_the_path_of_a_socket_is_written(
 ) -> None:
     server.settings = listening(f"{tmp_path}/app.sock")
     boot(server)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     server.settings = listening(spelling.format(tmp_path))
     boot(server)
 
@@ -133,7 +133,7 @@ def test_there_is_no_probation_where_nobody_listens_at_an_address_any_more(
 ) -> None:
     server.settings = listening(f"{tmp_path}/app.sock")
     boot(server)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     server.settings = listening(f"{tmp_path}/other.sock")
     operation = server.reload()
     server.get_ready(*newest(server))
@@ -155,7 +155,7 @@ def test_old_workers_finish_what_is_under_way_however_many_reloads_there_are(
         child.busy = True
     for _ in range(2):
         boot(server)
-        server.wait(PROBATION + LOOK)
+        server.wait(PROBATION + LOOK_INTERVAL)
     assert server.alive == [*old, *newest(server)]
     assert [generation.number for generation in server.living] == [1, 3]
     for child in old:
@@ -172,7 +172,7 @@ def test_a_reload_has_as_many_workers_as_the_configuration_says(server: Simulate
     server.settings = configured(1, PROBATION)
     operation = server.reload()
     server.get_ready(server.children.last)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     assert_granted(operation)
     assert server.serving == server.alive == [server.children.last]
 
@@ -241,7 +241,7 @@ def test_a_reload_goes_well_after_any_number_that_failed(server: SimulatedMaster
         server.wait(LATE)
         assert "no such module" in error_of(operation)
     operation, fresh = boot(server)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     assert_granted(operation)
     assert server.alive == fresh
 
@@ -266,7 +266,7 @@ def test_new_workers_that_crash_on_probation_bring_the_old_ones_back(
 ) -> None:
     operation, fresh = boot(server)
     server.kill(fresh[0], fresh[1])
-    server.wait(2 * LOOK)
+    server.wait(2 * LOOK_INTERVAL)
     assert error_of(operation).startswith("the new workers crash with their first requests: worker ")
     assert server.serving == old
     server.wait(LATE)
@@ -280,7 +280,7 @@ def test_the_only_new_worker_need_crash_but_once(server: SimulatedMaster, old: l
     operation = server.reload()
     server.get_ready(server.children.last)
     server.kill(server.children.last)
-    server.wait(2 * LOOK)
+    server.wait(2 * LOOK_INTERVAL)
     assert error_of(operation)
     server.wait(LATE)
     assert server.alive == server.serving == old
@@ -290,7 +290,7 @@ def test_one_crash_of_several_new_workers_is_forgiven(server: SimulatedMaster, o
     operation, fresh = boot(server)
     server.kill(fresh[0])
     server.get_ready(server.children.last)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     assert_granted(operation)
     assert server.alive == server.serving == server.forked[-COUNT:]
 
@@ -301,7 +301,7 @@ def test_new_workers_that_somebody_kills_have_not_crashed(server: SimulatedMaste
         child.die(-signal.SIGKILL)
     server.settle()
     server.get_ready(*newest(server))
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     assert_granted(operation)
     assert server.alive == server.serving == newest(server)
 
@@ -310,7 +310,7 @@ def test_workers_that_crash_after_the_probation_are_replaced_by_their_own_kind(
     server: SimulatedMaster, old: list[FakeChild]
 ) -> None:
     _, fresh = boot(server)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     server.kill(*fresh)
     server.get_ready(*newest(server))
     assert server.generation.number == 2
@@ -324,7 +324,7 @@ def test_old_workers_that_die_as_they_stand_by_are_replaced_when_they_are_to_ser
     server.kill(*old)
     assert server.alive == fresh
     server.kill(*fresh[:2])
-    server.wait(2 * LOOK)
+    server.wait(2 * LOOK_INTERVAL)
     assert error_of(operation)
     server.until(lambda: len(server.forked) == 3 * COUNT + 2, LONGEST_PAUSE)
     server.get_ready(*newest(server))
@@ -337,7 +337,7 @@ def test_a_new_worker_that_boots_as_its_generation_fails_ends(server: SimulatedM
     _, fresh = boot(server)
     server.kill(*fresh[:2])
     booting = server.forked[-2:]
-    server.wait(2 * LOOK)
+    server.wait(2 * LOOK_INTERVAL)
     server.get_ready(*booting)
     server.wait(LATE)
     assert server.alive == server.serving == old
@@ -403,7 +403,7 @@ def test_more_workers_that_are_asked_for_during_a_reload_are_of_the_new_generati
     reload = server.reload()
     more = server.scale(1)
     server.get_ready(*newest(server))
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     assert_granted(reload)
     server.get_ready(server.children.last)
     assert_granted(more)
@@ -432,7 +432,7 @@ def test_a_reload_waits_for_the_workers_that_have_been_asked_for_before(
     server.get_ready(*server.forked[-2:])
     assert_granted(more)
     server.get_ready(*newest(server))
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     assert_granted(reload)
     assert server.alive == newest(server)
 
@@ -486,9 +486,9 @@ MOMENTS: dict[str, Callable[[SimulatedMaster], object]] = {
     "has taken the old ones back": lambda server: (
         server.serve(),
         server.kill(*boot(server)[1][:2]),
-        server.wait(2 * LOOK),
+        server.wait(2 * LOOK_INTERVAL),
     ),
-    "drains old workers": lambda server: (server.serve(), boot(server), server.wait(PROBATION + LOOK)),
+    "drains old workers": lambda server: (server.serve(), boot(server), server.wait(PROBATION + LOOK_INTERVAL)),
     "drains all": lambda server: (server.serve(), server.drain()),
 }
 
@@ -530,7 +530,7 @@ def test_workers_that_finish_are_waited_for_and_those_of_earlier_generations_too
 ) -> None:
     old[0].busy = True
     _, fresh = boot(server)
-    server.wait(PROBATION + LOOK)
+    server.wait(PROBATION + LOOK_INTERVAL)
     fresh[0].busy = True
     server.stop()
     server.wait(1)

@@ -50,7 +50,7 @@ def wait_exit(children: Children, child: Child) -> str:
 
 
 def boot(children: Children, child: Child, timeout: float = 10.0, **how: float) -> BootError | None:
-    """What `ready(timeout, **how)` comes to; SIGCHLD is played by a task."""
+    """The outcome of `ready(timeout, **how)`; SIGCHLD is played by a task."""
     outcome: list[BootError | None] = []
 
     async def wait() -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 
 import pytest
 
-from prefork.process.worker.accept_balance import FULL, LOOKS, MOST, PATIENCE, SPAN, AcceptBalance
+from prefork.process.worker.accept_balance import FULL, LOOKS, MOST_IN_A_ROW, SPAN, TURN_TIMEOUT, AcceptBalance
 from prefork.runtime.loop import Loop
 from prefork.runtime.poller import make_poller
 from prefork.runtime.sync import Condition
@@ -247,7 +247,7 @@ def test_workers_that_do_not_serve_do_not_count(shop: Workshop) -> None:
 def test_who_is_ahead_takes_the_client_that_nobody_else_takes(shop: Workshop) -> None:
     shop.connections(20, 0, 0, 0)
     shop.come()
-    assert PATIENCE <= shop.wait(5) < 1
+    assert TURN_TIMEOUT <= shop.wait(5) < 1
 
 
 def test_where_others_take_clients_it_waits_on(shop: Workshop) -> None:
@@ -257,7 +257,7 @@ def test_where_others_take_clients_it_waits_on(shop: Workshop) -> None:
     async def take() -> None:
         while True:
             shop.board.slot(2)[ACCEPTED] += 1
-            await shop.loop.sleep(PATIENCE / 3)
+            await shop.loop.sleep(TURN_TIMEOUT / 3)
 
     others = shop.loop.spawn(take(), "taking clients")
     assert shop.wait() == float("inf")
@@ -271,10 +271,10 @@ def test_others_that_only_say_that_they_take_clients_do_not_keep_it_from_all(sho
     async def pretend() -> None:
         while True:
             shop.board.slot(2)[ACCEPTED] += 1
-            await shop.loop.sleep(PATIENCE / 3)
+            await shop.loop.sleep(TURN_TIMEOUT / 3)
 
     others = shop.loop.spawn(pretend(), "pretending to take clients")
-    assert LOOKS * PATIENCE <= shop.wait(5) < 2
+    assert LOOKS * TURN_TIMEOUT <= shop.wait(5) < 2
     others.cancel()
 
 
@@ -285,7 +285,7 @@ def test_once_it_is_not_ahead_any_more_it_takes_part(shop: Workshop) -> None:
 
     async def catch_up() -> None:
         shop.board.slot(1)[CONNECTIONS] = 20
-        await shop.loop.sleep(PATIENCE / 3)
+        await shop.loop.sleep(TURN_TIMEOUT / 3)
         shop.board.slot(2)[ACCEPTED] = 18
         shop.board.slot(2)[CONNECTIONS] = 18
         shop.board.slot(3)[CONNECTIONS] = 18
@@ -297,9 +297,9 @@ def test_once_it_is_not_ahead_any_more_it_takes_part(shop: Workshop) -> None:
 def test_it_waits_for_fewer_and_fewer_clients_where_the_others_are_gone(shop: Workshop) -> None:
     shop.connections(20, 0, 0, 0)
     shop.come()
-    waited = sum(shop.wait(5) >= PATIENCE for _ in range(1000))
+    waited = sum(shop.wait(5) >= TURN_TIMEOUT for _ in range(1000))
     assert waited == 10  # for the 1st, 2nd, 4th, 8th ...
-    assert MOST > 1000
+    assert MOST_IN_A_ROW > 1000
 
 
 def test_where_clients_come_and_go_nobody_waits(shop: Workshop) -> None:

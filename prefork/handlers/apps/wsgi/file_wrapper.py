@@ -14,7 +14,7 @@ from typing import Any
 from prefork.http.message import FileSegment
 from prefork.logger import APPLICATION, log
 
-LONGEST = 32 * 1024  # characters of one line in the log, so that a line which never ends does not take all memory
+LONGEST_LINE = 32 * 1024  # characters of one line in the log, so that a line which never ends does not take all memory
 
 
 class FileWrapper:
@@ -69,7 +69,8 @@ class ErrorStream(threading.local):
     """wsgi.errors: whole lines go to the error log, whatever its level is. They are marked as the application's, and
     have no severity, since none is known.
 
-    Each thread has an unfinished line of its own, which `flush` ends. A line longer than LONGEST is cut into several.
+    Each thread has an unfinished line of its own, which `flush` ends. A line longer than LONGEST_LINE is cut into
+    several.
     """
 
     def __init__(self) -> None:
@@ -102,11 +103,11 @@ class ErrorStream(threading.local):
             return
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size > LONGEST:
+        if self._size > LONGEST_LINE:
             line = "".join(self._pieces)
-            whole = len(line) // LONGEST * LONGEST
-            for at in range(0, whole, LONGEST):
-                _tell(line[at : at + LONGEST])
+            whole = len(line) // LONGEST_LINE * LONGEST_LINE
+            for at in range(0, whole, LONGEST_LINE):
+                _tell(line[at : at + LONGEST_LINE])
             self._pieces, self._size = [line[whole:]], len(line) - whole
 
     def _end(self) -> None:

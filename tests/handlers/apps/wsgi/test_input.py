@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prefork.handlers.apps.wsgi.file_wrapper import LONGEST
+from prefork.handlers.apps.wsgi.file_wrapper import LONGEST_LINE
 from prefork.observe.error_log import configure
 from prefork.observe.sink import Sink
 from prefork.settings.schema import Http
@@ -157,9 +157,9 @@ def complaining(complain: Callable[[Any], Any]) -> Callable[..., Any]:
         (lambda errors: errors.flush(), []),
         (lambda errors: errors.write("\n\n a\n"), ["", "", " a"]),
         (lambda errors: [errors.write(piece) for piece in "ab\ncd\n"], ["ab", "cd"]),
-        (lambda errors: (errors.write("x" * LONGEST), errors.write("\n")), ["x" * LONGEST]),
-        (lambda errors: errors.write("x" * (2 * LONGEST + 1) + "\ny\n"), ["x" * LONGEST] * 2 + ["x", "y"]),
-        (lambda errors: [errors.write("x" * 1024) for _ in range(LONGEST // 512 + 1)], ["x" * LONGEST] * 2),
+        (lambda errors: (errors.write("x" * LONGEST_LINE), errors.write("\n")), ["x" * LONGEST_LINE]),
+        (lambda errors: errors.write("x" * (2 * LONGEST_LINE + 1) + "\ny\n"), ["x" * LONGEST_LINE] * 2 + ["x", "y"]),
+        (lambda errors: [errors.write("x" * 1024) for _ in range(LONGEST_LINE // 512 + 1)], ["x" * LONGEST_LINE] * 2),
         (lambda errors: print(errors.isatty(), file=errors), ["False"]),
         (
             lambda errors: print("tab\there, \x1b[2J, caf\xe9, \u202e", file=errors),
