@@ -30,7 +30,16 @@ def begin_upload(server: Server) -> socket.socket:
 
 
 def wait_draining(server: Server) -> None:
-    eventually(lambda: set(states(server)) == {"draining"}, what="the state draining")
+    """Until all workers have obeyed. The status says so once they are told, but they close their listeners last."""
+    eventually(lambda: set(states(server)) == {"draining"} and refuses(server), what="the drain")
+
+
+def refuses(server: Server) -> bool:
+    try:
+        server.connect().close()
+    except OSError:
+        return True
+    return False
 
 
 def request(connection: HTTPConnection, path: str = "/version") -> tuple[bytes, str | None]:
@@ -133,7 +142,7 @@ def test_who_comes_after_the_stop_is_refused_at_once_and_not_left_waiting(serve:
     server = serve(f'listen = ["127.0.0.1:PORT", "unix:app.sock"]\n{PAIR}', {"app.py": APP})
     with begin_upload(server) as connection:
         server.signal(signal.SIGTERM)
-        wait_draining(server)
+        eventually(lambda: refuses(server), what="the end of the listeners")
         with pytest.raises(ConnectionRefusedError):
             server.connect().close()
         assert not (server.directory / "app.sock").exists()
