@@ -125,7 +125,7 @@ def _make_directories(folder: str) -> None:
         os.mkdir(folder, 0o755)
 
 
-def enter(path: str) -> None:
+def change_directory(path: str) -> None:
     """Make a directory the current one. Raises OSError."""
     if not must_walk():
         os.chdir(path)

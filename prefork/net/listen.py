@@ -32,7 +32,9 @@ _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0))  # drop the packet
 _DROP_SYN.frombytes(struct.pack(_INSTRUCTION, 0x06, 0, 0, 0xFFFFFFFF))  # take all of it
 
 
-def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: int = permissions.EVERYBODY) -> Sockets:
+def bind_missing(
+    current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: int = permissions.EVERYBODY
+) -> Sockets:
     """The sockets for `wanted`: those of `current` that are still wanted, the others bound anew. `mode` is for the
     files of unix sockets whose listeners name none.
 
@@ -47,7 +49,7 @@ def adopt(current: Sockets, wanted: Sequence[Listener], workers: int = 1, mode: 
     try:
         for listener in wanted:
             if listener.reuse_port:
-                _adopt_group(listener.address, current, leaving, sockets, workers)
+                _bind_group(listener.address, current, leaving, sockets, workers)
             else:
                 address = listener.address
                 known = current.get(address) or current.get(address.numbered(1)) or _by_path(address, current)
@@ -70,7 +72,7 @@ def _by_path(address: Address, current: Sockets) -> socket.socket | None:
     return None
 
 
-def _adopt_group(address: Address, current: Sockets, leaving: Sockets, sockets: Sockets, workers: int) -> None:
+def _bind_group(address: Address, current: Sockets, leaving: Sockets, sockets: Sockets, workers: int) -> None:
     """Add the sockets of an address with reuse_port to `sockets`. Raises StartError."""
     count = max([workers, *(known.number for known in current if known.numbered(0) == address)])
     for number in range(1, count + 1):
@@ -97,7 +99,7 @@ def begin(sockets: Sockets, wanted: Sequence[Listener]) -> None:
             log.error("one of the sockets of %s takes no clients: %s", address, error.strerror)
 
 
-def own(sockets: Sockets, position: int, workers: int) -> Sockets:
+def worker_sockets(sockets: Sockets, position: int, workers: int) -> Sockets:
     """The sockets that the worker at `position` (from 0 on) of `workers` must accept from. No socket is left over."""
     return {
         address: listener

@@ -32,7 +32,7 @@ class StartDirectory:
         that says so.
         """
         try:
-            file_paths.enter(self.name)
+            file_paths.change_directory(self.name)
         except OSError as error:
             lost = "lead nowhere" if _is_removed() else "are still relative to the old directory"
             problem = f"cannot enter {self.name}, where this server was started: {error.strerror}"

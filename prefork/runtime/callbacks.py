@@ -55,7 +55,7 @@ class Callbacks:
             self.asleep = False
             os.write(self._writing, b"!")
 
-    def take(self) -> None:
+    def call(self) -> None:
         """Call the callbacks that wait. In the thread that runs the loop."""
         waiting = self.waiting
         while waiting:

@@ -61,7 +61,7 @@ def on_fork(call: Callable[[], object]) -> None:
 
 
 @contextmanager
-def own() -> Iterator[None]:
+def server_fork() -> Iterator[None]:
     """Within the block, a process that this thread forks is one of the server."""
     global _own
     _own = threading.get_ident()

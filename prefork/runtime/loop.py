@@ -195,7 +195,7 @@ class Loop:
             if sleep.task is not None:
                 self._step(sleep.task)
         if callbacks.waiting:
-            callbacks.take()
+            callbacks.call()
         for _ in range(len(self.ready)):  # not the tasks that become ready meanwhile: descriptors come first again
             task, wait, error = self.ready.popleft()
             if task.wait is wait and task in self.tasks:

@@ -95,7 +95,7 @@ class Board:
         self._beats = memoryview(pages).cast("d")
         self._memories = roster, pages
 
-    def own(self, index: int, pages: int) -> memoryview:
+    def map_own_page(self, index: int, pages: int) -> memoryview:
         """The page of slot `index`, as words that this process, the slot's worker, may write. Maps it by the descriptor
         `pages`, and closes that. Raises OSError.
         """
@@ -210,7 +210,7 @@ class Scoreboard(Board):
 
     def enter_child(self) -> Board:
         """In a forked child: let go of everything that only the master may write, and map the rest for reading. The
-        descriptor `pages` remains, for `Board.own`.
+        descriptor `pages` remains, for `Board.map_own_page`.
         """
         roster, pages = self._memories
         board = Board(map_memory(self._reading_roster, len(roster)), map_memory(self._reading_pages, len(pages)))

@@ -113,12 +113,12 @@ def test_only_the_master_holds_the_lock_of_the_pid_file(serve: Serve) -> None:
     path = server.directory / "run/prefork.pid"
     with open(path, "r+") as file:
         with pytest.raises(BlockingIOError):
-            file_lock.take(file)
+            file_lock.acquire(file)
         for worker in server.workers():
             suspend(worker)
         server.process.kill()
         server.process.wait()
-        file_lock.take(file)  # though the workers are still there
+        file_lock.acquire(file)  # though the workers are still there
     orphans = [process for process in server.family() if str(path) not in links(process.pid)]
     assert len(orphans) == 2
     for worker in orphans:

@@ -173,7 +173,7 @@ def test_no_descriptor_is_left_over_and_none_reaches_a_process_of_the_applicatio
         assert server.get().body == told
         assert not is_alive(old)
     with open(server.directory / "run/prefork.pid", "r+") as file, pytest.raises(BlockingIOError):
-        file_lock.take(file)
+        file_lock.acquire(file)
     again = server.command("start", "--listen", "127.0.0.1:0")
     assert (again.returncode, again.stdout) == (1, "")
     assert f"a master with pid {server.master.pid} runs with this pid file" in again.stderr

@@ -17,7 +17,7 @@ import pytest
 
 from prefork.errors import StartError
 from prefork.net import file_paths, socket_file
-from prefork.net.listen import Sockets, adopt, begin, bind, own, release
+from prefork.net.listen import Sockets, begin, bind, bind_missing, release, worker_sockets
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
 from tests.e2e.harness import free_port
@@ -174,7 +174,7 @@ def test_a_lack_of_descriptors_is_an_error_that_says_so(directory: Path, text: s
 
 
 def test_a_unix_socket_is_bound_where_its_path_says(directory: Path, current: Sockets) -> None:
-    current.update(adopt({}, listeners("unix:app.sock")))
+    current.update(bind_missing({}, listeners("unix:app.sock")))
     assert answers("app.sock")
     assert (directory / "app.sock").is_socket()
 
@@ -220,7 +220,7 @@ def test_what_is_no_socket_stays_and_is_called_by_its_name(directory: Path, kind
 
 
 def test_releasing_a_socket_whose_file_is_not_there_is_no_error(directory: Path) -> None:
-    ours = adopt({}, listeners("unix:app.sock"))
+    ours = bind_missing({}, listeners("unix:app.sock"))
     os.unlink("app.sock")
     release(ours, keep={})
 
@@ -279,14 +279,14 @@ def test_a_directory_that_is_replaced_meanwhile_leads_no_socket_of_roots_elsewhe
 def test_a_socket_in_a_directory_of_another_user_is_reached_by_its_path(directory: Path) -> None:
     (directory / "run").mkdir()
     os.chown("run", 12345, -1)
-    sockets = adopt({}, listeners("unix:run/app.sock"))
+    sockets = bind_missing({}, listeners("unix:run/app.sock"))
     assert answers("run/app.sock")
     release(sockets, keep={})
     assert os.listdir("run") == []
 
 
 def test_a_socket_file_that_has_taken_the_place_of_ours_stays(directory: Path) -> None:
-    ours = adopt({}, listeners("unix:app.sock"))
+    ours = bind_missing({}, listeners("unix:app.sock"))
     os.unlink("app.sock")
     with socket.socket(socket.AF_UNIX) as others:
         others.bind("app.sock")
@@ -299,14 +299,14 @@ def test_a_socket_file_that_has_taken_the_place_of_ours_stays(directory: Path) -
 
 
 def test_a_unix_socket_is_known_by_another_path_to_it(directory: Path, current: Sockets) -> None:
-    current |= adopt({}, [Listener(address=Address("unix", path="here.sock"))])
+    current |= bind_missing({}, [Listener(address=Address("unix", path="here.sock"))])
     renamed = Address("unix", path=str(directory / "here.sock"))
-    assert adopt(current, [Listener(address=renamed)]) == {renamed: next(iter(current.values()))}
+    assert bind_missing(current, [Listener(address=renamed)]) == {renamed: next(iter(current.values()))}
 
 
 def test_known_sockets_are_kept_and_new_ones_bound(current: Sockets, directory: Path) -> None:
-    current.update(adopt({}, listeners(ANY)))
-    sockets = adopt(current, listeners(ANY, "unix:app.sock"))
+    current.update(bind_missing({}, listeners(ANY)))
+    sockets = bind_missing(current, listeners(ANY, "unix:app.sock"))
     assert sockets[ANY] is current[ANY]
     assert list(current) == [ANY]
     assert answers("app.sock")
@@ -316,8 +316,8 @@ def test_known_sockets_are_kept_and_new_ones_bound(current: Sockets, directory: 
 
 def test_sockets_that_are_not_wanted_any_more_are_left_to_be_released(current: Sockets, directory: Path) -> None:
     """For as long as the reload can fail, the old ones are needed."""
-    current.update(adopt({}, listeners(ANY, "unix:old.sock")))
-    sockets = adopt(current, listeners("unix:new.sock"))
+    current.update(bind_missing({}, listeners(ANY, "unix:old.sock")))
+    sockets = bind_missing(current, listeners("unix:new.sock"))
     assert list(sockets) == [Address.parse("unix:new.sock")]
     assert answers("old.sock")
     assert answers(current[ANY].getsockname())
@@ -326,10 +326,10 @@ def test_sockets_that_are_not_wanted_any_more_are_left_to_be_released(current: S
 
 def test_a_known_socket_that_was_shut_down_takes_clients_again(directory: Path, current: Sockets) -> None:
     wanted = listeners(Address("tcp", "127.0.0.1", free_port()), "unix:a.sock")
-    current.update(adopt({}, wanted))
+    current.update(bind_missing({}, wanted))
     for listener in current.values():
         listener.shutdown(socket.SHUT_RDWR)
-    fresh = adopt(current, wanted)
+    fresh = bind_missing(current, wanted)
     begin(fresh, wanted)
     release(current, keep=fresh)
     current.update(fresh)
@@ -337,11 +337,11 @@ def test_a_known_socket_that_was_shut_down_takes_clients_again(directory: Path, 
 
 
 def test_when_one_cannot_be_bound_nothing_has_changed(current: Sockets, directory: Path, taken: Address) -> None:
-    current.update(adopt({}, listeners(ANY, "unix:old.sock")))
+    current.update(bind_missing({}, listeners(ANY, "unix:old.sock")))
     before = dict(current)
     descriptors = set(os.listdir("/dev/fd"))
     with pytest.raises(StartError, match=str(taken)):
-        adopt(current, listeners(ANY, "unix:new.sock", "unix:newer.sock", taken))
+        bind_missing(current, listeners(ANY, "unix:new.sock", "unix:newer.sock", taken))
     assert current == before
     assert answers("old.sock")
     assert answers(current[ANY].getsockname())
@@ -358,19 +358,19 @@ def test_an_address_that_the_server_itself_is_in_the_way_of_takes_a_restart(
     current: Sockets, before: str, after: str
 ) -> None:
     port = free_port()
-    current.update(adopt({}, listeners(f"{before}:{port}")))
+    current.update(bind_missing({}, listeners(f"{before}:{port}")))
     held = dict(current)
     restart = rf"{after}:{port}: this server itself listens there, on {before}:{port}; .* a restart \(stop and start\)"
     with pytest.raises(StartError, match=restart):
-        adopt(current, listeners(f"{after}:{port}"))
+        bind_missing(current, listeners(f"{after}:{port}"))
     assert current == held
     assert answers(current[Address.parse(f"{before}:{port}")].getsockname())
 
 
 def test_an_address_that_another_program_has_is_not_blamed_on_the_server(current: Sockets, taken: Address) -> None:
-    current.update(adopt({}, listeners(ANY, f"127.0.0.2:{taken.port}")))
+    current.update(bind_missing({}, listeners(ANY, f"127.0.0.2:{taken.port}")))
     with pytest.raises(StartError, match="something listens there already"):
-        adopt(current, listeners(taken))
+        bind_missing(current, listeners(taken))
 
 
 def test_when_another_listens_first_nothing_has_changed(current: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,16 +381,16 @@ def test_when_another_listens_first_nothing_has_changed(current: Sockets, monkey
     rival.listen()
     monkeypatch.setattr("prefork.net.listen.bind", lambda *_: ours)
     with rival, pytest.raises(StartError, match="something listens there already"):
-        adopt(current, listeners(address))
+        bind_missing(current, listeners(address))
     assert ours.fileno() == -1
     assert current == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a backlog")
 def test_the_backlog_of_a_known_socket_changes_when_the_new_workers_begin(current: Sockets) -> None:
-    current.update(adopt({}, [Listener(address=ANY, backlog=5)]))
+    current.update(bind_missing({}, [Listener(address=ANY, backlog=5)]))
     wanted = [Listener(address=ANY, backlog=7)]
-    adopted = adopt(current, wanted)
+    adopted = bind_missing(current, wanted)
     assert backlog(current[ANY]) == 5  # the reload may fail yet
     begin(adopted, wanted)
     assert backlog(current[ANY]) == 7
@@ -405,7 +405,7 @@ def backlog(listener: socket.socket) -> int:
 
 
 def test_releasing_closes_and_removes_what_is_not_kept(directory: Path, current: Sockets) -> None:
-    sockets = adopt({}, listeners(ANY, "unix:old.sock", "unix:kept.sock"))
+    sockets = bind_missing({}, listeners(ANY, "unix:old.sock", "unix:kept.sock"))
     where = sockets[ANY].getsockname()
     current.update({Address.parse("unix:kept.sock"): sockets[Address.parse("unix:kept.sock")]})
     release(sockets, keep=current)
@@ -418,7 +418,7 @@ def test_releasing_closes_and_removes_what_is_not_kept(directory: Path, current:
 @pytest.mark.skipif(sys.platform != "linux", reason="a packet filter on the listener")
 def test_nobody_new_gets_into_the_queue_of_a_released_socket_that_others_still_empty() -> None:
     """Workers share it: who is in its queue is served, and nobody comes in too late to be."""
-    sockets = adopt({}, listeners(ANY))
+    sockets = bind_missing({}, listeners(ANY))
     shared = sockets[ANY].dup()
     where = shared.getsockname()
     with shared, socket.create_connection(where) as early, socket.socket() as late:
@@ -443,14 +443,14 @@ def group(address: Address = ANY) -> list[Listener]:
 
 
 def test_with_reuse_port_there_are_as_many_sockets_as_workers_on_one_port(current: Sockets) -> None:
-    current.update(adopt({}, group(), 3))
+    current.update(bind_missing({}, group(), 3))
     assert [address.number for address in current] == [1, 2, 3]
     assert len({listener.getsockname() for listener in current.values()}) == 1
     assert len({listener.fileno() for listener in current.values()}) == 3
 
 
 def test_those_of_a_group_take_no_clients_before_it_begins(current: Sockets) -> None:
-    current.update(adopt({}, group(), 2))
+    current.update(bind_missing({}, group(), 2))
     where = next(iter(current.values())).getsockname()
     assert not answers(where)
     begin(current, group())
@@ -458,11 +458,11 @@ def test_those_of_a_group_take_no_clients_before_it_begins(current: Sockets) -> 
 
 
 def test_a_group_grows_and_never_shrinks_and_what_is_there_is_kept(current: Sockets) -> None:
-    current.update(adopt({}, group(), 2))
-    grown = adopt(current, group(), 3)
+    current.update(bind_missing({}, group(), 2))
+    grown = bind_missing(current, group(), 3)
     assert len(grown) == 3
     assert all(grown[address] is listener for address, listener in current.items())
-    assert adopt(grown, group(), 1) == grown
+    assert bind_missing(grown, group(), 1) == grown
     release(grown, keep=current)
     assert len(grown) == 2
     assert all(listener.fileno() >= 0 for listener in current.values())
@@ -472,26 +472,26 @@ def test_a_group_grows_and_never_shrinks_and_what_is_there_is_kept(current: Sock
     ("workers", "sockets"), [(1, [5]), (2, [3, 2]), (3, [2, 2, 1]), (5, [1] * 5), (6, [1] * 5 + [0])]
 )
 def test_every_socket_of_a_group_is_somebodys(current: Sockets, workers: int, sockets: list[int]) -> None:
-    current.update(adopt({}, group(), 5))
-    shares = [own(current, position, workers) for position in range(workers)]
+    current.update(bind_missing({}, group(), 5))
+    shares = [worker_sockets(current, position, workers) for position in range(workers)]
     assert [len(share) for share in shares] == sockets
     assert set().union(*shares) == current.keys()
 
 
 def test_a_shared_socket_is_everybodys(current: Sockets) -> None:
-    current.update(adopt({}, listeners(ANY)))
-    assert own(current, 0, 2) == own(current, 1, 2) == current
+    current.update(bind_missing({}, listeners(ANY)))
+    assert worker_sockets(current, 0, 2) == worker_sockets(current, 1, 2) == current
 
 
 def test_a_socket_becomes_the_first_of_a_group_and_back(taken: Address, current: Sockets) -> None:
     address = Address("tcp", "127.0.0.1", free_port())
-    current.update(adopt({}, listeners(address)))
+    current.update(bind_missing({}, listeners(address)))
     one = current[address]
-    several = adopt(current, group(address), 2)
+    several = bind_missing(current, group(address), 2)
     assert several[address.numbered(1)] is one
     release(current, keep=several)
     begin(several, group(address))
-    current.update(adopt(several, listeners(address)))
+    current.update(bind_missing(several, listeners(address)))
     assert list(current.values()) == [one]
     release(several, keep=current)
     assert answers(one.getsockname())
@@ -499,4 +499,4 @@ def test_a_socket_becomes_the_first_of_a_group_and_back(taken: Address, current:
 
 def test_a_group_that_cannot_be_bound_leaves_nothing_behind(taken: Address) -> None:
     with pytest.raises(StartError, match="something listens there already"):
-        adopt({}, group(taken), 3)
+        bind_missing({}, group(taken), 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefork.errors import StartError
-from prefork.net.listen import Sockets, adopt, release
+from prefork.net.listen import Sockets, bind_missing, release
 from prefork.net.permissions import permit, usual_mode
 from prefork.settings.address import Address
 from prefork.settings.schema import Listener
@@ -28,7 +28,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def bound(listener: Listener) -> os.stat_result:
     """What the file is when the listener has been bound, by itself."""
-    sockets = adopt({}, [listener])
+    sockets = bind_missing({}, [listener])
     try:
         return os.stat("app.sock")
     finally:
@@ -38,7 +38,7 @@ def bound(listener: Listener) -> os.stat_result:
 def refused(listener: Listener) -> str:
     sockets: Sockets = {}
     with pytest.raises(StartError) as caught:
-        sockets = adopt({}, [listener])
+        sockets = bind_missing({}, [listener])
     assert sockets == {}
     assert os.listdir() == []
     return str(caught.value)
@@ -82,7 +82,7 @@ def test_who_may_not_give_it_away_is_told_so_and_nothing_is_left(monkeypatch: py
 
 
 def test_a_change_is_made_to_the_socket_that_stays_and_can_be_undone() -> None:
-    sockets = adopt({}, [Listener(address=ADDRESS, mode=0o600)])
+    sockets = bind_missing({}, [Listener(address=ADDRESS, mode=0o600)])
     undo = permit(Listener(address=ADDRESS, mode=0o666), sockets[ADDRESS])
     assert stat.S_IMODE(os.stat("app.sock").st_mode) == 0o666
     undo()
@@ -99,7 +99,7 @@ def test_a_change_is_made_to_the_socket_that_stays_and_can_be_undone() -> None:
 @pytest.mark.parametrize("other", ["link", "hard link", "file", "socket"])
 def test_nothing_happens_to_what_has_taken_its_place(other: str) -> None:
     wanted = Listener(address=ADDRESS, mode=0o600, owner=os.geteuid())
-    sockets = adopt({}, [wanted])
+    sockets = bind_missing({}, [wanted])
     os.close(os.open("secret", os.O_CREAT, 0o640))
     undo = permit(Listener(address=ADDRESS, mode=0o666), sockets[ADDRESS])
     os.rename("app.sock", "moved.sock")
@@ -127,7 +127,7 @@ def test_a_socket_that_others_have_bound_keeps_its_permissions() -> None:
         theirs.bind("app.sock")
         before = os.stat("app.sock").st_mode
         theirs.listen()
-        sockets = adopt({ADDRESS: theirs}, [Listener(address=ADDRESS)])
+        sockets = bind_missing({ADDRESS: theirs}, [Listener(address=ADDRESS)])
         permit(Listener(address=ADDRESS, mode=0o600), sockets[ADDRESS])()
         assert os.stat("app.sock").st_mode == before
 

@@ -54,7 +54,7 @@ noted((forks.forked, sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()
 
 def test_what_the_server_itself_forks_is_none_of_these_though_an_application_forks_meanwhile() -> None:
     assert run("""
-with forks.own():
+with forks.server_fork():
     child = os.fork()
     if not child:
         noted(forks.forked)

@@ -39,7 +39,7 @@ def in_worker(scoreboard: Scoreboard, index: int, work: Callable[[Board, memoryv
         status = 99
         try:
             board = scoreboard.enter_child()
-            work(board, board.own(index, scoreboard.pages))
+            work(board, board.map_own_page(index, scoreboard.pages))
             status = 0
         except BaseException:
             traceback.print_exc()

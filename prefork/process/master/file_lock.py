@@ -20,7 +20,7 @@ _FLOCK = struct.Struct("hhqqi0q")  # struct flock: l_type, l_whence, l_start, l_
 _WHOLE = _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
 
 
-def take(file: int) -> None:
+def acquire(file: int) -> None:
     """Lock a file by `file`, a descriptor for reading and writing. Raises BlockingIOError where another process has
     locked it, or OSError.
     """

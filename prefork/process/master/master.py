@@ -29,7 +29,7 @@ from prefork.process.master.control import Message
 from prefork.process.master.daemon import Daemon
 from prefork.process.master.endpoints import Endpoints
 from prefork.process.master.operations import Change, Operation, Operations
-from prefork.process.master.reload import Generations, adopt
+from prefork.process.master.reload import Generations, sockets_for
 from prefork.process.master.service_manager import ServiceManager
 from prefork.process.master.status import describe, standing
 from prefork.process.master.upgrade import Inheritance, Predecessor, Successor
@@ -108,7 +108,7 @@ class Master:
             self._endpoints.take_pid_file(settings.master.pid_file)
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             logs.apply()
-            sockets = adopt(self._lent, settings)
+            sockets = sockets_for(self._lent, settings)
             undo.callback(listen.release, sockets, keep=self._lent)
             self._endpoints.take_control(settings.master.control)
             if self._predecessor is None:
@@ -289,7 +289,7 @@ class Master:
         with ExitStack() as undo:
             logs = Logs(settings.log, privileges.owner_of_logs(settings.master))
             undo.callback(logs.close)
-            sockets = adopt(current.sockets, settings)
+            sockets = sockets_for(current.sockets, settings)
             undo.callback(listen.release, sockets, keep=current.sockets)
             modes = undo.enter_context(permissions.permit_all(settings.listen, sockets))
             fresh = self._generations.make(current.number + 1, settings, sockets, logs)

@@ -35,7 +35,7 @@ class PidFile:
         self.made_directory = made_directory
         try:
             if borrowed is not None:
-                file_lock.take(borrowed)  # shared already, unless that master locked it by flock(2)
+                file_lock.acquire(borrowed)  # shared already, unless that master locked it by flock(2)
             self._file = self._lock(path) if borrowed is None else borrowed
         except OSError as error:
             why = "it is a symbolic link" if error.errno in _IS_LINK else error.strerror
@@ -95,7 +95,7 @@ def _try_lock(place: file_paths.Place, told: str) -> int | None:
         status = os.fstat(file)
         if problem := _not_ours(status):
             raise OSError(errno.EPERM, problem)
-        file_lock.take(file)
+        file_lock.acquire(file)
         if place.holds(status):
             return file
     except BlockingIOError:

@@ -140,7 +140,7 @@ def _taken_away(old: Sockets, fresh: Sockets) -> bool:
     return any(address not in fresh and listener not in kept for address, listener in old.items())
 
 
-def adopt(current: Sockets, settings: Settings) -> Sockets:
+def sockets_for(current: Sockets, settings: Settings) -> Sockets:
     """The sockets of a generation with these settings: those of `current` that fit, and new ones. Raises StartError."""
     mode = permissions.usual_mode(settings.master.umask)
-    return listen.adopt(current, settings.listen, configured_size(settings), mode)
+    return listen.bind_missing(current, settings.listen, configured_size(settings), mode)

@@ -129,7 +129,7 @@ class Successor:
         """In the child: execute the new master. Returns only where that fails."""
         try:
             with suppress(OSError):  # it may have been removed; then the child stays where it is
-                file_paths.enter(home)
+                file_paths.change_directory(home)
             os.dup2(self._stderr.fileno(), 2)
             for descriptor in offer.descriptors():
                 os.set_inheritable(descriptor, True)

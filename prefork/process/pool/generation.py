@@ -193,7 +193,9 @@ class Generation(Supervision):
         os.close(self._directory)
 
     def _become_worker(self, slot: int, position: int, reporter: Reporter) -> int:
-        return worker.run(self._enter_child(slot, position, listen.own(self.sockets, position, self.size)), reporter)
+        return worker.run(
+            self._enter_child(slot, position, listen.worker_sockets(self.sockets, position, self.size)), reporter
+        )
 
     def _become_template(self, line: socket.socket, reporter: Reporter) -> int:
         return template.run(self._enter_child(0, 0, self.sockets), line, reporter)

@@ -203,7 +203,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
     assignment.logs.catch_crashes()
     set_process_title("template")
     os.close(assignment.pages)  # each request for a worker brings one
-    environment = app_environment.enter(assignment.settings)
+    environment = app_environment.set_up(assignment.settings)
     _die_with_parent()
     diagnostics = Diagnostics(None, reporter.fd)
     diagnostics.explain = lambda: reporter.send(whereabouts(stacks()))
@@ -220,7 +220,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
         if not asked:
             return
         slot, position, workers = map(int, asked.split())
-        sockets = listen.own(assignment.sockets, position, workers)
+        sockets = listen.worker_sockets(assignment.sockets, position, workers)
         others = set(assignment.sockets.values()) - set(sockets.values())
         said, pages = descriptors
         born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, environment=environment)
@@ -249,7 +249,7 @@ def _bear(assignment: worker.Assignment, ours: Sequence[socket.socket], reporter
     reading, writing = os.pipe()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the worker has its own handlers
     try:
-        with forks.own():
+        with forks.server_fork():
             parent = os.fork()
             if not parent:
                 _bear_and_die(assignment, ours, reporter, writing)

@@ -136,7 +136,7 @@ class AcceptBalance:
         return free if any(free) else ours
 
     def _is_in_flux(self, own: int) -> bool:
-        """Whether more connections have come in this SPAN and gone again than the `own` ones that are open now.
+        """Whether more connections have come in this SPAN and gone again than are open now (`own`).
 
         Connections that are older do not count: where many event streams end at once, the clients that come next stay.
         """

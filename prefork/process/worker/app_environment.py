@@ -24,7 +24,7 @@ SWITCH = 0.0005  # seconds that a computing thread may keep the interpreter from
 
 @dataclass(frozen=True)
 class AppEnvironment:
-    """The result of `enter`. `pages` are the error pages; `roots` is the directory that the paths of the settings are
+    """The result of `set_up`. `pages` are the error pages; `roots` is the directory that the paths of the settings are
     relative to; `load` gives each route its application.
     """
 
@@ -33,7 +33,7 @@ class AppEnvironment:
     load: Load
 
 
-def enter(settings: Settings) -> AppEnvironment:
+def set_up(settings: Settings) -> AppEnvironment:
     """Set up the app environment of this process. `load` imports an application when a route asks for it. Raises
     StartError.
 

@@ -28,7 +28,7 @@ from prefork.process.machine import pin, set_process_title
 from prefork.process.messages import Report, Reporter, whereabouts
 from prefork.process.signals import ORDERED, WORKER, Command, Dismissed, Signals
 from prefork.process.worker.accept_balance import AcceptBalance
-from prefork.process.worker.app_environment import AppEnvironment, enter
+from prefork.process.worker.app_environment import AppEnvironment, set_up
 from prefork.process.worker.descriptors import affordable_connections
 from prefork.process.worker.diagnostics import Diagnostics, account, place
 from prefork.process.worker.drain import Drain, time_for_requests, time_for_shutdown
@@ -111,7 +111,7 @@ class Worker:
         settings = assignment.settings
         self._assignment = assignment
         self._reporter = reporter
-        self._board = assignment.scoreboard.own(assignment.slot, assignment.pages)
+        self._board = assignment.scoreboard.map_own_page(assignment.slot, assignment.pages)
         self._loop, self._pool = _loop_and_pool(settings.workers)
         self._asgi: AsgiHost | None = None
         self._loop.pulse = self._board[PULSE : PULSE + 1].cast("B").cast("d")
@@ -129,7 +129,7 @@ class Worker:
         self._pool.counts = self._board[CALLS : CALLS + len(self._pool.counts)]
         self._pool.calls.overdue = self._give_up
         with self._signals.interruptible():
-            self._server = self._assemble(assignment.environment or enter(settings))
+            self._server = self._assemble(assignment.environment or set_up(settings))
             if self._asgi is not None:
                 self._asgi.start_up()
         self._greeting = Greeting(self._server)
