@@ -17,7 +17,7 @@ from prefork.settings.grammar import HOP_BY_HOP as HOP_BY_HOP
 from prefork.settings.grammar import TOKEN as TOKEN
 
 # RFC 9112 §3: exactly one space between the parts; a method has at most 32 characters here
-REQUEST_LINE = re.compile(rf"([{TCHAR}]{{1,32}}) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])".encode())
+REQUEST_LINE = re.compile(rf"([{TCHAR}]{{1,32}}) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])")
 LINE_START = re.compile(rf"[{TCHAR}]{{1,32}}(?: |\Z)".encode())  # the beginning of a request line that is not complete
 
 # RFC 9112 §5, a field line without its CRLF: no space before the colon (§5.1), no line folding (§5.2)

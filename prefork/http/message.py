@@ -21,42 +21,32 @@ _NONE: frozenset[str] = frozenset()
 class Headers:
     """One validated header block, immutable; `shared` where it is kept for every request that repeats it.
 
-    `pairs` are (lower-case name, value) in order of arrival. `fields` maps each name to its value; repeated fields are
-    joined by comma (RFC 9110 §5.3), cookies by semicolon. The parser sets once what framing and the connection need:
-    `length` (Content-Length or None), `chunked`, `has_body`, `keep_alive` (None: the version's default),
-    `expects_continue` and `host`. It also sets `proxy_fields`, the names in the block that only a proxy may write
-    (proxy_fields.py); a copy has none. `prepared` holds objects that other modules derive from the block (the WSGI
-    environ, for example), each under a key of its own.
+    `fields` maps each name (lower case) to its value, in order of arrival; repeated fields are joined by comma
+    (RFC 9110 §5.3), cookies by semicolon. The parser sets `proxy_fields`, the names in the block that only a proxy may
+    write (proxy_fields.py); a copy has none. `prepared` holds objects that other modules derive from the block (the
+    WSGI environ, for example), each under a key of its own.
     """
 
-    __slots__ = (
-        "chunked",
-        "expects_continue",
-        "fields",
-        "has_body",
-        "host",
-        "keep_alive",
-        "length",
-        "pairs",
-        "prepared",
-        "proxy_fields",
-        "shared",
-    )
+    __slots__ = ("fields", "prepared", "proxy_fields", "repeated", "shared")
 
-    def __init__(self, pairs: Fields) -> None:
-        self.pairs = pairs
-        self.fields = dict(pairs)
-        if len(self.fields) < len(pairs):
-            self.fields = _join(pairs)
-        self.host: str = ""
-        self.length: int | None = None
-        self.chunked = False
-        self.has_body = False
-        self.keep_alive: bool | None = None
-        self.expects_continue = False
+    def __init__(self, fields: dict[str, str], repeated: Fields | None = None) -> None:
+        """`repeated` are all the pairs of a block in which a name comes more than once, and None for other blocks."""
+        self.fields = fields
+        self.repeated = repeated
         self.proxy_fields: frozenset[str] = _NONE
         self.shared = False
         self.prepared: dict[Any, Any] = {}
+
+    @classmethod
+    def of(cls, pairs: Fields) -> Headers:
+        """Headers of these (lower-case name, value), in order of arrival."""
+        fields = dict(pairs)
+        return cls(fields) if len(fields) == len(pairs) else cls(_join(pairs), pairs)
+
+    @property
+    def pairs(self) -> Fields:
+        """(lower-case name, value) of each field line, in order of arrival."""
+        return tuple(self.fields.items()) if self.repeated is None else self.repeated
 
     def get(self, name: str, default: str = "") -> str:
         """The value of field `name` (lower case), as in `fields`."""
@@ -66,21 +56,17 @@ class Headers:
         return name in self.fields
 
     def without(self, names: Container[str]) -> Headers:
-        """A copy without the fields of these `names`. None of them may concern the connection."""
-        return self._copy([pair for pair in self.pairs if pair[0] not in names])
+        """A copy without the fields of these `names`, `shared` like this one."""
+        if self.repeated is None:
+            copy = Headers({name: value for name, value in self.fields.items() if name not in names})
+        else:
+            copy = Headers.of(tuple(pair for pair in self.repeated if pair[0] not in names))
+        copy.shared = self.shared
+        return copy
 
     def saying(self, name: str, value: str) -> Headers:
-        """A copy in which field `name` (lower case) has this `value` alone. It may not be one of the connection."""
-        copy = self._copy([*(pair for pair in self.pairs if pair[0] != name), (name, value)])
-        copy.shared = False
-        return copy
-
-    def _copy(self, pairs: Fields) -> Headers:
-        copy = Headers(tuple(pairs))
-        copy.host, copy.shared = self.host, self.shared
-        copy.length, copy.chunked, copy.has_body = self.length, self.chunked, self.has_body
-        copy.keep_alive, copy.expects_continue = self.keep_alive, self.expects_continue
-        return copy
+        """A copy in which field `name` (lower case) has this `value` alone."""
+        return Headers.of((*(pair for pair in self.pairs if pair[0] != name), (name, value)))
 
 
 def _join(pairs: Fields) -> dict[str, str]:
@@ -173,6 +159,10 @@ class RequestBody(Protocol):
     """The request body for a handler. The first read that waits for the client answers `Expect: 100-continue`."""
 
     @property
+    def size(self) -> int | None:
+        """The bytes of the body; 0 where the request has none, and None where its end will tell."""
+
+    @property
     def reusable(self) -> bool:
         """True where, as far as is known, the connection can be used after this body, even if nobody reads it."""
 
@@ -240,7 +230,7 @@ class Request:
     @property
     def host(self) -> str:
         """The host that the client asks for, with its port: an absolute target's, else that of Host (RFC 9112 §3.3)."""
-        return self.line.authority or self.headers.host
+        return self.line.authority or self.headers.fields.get("host", "")
 
 
 class FileSegment:

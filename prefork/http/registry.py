@@ -109,7 +109,7 @@ class Server:
         self.waiting = self._fewer.waiting
         self.notify = self._fewer.notify_all
 
-    def enter(self, connection: ServedConnection) -> bool:
+    def add(self, connection: ServedConnection) -> bool:
         """Count a connection in. False where its client's address has `connections_per_client` others already.
 
         A trusted proxy may have any number of connections, and so may the clients of a unix socket.
@@ -132,7 +132,7 @@ class Server:
         """The limit on the body of `request`: its route's, else `http.max_body`."""
         return self.limit_of_route(request) or self._usual_limit
 
-    def leave(self, connection: ServedConnection) -> None:
+    def remove(self, connection: ServedConnection) -> None:
         """Count a connection out. A second call does nothing."""
         if connection not in self.connections:
             return

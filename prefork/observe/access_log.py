@@ -59,7 +59,7 @@ _OF_LINE = {
     "server_protocol": "quote(line.version)",
 }
 _OF_HEADERS = {  # besides every http_NAME
-    "host": "quote(headers.host)",
+    "host": "quote(headers.fields.get('host', ''))",
     "remote_user": "(quote_user(headers.fields['authorization']) if 'authorization' in headers.fields else '-')",
 }
 _KNOWN = (*_DIRECT, *_OF_LINE, *_OF_HEADERS, "http_referer", "http_user_agent", "http_x_forwarded_for")
@@ -80,7 +80,7 @@ BATCH = 64 * 1024  # characters of lines that are written at once, without the d
 
 _NO_LINE = RequestLine("", "", "", "", "", 1)
 _NO_LINE.version = ""
-_NO_HEADERS = Headers(())
+_NO_HEADERS = Headers({})
 
 
 class AccessLog:

@@ -24,7 +24,7 @@ CLIENT = Client("127.0.0.1", 50000, "http", "localhost", "8000")
 
 def make_request() -> Request:
     line = RequestLine("GET", "/articles/17?page=2", "/articles/17", "page=2", "", 1)
-    return Request(line, Headers(FIELDS), cast(RequestBody, None), CLIENT)
+    return Request(line, Headers.of(FIELDS), cast(RequestBody, None), CLIENT)
 
 
 def measure(log: AccessLog, requests: Iterable[Request]) -> float:

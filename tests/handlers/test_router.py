@@ -29,7 +29,7 @@ def asked(target: str, host: str | None = "example.com", heads: Heads | None = N
     """A request as it comes out of the parser; `host` None is an HTTP/1.0 request without one."""
     head = f"{method} {target} HTTP/1.0\r\n" if host is None else f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"
     raw = head.encode("latin-1") + b"\r\n"
-    line, headers = (heads or Heads(65536, 100)).parse(raw, len(raw) - 4)
+    line, headers, _ = (heads or Heads(65536, 100)).parse(raw, len(raw) - 4)
     return Request(line, headers, Nothing(None), CLIENT)  # of which no stream is asked
 
 

@@ -245,7 +245,7 @@ def parse(data: bytes, heads: Heads | None = None) -> tuple[RequestLine, Headers
     """The head that `data` begins with; by a parser of its own unless there is one."""
     end = data.find(b"\r\n\r\n")
     assert end >= 0
-    return (heads or Heads(32768, 100)).parse(data, end)
+    return (heads or Heads(32768, 100)).parse(data, end)[:2]
 
 
 def tcp_pair(buffer: int = 0) -> tuple[socket.socket, socket.socket]:

@@ -31,8 +31,7 @@ latin1 = st.text(st.characters(max_codepoint=0xFF))
 
 
 def make_request(target: str = "/a%20b?q=1", path: str = "/a b", query: str = "q=1", **fields: str) -> Request:
-    headers = Headers(tuple((name.replace("_", "-"), value) for name, value in fields.items()))
-    headers.host = fields.get("host", "")
+    headers = Headers.of(tuple((name.replace("_", "-"), value) for name, value in fields.items()))
     return Request(RequestLine("GET", target, path, query, "", 1), headers, cast(RequestBody, None), CLIENT)
 
 

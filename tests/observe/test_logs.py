@@ -18,7 +18,7 @@ from prefork.settings.schema import Log
 from tests.handlers.files.file_trees import descriptors, descriptors_at_rest
 
 CLIENT = Client("192.0.2.7", 50000, "http", "localhost", "8000")
-REQUEST = Request(RequestLine("GET", "/first", "/first", "", "", 1), Headers(()), cast(RequestBody, None), CLIENT)
+REQUEST = Request(RequestLine("GET", "/first", "/first", "", "", 1), Headers({}), cast(RequestBody, None), CLIENT)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from typing import IO, Protocol
 from prefork.errors import BadRequest, BodyTooLarge, Disconnected, HeadTooLarge, RequestTimeout, TimedOut
 from prefork.http.body_limit import BodyLimit
 from prefork.http.grammar import CHUNK_LINE, FIELD_LINE
+from prefork.http.h1.fields import Framing
 from prefork.http.message import Request
 from prefork.http.spool import explained, spool_file
 from prefork.net.stream import Stream
@@ -148,20 +149,31 @@ class ChunkedDecoder:
 class Incoming:
     """A RequestBody: the body of one request, as it arrives from `stream`."""
 
-    __slots__ = ("_awaited", "_buffer", "_decoder", "_limit", "_line", "_pace", "_silent", "_stream", "_timeout")
+    __slots__ = (
+        "_awaited",
+        "_buffer",
+        "_decoder",
+        "_limit",
+        "_line",
+        "_pace",
+        "_silent",
+        "_stream",
+        "_timeout",
+        "size",
+    )
 
-    def __init__(self, stream: Stream, request: Request, http: Http, limit: BodyLimit) -> None:
+    def __init__(self, stream: Stream, request: Request, framing: Framing, http: Http, limit: BodyLimit) -> None:
         """Bodies above `http.body_buffer` bytes are spooled to disk. A read may take `http.body_timeout` seconds.
 
         Raises BodyTooLarge where the request's Content-Length is beyond `limit`.
         """
-        headers = request.headers
-        if headers.length is None:
+        self.size = framing.length
+        if framing.length is None:
             self._decoder: Decoder = ChunkedDecoder(limit.most)
-        elif limit.most and headers.length > limit.most:
-            raise limit.refuse(request.line, headers.length)
+        elif limit.most and framing.length > limit.most:
+            raise limit.refuse(request.line, framing.length)
         else:
-            self._decoder = LengthDecoder(headers.length)
+            self._decoder = LengthDecoder(framing.length)
         self._limit = limit
         self._line = request.line
         self._stream = stream
@@ -169,7 +181,7 @@ class Incoming:
         self._timeout = http.body_timeout
         self._pace = stream.pace(http.min_receive_rate, http.body_timeout)
         # the client holds it back until we ask (RFC 9110 §10.1.1); HTTP/1.0 has no way of asking
-        self._awaited = headers.expects_continue and request.line.minor == 1
+        self._awaited = framing.expects_continue and request.line.minor == 1
         self._silent = False
 
     @property
@@ -294,6 +306,7 @@ class Nothing:
 
     __slots__ = ("_stream",)
 
+    size = 0
     ended = True
     reusable = True
 

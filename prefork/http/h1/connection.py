@@ -13,9 +13,11 @@ from time import monotonic
 from prefork.errors import CutShort, Disconnected, ProtocolError, TimedOut, TooManyConnections
 from prefork.http.exchange import failed, release
 from prefork.http.h1.body import Incoming, Nothing
-from prefork.http.h1.parse import guess_line
+from prefork.http.h1.fields import persistence
+from prefork.http.h1.parse import Head as RequestHead
 from prefork.http.h1.receive import receive_head
 from prefork.http.h1.render import Head
+from prefork.http.h1.request_line import guess_line
 from prefork.http.h1.send import send_at_once, send_chunks, send_file, send_upgrade
 from prefork.http.h1.state import ConnectionState
 from prefork.http.message import (
@@ -24,7 +26,6 @@ from prefork.http.message import (
     Headers,
     Repeatable,
     Request,
-    RequestLine,
     Response,
     Upgrade,
 )
@@ -35,7 +36,7 @@ from prefork.shared.counters import REPEATS, REQUESTS, SENT
 
 HEAD_READ = 16384  # bytes asked for between two requests: making room for 64 KiB costs 0.3 us more
 CLIENT_LEFT = 499  # as in nginx's log: the client did not wait for the answer
-NO_HEADERS = Headers(())
+NO_HEADERS = Headers({})
 
 
 class Connection(ConnectionState):
@@ -73,7 +74,7 @@ class Connection(ConnectionState):
             if is_ours and self.task is not None:  # else another coroutine or task has it
                 self.task.owner = None
                 self.stream.close()
-                server.leave(self)
+                server.remove(self)
 
     def go_on(self, answered: Callable[[], None]) -> Coroutine[Wait, None, None]:
         """A coroutine that replaces the task's, and goes on by calling the handler of `request` again (see Owner)."""
@@ -86,8 +87,8 @@ class Connection(ConnectionState):
         """
         server, stream, request = self.server, self.stream, self.request
         assert request is not None
-        headers = request.headers
-        persistent = request.line.minor == 1 if headers.keep_alive is None else headers.keep_alive
+        has_body, keep_alive = request.body.size != 0, persistence(request.headers.get("connection"))
+        persistent = request.line.minor == 1 if keep_alive is None else keep_alive
         try:
             response, head = await self._ask(request, persistent)
         finally:
@@ -100,9 +101,9 @@ class Connection(ConnectionState):
             await self._send(head, body)
         self.account(response.status, request)
         self.answer, stream.sent = None, 0
-        if headers.has_body:
+        if has_body:
             stream.unread = await self._after_body(request)
-        if not head.keep_alive and (stream.unread or headers.has_body or persistent):
+        if not head.keep_alive and (stream.unread or has_body or persistent):
             await stream.linger()
         self.since = monotonic()
         return head.keep_alive
@@ -135,8 +136,8 @@ class Connection(ConnectionState):
         server, stream, peer = self.server, self.stream, self.client
         loop, http, board, record = server.loop, server.http, server.board, server.record
         judge = server.forwarding.judge
-        spare = self.spare
-        find = server.find_vital if spare else server.find
+        over_limit = self.over_limit
+        find = server.find_vital if over_limit else server.find
         protocol = self.protocol
         whole, render = protocol.whole, protocol.renderer(peer)
         readable, waiting = stream.readable, server.waiting
@@ -172,10 +173,10 @@ class Connection(ConnectionState):
                     stream.unread = data
                     raise
             if head is not None:
-                line, headers, repeat = head
+                line, headers, framing, repeat = head
                 data = b""
             else:
-                line, headers, data = await self._head(data)
+                (line, headers, framing), data = await self._head(data)
                 repeat = None
             client = peer
             if headers.proxy_fields:
@@ -183,9 +184,9 @@ class Connection(ConnectionState):
             self.request = request = Request(line, headers, nothing, client)
             if data:  # bytes behind the head: `unread` is their only place, as `hangup` adds to it meanwhile
                 stream.unread, data = data, b""
-            if headers.has_body:
-                request.body = Incoming(stream, request, http, server.body_limit(request))
-            persistent = not spare and (line.minor == 1 if headers.keep_alive is None else headers.keep_alive)
+            if framing.has_body:
+                request.body = Incoming(stream, request, framing, http, server.body_limit(request))
+            persistent = not over_limit and (line.minor == 1 if framing.keep_alive is None else framing.keep_alive)
             self.since = started = loop.now
             if started >= self.busy_until:
                 server.note_busy(self)
@@ -250,24 +251,24 @@ class Connection(ConnectionState):
             if record is not None:
                 record(client, request, response.status, len(outgoing.wire), total, now - started)
             self.request = None
-            if headers.has_body:
+            if framing.has_body:
                 data = await self._after_body(request)
             elif stream.unread:
                 data, stream.unread = stream.unread, b""
             if not outgoing.keep_alive:
-                if data or headers.has_body or persistent:  # the client may be sending more
+                if data or framing.has_body or persistent:  # the client may be sending more
                     await stream.linger()
                 return
             self.since = now
             task.deadline = now + (server.lame_duck if server.draining else http.keepalive_timeout)
             # an idle connection must not keep these: 0.5 KiB, and several KiB where its header block is unique
-            del head, line, headers, request, response, outgoing, body
+            del head, line, headers, framing, request, response, outgoing, body
             if data:
                 await PAUSE  # a pipeline takes turns with the other connections
             elif waiting:
                 server.notify()
 
-    async def _head(self, data: bytes) -> tuple[RequestLine, Headers, bytes]:
+    async def _head(self, data: bytes) -> tuple[RequestHead, bytes]:
         """The head that `data` begins with, and the bytes behind it. Reads on until the head is whole.
 
         Raises ProtocolError and Disconnected, and then the part that has come is in the stream's `unread`. Raises

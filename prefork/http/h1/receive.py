@@ -5,12 +5,11 @@ from __future__ import annotations
 from time import monotonic
 
 from prefork.errors import Disconnected, RequestTimeout, TimedOut
-from prefork.http.h1.parse import HEAD_END, Heads
-from prefork.http.message import Headers, RequestLine
+from prefork.http.h1.parse import HEAD_END, Head, Heads
 from prefork.net.stream import Stream
 
 
-async def receive_head(stream: Stream, heads: Heads, data: bytes, timeout: float) -> tuple[RequestLine, Headers, bytes]:
+async def receive_head(stream: Stream, heads: Heads, data: bytes, timeout: float) -> tuple[Head, bytes]:
     """The head that `data` begins with, and the bytes behind it. Reads on until the head is whole.
 
     `timeout` is in seconds, for the whole head: a client that drips does not get more time. Raises ProtocolError and
@@ -22,9 +21,9 @@ async def receive_head(stream: Stream, heads: Heads, data: bytes, timeout: float
         stream.unread = data
         end = data.find(HEAD_END, max(0, known - 3))
         if end >= 0:
-            line, headers = heads.parse(data, end)
+            head = heads.parse(data, end)
             stream.unread = b""
-            return line, headers, data[end + 4 :]
+            return head, data[end + 4 :]
         heads.check_partial(data, known)
         known = len(data)
         try:

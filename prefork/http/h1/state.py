@@ -28,8 +28,8 @@ class ConnectionState:
 
     `request` is the one that is being answered, or None. `answer` is the head of its response while that is being sent;
     bytes that one send has taken set none. The connection is `idle` between two requests; `since` is when that or the
-    request began. `task` is None until the conversation begins. A connection that is not `welcome` is refused then. A
-    `spare` one gets a single answer, and only from a vital handler. `upgrade` is the body of the 101, while that has
+    request began. `task` is None until the conversation begins. A connection that is not `welcome` is refused then. One
+    `over_limit` gets a single answer, and only from a vital handler. `upgrade` is the body of the 101, while that has
     the stream. For `busy_until` see shared/activity.py.
 
     As HTTP/1 has one exchange at a time, the connection itself is that exchange. This costs no object more.
@@ -40,11 +40,11 @@ class ConnectionState:
         "busy_until",
         "client",
         "idle",
+        "over_limit",
         "protocol",
         "request",
         "server",
         "since",
-        "spare",
         "stream",
         "task",
         "upgrade",
@@ -63,8 +63,8 @@ class ConnectionState:
         self.busy_until = 0.0
         self.task: Task | None = None
         self.upgrade: Upgrade | None = None
-        self.welcome = server.enter(self)
-        self.spare = server.is_over
+        self.welcome = server.add(self)
+        self.over_limit = server.is_over
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
@@ -119,7 +119,7 @@ class ConnectionState:
             await self.refuse(504, request)
         finally:
             self.stream.close()
-            self.server.leave(self)
+            self.server.remove(self)
 
     async def refuse(self, status: int, request: Request | None) -> None:
         """Answer with an error `status`, and let the client read that before the connection closes."""

@@ -67,7 +67,7 @@ def refusal(request: Request) -> Response | None:
 
     None where all three are. Handshake checks the rest.
     """
-    if request.method != "GET" or request.headers.has_body:
+    if request.method != "GET" or request.body.size != 0:
         return plain(400)
     if request.headers.get("sec-websocket-version") != "13":
         return plain(426, ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))

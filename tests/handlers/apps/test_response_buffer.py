@@ -33,7 +33,7 @@ async def close(*buffers: ResponseBuffer) -> None:
 
 def a_call(timeout: float = 0) -> Call:
     line = RequestLine("GET", "/late", "/late", "", "", 1)
-    return Call(Request(line, Headers([]), NoBody(), CLIENT), timeout)
+    return Call(Request(line, Headers({}), NoBody(), CLIENT), timeout)
 
 
 def producing(buffer: ResponseBuffer, pieces: list[bytes], error: BaseException | None = None) -> threading.Thread:

@@ -27,6 +27,8 @@ CLIENT = Client("127.0.0.1", 50000, "http", "localhost", "8000")
 
 
 class NoBody:
+    size = 0
+
     async def spool(self) -> IO[bytes]:
         raise AssertionError("a file handler reads no body")
 
@@ -42,7 +44,7 @@ def ask(files: Files, path: str | bytes, method: str = "GET", query: str = "", *
     raw = path.encode() if isinstance(path, str) else path
     target = quote(raw) + (f"?{query}" if query else "")
     line = RequestLine(method, target, raw.decode("latin-1"), query, "", 1)
-    headers = Headers(tuple((name.replace("_", "-"), value) for name, value in fields.items()))
+    headers = Headers.of(tuple((name.replace("_", "-"), value) for name, value in fields.items()))
     coroutine: Any = files(Request(line, headers, NoBody(), CLIENT))
     with pytest.raises(StopIteration) as stopped:
         coroutine.send(None)

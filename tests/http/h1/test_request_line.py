@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prefork.errors import BadRequest, NotImplementedHere, VersionNotSupported
-from prefork.http.h1.parse import parse_line
+from prefork.http.h1.request_line import parse_line
 
 # ---- its three parts: RFC 9112 §3
 

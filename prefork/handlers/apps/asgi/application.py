@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from prefork.bounded import remember
 from prefork.errors import TimedOut
 from prefork.handlers.apps.asgi.http import RequestCycle
 from prefork.handlers.apps.asgi.lifespan import Lifespan, take_back
 from prefork.handlers.apps.asgi.phases import COMPLETE
-from prefork.handlers.apps.withheld import WITHHELD
+from prefork.handlers.apps.withheld import is_withheld
 from prefork.http.members import members
 from prefork.http.message import Client, Handler, Headers, Request, RequestLine, Response, plain
 from prefork.http.websocket.memory import Memory
@@ -232,13 +233,13 @@ class Mounted:
             from_line = line.prepared[self] = self._line(line)
         fields = headers.prepared.get(Asgi)
         if fields is None:
-            fields = headers.prepared[Asgi] = _fields(headers)
+            fields = headers.prepared[Asgi] = _encoded(headers)
         if client.prepared is None:
             client.prepared = {Asgi: _client(client)}
         scope: Scope = from_line.copy()
         scope["scheme"], scope["client"], scope["server"] = client.prepared[Asgi]
         scope["headers"] = _authoritative(fields, line) if line.authority else fields.copy()
-        if headers.has_body:
+        if request.body.size != 0:
             scope["asgi"] = WITH_BODY.copy()
         scope["state"] = self._state.copy()
         scope["extensions"] = EXTENSIONS.copy()
@@ -272,13 +273,32 @@ def _text(path: str) -> str:
     return path.encode("latin-1").decode("utf-8", "replace")
 
 
-def _fields(headers: Headers) -> list[tuple[bytes, bytes]]:
+def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The request fields, except those that are withheld from applications."""
-    return [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in headers.pairs
-        if "_" not in name and name not in WITHHELD  # is_withheld, without a call for each
-    ]
+    pairs = headers.fields.items() if headers.repeated is None else headers.repeated
+    try:
+        return [(_NAMES[name], value.encode("latin-1")) for name, value in pairs]
+    except KeyError:
+        return [(_NAMES[name], value.encode("latin-1")) for name, value in pairs if not is_withheld(name)]
+
+
+NAMES = 512
+LONGEST_NAME = 64  # characters of a field name that is remembered, as clients may make up long ones
+
+
+class _Names(dict[str, bytes]):
+    """A bounded dict: name of a field -> the same as bytes. Raises KeyError for one that is withheld."""
+
+    def __missing__(self, name: str) -> bytes:
+        if is_withheld(name):
+            raise KeyError(name)
+        encoded = name.encode("latin-1")
+        if len(name) <= LONGEST_NAME:
+            remember(self, name, encoded, NAMES)
+        return encoded
+
+
+_NAMES = _Names()
 
 
 def _authoritative(fields: list[tuple[bytes, bytes]], line: RequestLine) -> list[tuple[bytes, bytes]]:

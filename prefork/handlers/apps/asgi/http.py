@@ -173,7 +173,7 @@ class RequestCycle(RequestSide):
             self.status = status = message["status"]
             if not isinstance(status, int):
                 raise RuntimeError(f"the status of a response is {status!r}, not an int")
-            self._relies_on_send = self.request.headers.has_body and not self.received
+            self._relies_on_send = self.request.body.size != 0 and not self.received
             if message.get("trailers"):  # a stream, even where the body is one piece: other bodies have no trailers
                 self._trailing = Trailers.ANNOUNCED
                 self._begin_stream()

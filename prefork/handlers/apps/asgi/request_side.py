@@ -54,7 +54,7 @@ class RequestSide:
         complete, or its body is not sent, or the client is gone.
         """
         if not self.received and self.phase in OPEN:
-            if not self.request.headers.has_body:
+            if self.request.body.size == 0:
                 self.received = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             return await self._receive_piece()

@@ -34,7 +34,7 @@ class Unbuffered:
 
     async def handle(self, request: Request) -> Response:
         """Raises any exception of the handler, and ProtocolError or Disconnected where that cut the body short."""
-        if not request.headers.has_body:
+        if request.body.size == 0:
             return await self._handler(request)
         asked = request.body
         # after a write(), the handlers are called again with the same request, which has its BodyReader (wsgi/write.py)
@@ -70,6 +70,7 @@ class BodyReader(io.RawIOBase):
     def __init__(self, body: RequestBody, request: Request, pool: ThreadPool) -> None:
         self.error: ProtocolError | Disconnected | None = None
         self.body = body
+        self.size = body.size
         self._pool = pool
         self._request = request
         self._piece = memoryview(b"")

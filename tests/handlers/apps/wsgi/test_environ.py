@@ -302,6 +302,6 @@ def test_the_validator_finds_nothing_on_a_unix_socket(application: Any) -> None:
 def test_what_is_remembered_of_field_names_is_bounded_in_size() -> None:
     for number in range(2 * VARIABLES):
         name = f"x{number}-{'y' * (number % 2 * 10_000)}"
-        assert _fields(Headers([(name, "z")]), {}) == {f"HTTP_{name.upper().replace('-', '_')}": "z"}
+        assert _fields(Headers.of([(name, "z")]), {}) == {f"HTTP_{name.upper().replace('-', '_')}": "z"}
         assert len(_VARIABLES) <= VARIABLES
         assert max(map(len, _VARIABLES)) <= LONGEST_NAME

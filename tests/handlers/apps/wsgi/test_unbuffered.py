@@ -194,9 +194,9 @@ def test_a_thread_that_asks_as_the_reading_is_stopped_goes_on() -> None:
     loop = Loop(make_poller())
     call, posted, lost = Call("POST /", 1.0), SimpleQueue[Callable[[], None]](), SimpleQueue[BodyLost]()
     call.task = loop.current = loop.spawn(wait(PARKED), "a request")
-    calls = SimpleNamespace(under_way={1: call})
-    pool: Any = SimpleNamespace(loop=loop, calls=calls, step_down=lambda: None, call_soon=posted.put)
-    body: Any = SimpleNamespace(ended=False, piece=lambda: wait(PARKED))
+    calls = SimpleNamespace(size=None, under_way={1: call})
+    pool: Any = SimpleNamespace(size=None, loop=loop, calls=calls, step_down=lambda: None, call_soon=posted.put)
+    body: Any = SimpleNamespace(size=None, ended=False, piece=lambda: wait(PARKED))
     reader = BodyReader(body, call.what, pool)
 
     def ask() -> None:
