@@ -19,6 +19,13 @@ def hello(environ: dict[str, Any], start_response: Callable[[str, list[tuple[str
     return [BODY]
 
 
+def read(environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]) -> list[bytes]:
+    """`hello`, once the request's body has been read, 64 KiB at a time."""
+    while environ["wsgi.input"].read(65536):
+        pass
+    return hello(environ, start_response)
+
+
 async def hello_asgi(
     scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[dict[str, Any]], Awaitable[None]]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The Flask site on a database: a row by its primary key, a query that waits 20 ms, and a page without any query.
+"""The Flask site on a database: a row by its primary key, a query that waits 20 ms, and pages without any query.
 
 A thread keeps its connection; libpq finds the database by the environment.
 """
@@ -26,6 +26,11 @@ def query(statement: str, *values: object) -> tuple[Any, ...] | None:
 
 @app.get("/")
 def plain() -> str:
+    return "Hello, world!\n"
+
+
+@app.get("/pages/<int:number>")
+def page(number: int) -> str:
     return "Hello, world!\n"
 
 
