@@ -107,18 +107,18 @@ class FileCache:
     """The cache for all routes of a worker. It counts hits, misses and evictions in `board`, the worker's slot of the
     scoreboard.
 
-    `bounds` limit the number of entries, their cost, which is an estimate of their bytes, and the open files. Of names
-    that lead to nothing, MOST_ABSENT are kept, none longer than LONGEST_REMEMBERED. An entry that nobody has asked for
-    in `idle` seconds, and `valid` more, may be dropped, and its file closed.
+    `bounds` limit the number of `entries`, their `cost`, which is an estimate of their bytes, and the open files. Of
+    names that lead to nothing (`absent`), MOST_ABSENT are kept, none longer than LONGEST_REMEMBERED. An entry that
+    nobody has asked for in `idle` seconds, and `valid` more, may be dropped, and its file closed.
     """
 
     def __init__(self, bounds: Bounds, board: memoryview, *, idle: float = IDLE) -> None:
         self._bounds = bounds
         self._idle = idle
         self._board = board
-        self._entries: OrderedDict[Key, Entry] = OrderedDict()
-        self._absent: dict[Key, float] = {}
-        self._cost = 0
+        self.entries: OrderedDict[Key, Entry] = OrderedDict()
+        self.absent: dict[Key, float] = {}
+        self.cost = 0
         self._descriptors = 0
         self._sweeper: Task | None = None
 
@@ -128,7 +128,7 @@ class FileCache:
         With `certain`, a file that is held open is checked even if it is believed: its content will only be read as it
         is sent, and may have changed since its ETag was made.
         """
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         if entry is None:
             return None
         believed = now < entry.valid and not (certain and entry.descriptors)
@@ -156,8 +156,8 @@ class FileCache:
             return
         if not self._make_room(entry, now):
             return
-        self._entries[key] = entry
-        self._cost += entry.cost
+        self.entries[key] = entry
+        self.cost += entry.cost
         self._descriptors += entry.descriptors
         entry.asked, entry.valid = now, self._until(now)
         entry.kept = True
@@ -175,10 +175,10 @@ class FileCache:
 
     def _make_room(self, entry: Entry, now: float) -> bool:
         """Drop idle entries until there is room for `entry`. False where LOOKS others were met before there was."""
-        bounds, entries = self._bounds, self._entries
+        bounds, entries = self._bounds, self.entries
         looks = LOOKS
         while (
-            self._cost + entry.cost > bounds.memory
+            self.cost + entry.cost > bounds.memory
             or self._descriptors + entry.descriptors > bounds.open_files
             or len(entries) >= bounds.entries
         ):
@@ -199,25 +199,25 @@ class FileCache:
         )  # an answer may be repeated for `valid` without `find`
 
     def _drop(self, key: Key) -> None:
-        entry = self._entries.pop(key)
-        self._cost -= entry.cost
+        entry = self.entries.pop(key)
+        self.cost -= entry.cost
         self._descriptors -= entry.descriptors
         entry.retire()
 
     def miss(self, key: Key, now: float) -> None:
         """Remember for `valid` seconds that `key` leads to nothing."""
         if self._bounds.valid and len(key[1]) <= LONGEST_REMEMBERED:
-            remember(self._absent, key, self._until(now), MOST_ABSENT)
+            remember(self.absent, key, self._until(now), MOST_ABSENT)
 
     def is_absent(self, key: Key, now: float) -> bool:
-        return self._absent.get(key, 0.0) > now
+        return self.absent.get(key, 0.0) > now
 
     def shed(self) -> bool:
         """Drop all entries that hold files open, as there are no more descriptors. False where there were none."""
         return self._close(inf)
 
     def _close(self, now: float) -> bool:
-        keys = [key for key, entry in self._entries.items() if entry.descriptors and self._is_idle(entry, now)]
+        keys = [key for key, entry in self.entries.items() if entry.descriptors and self._is_idle(entry, now)]
         for key in keys:
             self._drop(key)
         return bool(keys)

@@ -140,8 +140,8 @@ class _Wholes(dict[bytes, Whole]):
 class Heads:
     """Parses heads of up to `max_head` bytes and `max_fields` fields, and finds `proxy_fields` in them.
 
-    All connections of a worker share one. The caches of lines and of blocks hold `cache_bytes` each, and that of whole
-    heads holds `whole_bytes`, as `weight` counts them.
+    All connections of a worker share one. The caches are `lines` and `blocks`, which hold `cache_bytes` each, and
+    `wholes`, of whole heads, which holds `whole_bytes`, as `weight` counts them.
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class Heads:
         whole_bytes: int = WHOLE_BYTES,
     ) -> None:
         self.max_head = max_head
-        self._lines = _Lines(LINES, cache_bytes)
-        self._blocks = _Blocks(BLOCKS, cache_bytes, FieldParser(max_fields, proxy_fields))
-        self._wholes = _Wholes(whole_bytes)
+        self.lines = _Lines(LINES, cache_bytes)
+        self.blocks = _Blocks(BLOCKS, cache_bytes, FieldParser(max_fields, proxy_fields))
+        self.wholes = _Wholes(whole_bytes)
 
     def whole(self, data: bytes) -> Whole | None:
         """The head, where `data` is exactly one whole head; else None. Raises ProtocolError.
@@ -164,7 +164,7 @@ class Heads:
         `data` is not searched for an empty line before its end, which takes 0.4 us less (tests/bench/head.py). A known
         head has none there. In an unknown head an empty line is no valid field line; only then is the search made.
         """
-        wholes = self._wholes
+        wholes = self.wholes
         known = wholes.get(data) if wholes else None
         if known is not None:  # byte for byte as before: 0.5 us less than looking up its parts
             return known
@@ -174,8 +174,8 @@ class Heads:
         try:
             if not line_end or end > self.max_head:
                 return (*self.parse(data, end), None)
-            line, raw_block = self._lines[data[:line_end]], data[line_end + 2 : -2]
-            headers, framing = self._blocks.get(raw_block) or self._blocks.parse(raw_block)
+            line, raw_block = self.lines[data[:line_end]], data[line_end + 2 : -2]
+            headers, framing = self.blocks.get(raw_block) or self.blocks.parse(raw_block)
             if framing.chunked or "host" not in headers.fields:
                 _check_pair(line, headers, framing)
         except ProtocolError:
@@ -193,7 +193,7 @@ class Heads:
         line_end = data.find(b"\r\n", 0, end + 2)
         if not line_end and end > 2:  # an empty line before the request line, tolerated once (RFC 9112 §2.2)
             data, line_end, end = data[2:], data.find(b"\r\n", 2, end + 2) - 2, end - 2
-        line, (headers, framing) = self._lines[data[:line_end]], self._blocks[data[line_end + 2 : end + 2]]
+        line, (headers, framing) = self.lines[data[:line_end]], self.blocks[data[line_end + 2 : end + 2]]
         _check_pair(line, headers, framing)
         return line, headers, framing
 

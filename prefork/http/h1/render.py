@@ -20,6 +20,7 @@ from prefork.runtime.throttle import Throttle
 from prefork.shared.counters import status_class
 
 ENTRIES = 512  # of each cache
+DATE_INTERVAL = 1.0  # seconds, as a Date is written in whole ones
 ENTRY_BYTES = 8192  # larger ones are made anew each time; a cache has each entry twice, and so stays below 8 MiB
 FIELD = 80  # bytes of each field of an entry, beside its text
 
@@ -107,17 +108,20 @@ class Renderer:
 
     `server` is the value of the Server field, or "". The fields `withhold` (lower case) are dropped where an
     application gives them. `idle` is how many seconds a client may count on its connection between two requests; 0: it
-    is not told.
+    is not told. A head is used for `interval` seconds, and its Date with it. `blocks` and `heads` are the caches.
     """
 
-    def __init__(self, server: str, withhold: Container[str] = (), idle: int = 0) -> None:
+    def __init__(
+        self, server: str, withhold: Container[str] = (), idle: int = 0, interval: float = DATE_INTERVAL
+    ) -> None:
         self._server = server
+        self._interval = interval
         self._withhold = withhold
         # Connection must name Keep-Alive, as it is of one connection (RFC 9110 §7.6.1); HTTP/1.0 gets Connection anyhow
         self._persistent = f"Connection: keep-alive\r\nKeep-Alive: timeout={idle}\r\n" if idle else ""
         self._notice = Throttle(INTERVAL)
-        self._blocks: dict[tuple[tuple[str, str], ...], Block] = {}
-        self._heads: dict[_Key, Head] = {}
+        self.blocks: dict[tuple[tuple[str, str], ...], Block] = {}
+        self.heads: dict[_Key, Head] = {}
         self._expires = 0.0
         self._date = b""
 
@@ -132,13 +136,14 @@ class Renderer:
         fields = tuple(response.headers)
         key = (response.status, response.reason, fields, size, line.method == "HEAD", line.minor, keep_alive)
         if now >= self._expires:
-            self._expires = now // 1 + 1.0  # a whole second: then the file cache checks its files again, too
-            self._heads.clear()
+            # at the beginning of a second, when the file cache checks its files again, too
+            self._expires = (now // self._interval + 1) * self._interval
+            self.heads.clear()
             self._date = formatdate(time(), usegmt=True).encode()
         if type(response) is Repeatable and line.method == "GET" and keep_alive and line.minor:
             return self._repeated(response, key, now)
         try:
-            head = self._heads.get(key)
+            head = self.heads.get(key)
         except TypeError:  # unhashable: lists in place of tuples, which other servers accept, too
             response.headers = tuple(map(_pair, fields))
             return self.head(response, line, keep_alive, now)
@@ -147,7 +152,7 @@ class Renderer:
                 return self._switch(body, response.status, fields)
             head = self._render(key)
             if len(head.wire) + FIELD * len(fields) <= ENTRY_BYTES:
-                remember(self._heads, key, head, ENTRIES)
+                remember(self.heads, key, head, ENTRIES)
         return head
 
     def _repeated(self, response: Repeatable, key: _Key, now: float) -> Head:
@@ -208,13 +213,13 @@ class Renderer:
         return lines
 
     def _block(self, fields: tuple[tuple[str, str], ...]) -> Block:
-        block = self._blocks.get(fields)
+        block = self.blocks.get(fields)
         if block is None:
             block = Block(fields, self._withhold)
             if block.withheld:
                 self._explain(block.withheld)
             if len(block.wire) + FIELD * len(fields) <= ENTRY_BYTES:
-                remember(self._blocks, fields, block, ENTRIES)
+                remember(self.blocks, fields, block, ENTRIES)
         return block
 
     def _explain(self, name: str) -> None:

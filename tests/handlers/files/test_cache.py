@@ -153,9 +153,9 @@ def test_names_that_lead_to_nothing_fill_no_memory(root: Path, board: memoryview
     files, cache = keeping(root, board)
     for number in range(module.MOST_ABSENT + 10):
         assert got(files, f"/missing{number}")[0] == 404
-    assert len(cache._absent) <= module.MOST_ABSENT
+    assert len(cache.absent) <= module.MOST_ABSENT
     assert got(files, "/" + "x" * 5000)[0] == 404
-    assert all(len(path) <= module.LONGEST_REMEMBERED for _, path in cache._absent)  # type: ignore[misc]
+    assert all(len(path) <= module.LONGEST_REMEMBERED for _, path in cache.absent)  # type: ignore[misc]
 
 
 def test_all_paths_that_fall_back_share_what_they_fall_back_to(root: Path, board: memoryview, clock: Clock) -> None:
@@ -163,7 +163,7 @@ def test_all_paths_that_fall_back_share_what_they_fall_back_to(root: Path, board
     cache = make_cache(board)
     files = serve(root, cache=cache, try_=("$uri", "/index.html"))
     responses = {id(ask(files, f"/users/{number}")) for number in range(50)}
-    assert len(responses) == len(cache._entries) == 1
+    assert len(responses) == len(cache.entries) == 1
     assert counted(board) == (49, 1, 0)
     (root / "users").mkdir()
     (root / "users/7").write_bytes(b"seven")
@@ -182,7 +182,7 @@ def test_the_bytes_are_bounded_and_who_is_asked_for_stays(root: Path, board: mem
     for when, number in (0, 0), (0, 1), (0, 2), (8, 0), (9, 3), (12, 3), (12, 4), (12, 0):
         clock.ahead = when
         assert got(files, f"/{number}") == (200, b"%d" % number * 1000)
-    assert sorted(path for _, path in cache._entries) == ["/0", "/3", "/4"]  # type: ignore[misc]
+    assert sorted(path for _, path in cache.entries) == ["/0", "/3", "/4"]  # type: ignore[misc]
     assert counted(board) == (2, 6, 2)
 
 
@@ -205,7 +205,7 @@ def test_the_spellings_of_a_path_share_an_entry(root: Path, board: memoryview, c
     files, cache = keeping(root, board)
     for number in range(1, 20):
         assert got(files, "/" * number + "dir" + "/" * (20 - number) + "file") == (200, b"x")
-    assert [path for _, path in cache._entries] == ["/dir/file"]
+    assert [path for _, path in cache.entries] == ["/dir/file"]
     assert counted(board) == (18, 1, 0)
 
 
@@ -216,8 +216,8 @@ def test_the_paths_count_as_the_content_does(root: Path, board: memoryview, cloc
     files, cache = keeping(root, board, memory=50 * 1024)
     for number in range(40):
         assert got(files, "/here" * number + "/file") == (200, b"x")
-    held = sum(len(path) + sum(map(len, entry.probes)) + OVERHEAD for (_, path), entry in cache._entries.items())
-    assert 45 * 1024 < held <= cache._cost <= 50 * 1024
+    held = sum(len(path) + sum(map(len, entry.probes)) + OVERHEAD for (_, path), entry in cache.entries.items())
+    assert 45 * 1024 < held <= cache.cost <= 50 * 1024
 
 
 def test_what_there_is_in_several_codings_costs_what_it_takes(root: Path, board: memoryview, clock: Clock) -> None:
@@ -242,8 +242,8 @@ def test_what_there_is_in_several_codings_costs_what_it_takes(root: Path, board:
     gc.collect()
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert len(cache._entries) == 50
-    assert 50_000 < size < cache._cost
+    assert len(cache.entries) == 50
+    assert 50_000 < size < cache.cost
 
 
 def test_a_path_that_is_too_long_is_served_and_not_kept(root: Path, board: memoryview, clock: Clock) -> None:
@@ -254,7 +254,7 @@ def test_a_path_that_is_too_long_is_served_and_not_kept(root: Path, board: memor
     (deep / "file").write_bytes(b"x")
     files, cache = keeping(root, board)
     assert got(files, "/" + "/".join(["d" * 250] * 5) + "/file") == (200, b"x")
-    assert not cache._entries
+    assert not cache.entries
 
 
 def test_the_entries_are_bounded(root: Path, board: memoryview, clock: Clock) -> None:
@@ -264,7 +264,7 @@ def test_the_entries_are_bounded(root: Path, board: memoryview, clock: Clock) ->
     for _ in range(3):
         for number in range(20):
             assert got(files, f"/{number}") == (200, b"")
-    assert len(cache._entries) == 7
+    assert len(cache.entries) == 7
 
 
 @pytest.mark.parametrize("bounds", [{"memory": 0}, {"entries": 0}])
@@ -278,7 +278,7 @@ def test_without_room_nothing_is_kept_and_all_is_served(
     for _ in range(2):
         assert got(files, "/small") == (200, b"s")
         assert got(files, "/large") == (200, b"l" * (SMALL + 1))
-    assert not cache._entries
+    assert not cache.entries
     assert descriptors() == before
 
 

@@ -139,10 +139,10 @@ def test_a_limit_holds_for_one_head_not_for_what_follows_it() -> None:
 def test_what_came_once_is_not_cached_what_came_twice_is() -> None:
     heads = Heads(32768, 100)
     parse(GET, heads)
-    assert not heads._lines
-    assert not heads._blocks
+    assert not heads.lines
+    assert not heads.blocks
     parse(GET, heads)
-    assert len(heads._lines) == len(heads._blocks) == 1
+    assert len(heads.lines) == len(heads.blocks) == 1
 
 
 def test_a_hit_gives_the_same_objects_as_the_miss() -> None:
@@ -216,9 +216,9 @@ def test_the_caches_are_bounded_in_number() -> None:
     for number in range(LINES * 2):
         for _ in range(2):
             parse(f"GET /{number} HTTP/1.1\r\nHost: a\r\nX: {number}\r\n\r\n".encode(), heads)
-        assert len(heads._lines) <= LINES
-        assert len(heads._blocks) <= BLOCKS
-    assert parse(f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), heads)[0] in heads._lines.values()
+        assert len(heads.lines) <= LINES
+        assert len(heads.blocks) <= BLOCKS
+    assert parse(f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), heads)[0] in heads.lines.values()
 
 
 def test_the_caches_are_bounded_in_size() -> None:
@@ -228,7 +228,7 @@ def test_the_caches_are_bounded_in_size() -> None:
         for _ in range(2):
             line, headers = parse(b"GET /%b HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (long, long), heads)
         assert (line.path, headers.get("x")) == ("/" + "x" * size, "x" * size)
-    kept = [*heads._lines, *heads._blocks]
+    kept = [*heads.lines, *heads.blocks]
     assert len(kept) == 2
     assert sum(map(sys.getsizeof, kept)) < 2 * ENTRY_BYTES
 

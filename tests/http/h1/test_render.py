@@ -355,8 +355,8 @@ def test_the_caches_are_bounded() -> None:
     renderer = Renderer("prefork")
     for number in range(ENTRIES * 3):
         render(Response(200, (("X", str(number)),)), renderer=renderer)
-        assert len(renderer._blocks) <= ENTRIES
-        assert len(renderer._heads) <= ENTRIES
+        assert len(renderer.blocks) <= ENTRIES
+        assert len(renderer.heads) <= ENTRIES
 
 
 @pytest.mark.parametrize(
@@ -383,4 +383,4 @@ def test_a_refusal_leaves_nothing_in_the_caches() -> None:
     for number in range(20):
         with pytest.raises(ApplicationError):
             render(Response(200, (("X", f"{number}\n"),)), renderer=renderer)
-    assert (renderer._blocks, renderer._heads) == ({}, {})
+    assert (renderer.blocks, renderer.heads) == ({}, {})

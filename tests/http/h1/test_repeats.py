@@ -12,7 +12,6 @@ import pytest
 from prefork.http.h1.connection import HEAD_READ
 from prefork.http.h1.parse import OVERHEAD, Heads
 from prefork.http.h1.protocol import Http1
-from prefork.http.h1.state import UNKNOWN
 from prefork.http.message import FileSegment, Repeatable, Request, Response, plain
 from prefork.net.stream import SLICE
 from prefork.shared.counters import REPEATS, REQUESTS
@@ -43,9 +42,7 @@ def here(world: Make) -> World:
     and tests count that.
     """
     here = dated(world)
-    renderer = here.protocol.render.__self__  # type: ignore[attr-defined]
-    renderer.head(plain(200), UNKNOWN, True, here.loop.now)
-    renderer._expires = inf
+    here.protocol = Http1(here.server, interval=1e9)
     return here
 
 
@@ -245,7 +242,7 @@ def test_a_file_is_held_anew_for_each_repeat(here: World, tmp_path: Path) -> Non
 def test_heads_that_are_all_different_fill_no_memory(here: World) -> None:
     here.protocol = Http1(here.server, Heads(32768, 100, whole_bytes=20_000))
     peer = here.connect()
-    known = here.protocol.heads._wholes
+    known = here.protocol.heads.wholes
     for number in range(60):
         for _ in range(2):
             peer.send(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)

@@ -155,7 +155,7 @@ class _Known(Estimate):
 
 
 class Estimates:
-    """The estimates of one application, by kind. There are at most KINDS; a kind that is not in use is forgotten
+    """The estimates of one application, `by_kind`. There are at most KINDS; a kind that is not in use is forgotten
     first. At most `mean_calls` calls are in a mean, and the first `longest_path` characters of a path count.
     """
 
@@ -163,32 +163,32 @@ class Estimates:
         self._mean_calls = mean_calls
         self._longest_path = longest_path
         self._common = Estimate(mean_calls=mean_calls)
-        self._by_kind: dict[tuple[str, str], Estimate] = {}
+        self.by_kind: dict[tuple[str, str], Estimate] = {}
 
     def find(self, method: str, path: str) -> Estimate:
         """The estimate for calls of this kind. A new kind begins with the mean of the first calls of other new kinds,
         which fades a little with each new kind.
         """
         kind = method, _VARIABLE.sub("0", path[: self._longest_path])
-        found = self._by_kind.get(kind)
+        found = self.by_kind.get(kind)
         if found is None:
-            if len(self._by_kind) >= KINDS:
+            if len(self.by_kind) >= KINDS:
                 self._forget_one()
             common = self._common
             common.mean -= common.mean / self._mean_calls
-            found = self._by_kind[kind] = Estimate(common, common.mean, self._mean_calls)
+            found = self.by_kind[kind] = Estimate(common, common.mean, self._mean_calls)
         found.used = True
         return found
 
     def _forget_one(self) -> None:
         for _ in range(CHANCES):
-            kind = next(iter(self._by_kind))
-            oldest = self._by_kind.pop(kind)
+            kind = next(iter(self.by_kind))
+            oldest = self.by_kind.pop(kind)
             if not oldest.used:
                 return
             oldest.used = False
-            self._by_kind[kind] = oldest
-        del self._by_kind[next(iter(self._by_kind))]
+            self.by_kind[kind] = oldest
+        del self.by_kind[next(iter(self.by_kind))]
 
 
 class AllWait(Estimates):

@@ -236,7 +236,7 @@ def test_the_kinds_are_bounded_and_those_in_use_stay() -> None:
         estimates.find("GET", f"/{word}")
         if not number % 100:
             assert estimates.find("GET", "/mine") is mine
-    assert len(estimates._by_kind) == KINDS
+    assert len(estimates.by_kind) == KINDS
 
 
 def test_where_all_wait_every_call_is_handed_over() -> None:
