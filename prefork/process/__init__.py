@@ -16,7 +16,7 @@ elsewhere. A signal takes one straight way: wakeup descriptor -> Signals.next, w
 signals.MASTER -> Master._obey_signals. In a worker it is signals.WORKER and Worker._obey. The stacks for USR2 are
 faulthandler's work (Logs.catch_crashes).
 
-An order of the master reaches a worker without a signal: it comes by the line between the two, where a thread of the
+An order of the master reaches a worker without a signal: it comes by the channel between the two, where a thread of the
 worker's reads it (worker/diagnostics.py) and notes ORDERED. So the worker obeys whatever its application does to
 signals. ORDERED itself is sent only to a child without clients, to end it (Child.see_end): one that boots, one of a
 generation that fails, a template. The master imports no application code; a worker that sees the master gone drains by

@@ -58,8 +58,8 @@ class Report(msgspec.Struct):
 
 
 class Reporter:
-    """A child's end of the line to its parent. `send` may be called any number of times. `fd` is readable when the
-    parent asks something, and at its end when the parent has closed the line.
+    """A child's end of the channel to its parent. `send` may be called any number of times. `fd` is readable when the
+    parent asks something, and at its end when the parent has closed the channel.
     """
 
     def __init__(self, fd: int) -> None:
@@ -79,7 +79,7 @@ class Reporter:
             self.heard = False
 
     def close(self) -> None:
-        """Close the line: nothing more can be sent."""
+        """Close the channel: nothing more can be sent."""
         os.close(self.fd)
         self.heard = False
 

@@ -34,7 +34,7 @@ class Command(Enum):
     NOTHING = auto()
 
 
-# The master has an order for this process. A worker that serves hears of it by the line to the master
+# The master has an order for this process. A worker that serves hears of it by the channel to the master
 # (worker/diagnostics.py), and notes it as if this signal had come. The signal itself ends a child that boots, and a
 # template. The number is one that nobody else uses: applications handle SIGTERM, SIGHUP and SIGUSR2, the runtime of Go,
 # which a library may bring along, uses SIGURG, and SIGCONT makes a stopped process forget SIGTTIN (signal(7)). A worker

@@ -1,9 +1,9 @@
 """A child process, as its parent sees it. Owns what the kernel and the child say of the child, and the parent's end of
-the line between the two.
+the channel between the two.
 
-The line is a socket pair. In one message, a child reports that it is ready, or why it is not, with the traceback. Once
-ready, it may ask in another message to be replaced, and its parent may ask for its oldest request. An application in
-the child may write to the line, too, even what makes no sense. That costs this child, and no other.
+The channel is a socket pair. In one message, a child reports that it is ready, or why it is not, with the traceback.
+Once ready, it may ask in another message to be replaced, and its parent may ask for its oldest request. An application
+in the child may write to the channel, too, even what makes no sense. That costs this child, and no other.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Child:
                 self.hang_up()
 
     async def _hear(self) -> Report | None:
-        """Its next report; None when it has ended, even while a child of its own holds the line open. Raises
+        """Its next report; None when it has ended, even while a child of its own holds the channel open. Raises
         MalformedMessage.
         """
         readable = self._loop.readable(self._report)
@@ -160,8 +160,8 @@ class Child:
         """Read nothing from it any more: where it writes, it gets an error, instead of waiting for room."""
         self._deaf = True
         self._loop.forget(self._report)
-        with suppress(OSError), socket.socket(fileno=os.dup(self._report)) as line:
-            line.shutdown(socket.SHUT_RD)
+        with suppress(OSError), socket.socket(fileno=os.dup(self._report)) as channel:
+            channel.shutdown(socket.SHUT_RD)
 
     @property
     def stuck(self) -> float:
@@ -212,16 +212,16 @@ class Child:
 
     @property
     def reports(self) -> bool:
-        """Whether the line to it is open."""
+        """Whether the channel to it is open."""
         return self._report >= 0
 
     @property
     def is_heard(self) -> bool:
-        """Whether the line to it is open, and still read."""
+        """Whether the channel to it is open, and still read."""
         return self.reports and not self._deaf
 
     def hang_up(self) -> None:
-        """Close the parent's end of the line."""
+        """Close the parent's end of the channel."""
         if self._report >= 0:
             os.close(self._report)
             self._report = -1

@@ -37,7 +37,7 @@ class Children:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._living: dict[int, Child] = {}
-        self._reporting: list[Child] = []  # children whose line is open: the living, and those that have just died
+        self._reporting: list[Child] = []  # children whose channel is open: the living, and those that have just died
         self.private: list[Callable[[], None]] = []
         self._oom_kills = OomKills()
         self._adopting = 0
@@ -52,21 +52,21 @@ class Children:
         Errors and logs call the child `name`.
         """
         flush()
-        line: tuple[int, ...] = ()
+        channel: tuple[int, ...] = ()
         # signals wait until the child has its own handlers: the parent's handlers would write to the parent's pipe
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            line = tuple(end.detach() for end in socket.socketpair())
+            channel = tuple(end.detach() for end in socket.socketpair())
             pid = os.fork()
             if not pid:
-                self._become_child(main, *line)
+                self._become_child(main, *channel)
         except OSError as error:
-            for end in line:
+            for end in channel:
                 os.close(end)
             raise BootError(f"cannot fork a {name}: {error.strerror}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        ours, theirs = line
+        ours, theirs = channel
         os.close(theirs)
         return self._known(pid, ours, name)
 
@@ -84,8 +84,8 @@ class Children:
                 self._strays.clear()
 
     def adopt(self, pid: int, ours: int) -> Child:
-        """Take in a child that another process has forked for this one. `ours` is the parent's end of the line to it,
-        and is closed where this raises.
+        """Take in a child that another process has forked for this one. `ours` is the parent's end of the channel to
+        it, and is closed where this raises.
 
         Raises MalformedMessage where the kernel knows no such child of this process, or where the child is known
         already: `pid` may be any process, which must not be signalled. The pid of a child stays its own until this
@@ -228,7 +228,7 @@ def live(main: Main, reporter: Reporter) -> NoReturn:
                 log.critical("worker %d ends: %r", os.getpid(), error, exc_info=error)
             else:
                 reporter.send(describe(error))
-                if not reporter.heard:  # an application has closed the line, as one does that closes all descriptors
+                if not reporter.heard:  # an application has closed the channel, as one does that closes all descriptors
                     log.critical("worker %d cannot boot: %r", os.getpid(), error, exc_info=error)
         if forks.hosting:
             finish(inf if reporter.ready else GENTLE)  # a child that has not booted must be gone soon

@@ -197,8 +197,8 @@ class Generation(Supervision):
             self._enter_child(slot, position, listen.worker_sockets(self.sockets, position, self.size)), reporter
         )
 
-    def _become_template(self, line: socket.socket, reporter: Reporter) -> int:
-        return template.run(self._enter_child(0, 0, self.sockets), line, reporter)
+    def _become_template(self, channel: socket.socket, reporter: Reporter) -> int:
+        return template.run(self._enter_child(0, 0, self.sockets), channel, reporter)
 
     def _enter_child(self, slot: int, position: int, sockets: Sockets) -> worker.Assignment:
         """In the child: close what belongs to other generations, enter this generation's directory, and let go of the

@@ -13,8 +13,8 @@ The worker's parent ends at once, and the kernel gives the worker to the nearest
 orphans, the master (prctl(2), PR_SET_CHILD_SUBREAPER). clone(2) with CLONE_PARENT would need one step, but bypasses the
 C library, which keeps the ids and locks of a process in order for fork alone.
 
-A worker that the master did not know would live unseen, and for ever. So a worker begins only when the master has
-said, by the line between the two, that it knows the worker. Any failure before that closes the line, which ends the
+A worker that the master did not know would live unseen, and for ever. So a worker begins only when the master has said,
+by the channel between the two, that it knows the worker. Any failure before that closes the channel, which ends the
 worker.
 """
 
@@ -72,7 +72,7 @@ class Template:
         self._main = main
         self._boot_timeout = boot_timeout
         self._child: Child | None = None
-        self._line: socket.socket  # to the child
+        self._channel: socket.socket  # to the child
         self._busy = False
         self._turn = Condition(children.loop)
         self._dismissed = False
@@ -117,15 +117,15 @@ class Template:
     async def _boot(self) -> None:
         """Fork the template, and wait until it has imported the application. Raises BootError."""
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        line.setblocking(False)
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.setblocking(False)
         with ExitStack() as undo, theirs:
-            undo.callback(line.close)
-            self._children.private.append(line.close)
-            undo.callback(self._children.private.remove, line.close)
+            undo.callback(channel.close)
+            self._children.private.append(channel.close)
+            undo.callback(self._children.private.remove, channel.close)
             child = self._children.fork(partial(self._main, theirs), "template")
             closing = undo.pop_all()
-        self._child, self._line = child, line
+        self._child, self._channel = child, channel
         self._children.loop.spawn(self._bury(child, closing), f"waiting for the end of template {child.pid}")
         try:
             await child.ready(self._boot_timeout)
@@ -135,33 +135,33 @@ class Template:
         child.hang_up()
         log.debug("template %d is ready", child.pid)
 
-    async def _bury(self, child: Child, line: ExitStack) -> None:
-        """Wait until the template has ended, and log that if nobody had asked it to leave. Close the line as soon as no
-        task waits at it.
+    async def _bury(self, child: Child, channel: ExitStack) -> None:
+        """Wait until the template has ended, and log that if nobody had asked it to leave. Close the channel as soon as
+        no task waits at it.
         """
         await child.exited.wait()
         if not (self._dismissed or child.reports):
             log.error("template %d died: %s; the next worker gets another", child.pid, child.exit_description)
         await self._turn.wait_for(lambda: not self._busy or self._child is not child)
-        line.close()
+        channel.close()
 
     async def _ask(self, which: bytes, pages: int) -> Child:
         """Send the template a request for a worker, and adopt the worker. Raises BootError."""
         assert self._child is not None
-        loop, line = self._children.loop, self._line
+        loop, channel = self._children.loop, self._channel
         ours, theirs = socket.socketpair()
         with ours, theirs, self._children.adopting():
             try:
-                socket.send_fds(line, [which], [theirs.fileno(), pages])
+                socket.send_fds(channel, [which], [theirs.fileno(), pages])
                 with loop.within(self._boot_timeout):
-                    await loop.readable(line.fileno())
-                answer = line.recv(64)
+                    await loop.readable(channel.fileno())
+                answer = channel.recv(64)
             except (OSError, TimedOut) as error:
                 self._child.signal(signal.SIGKILL)  # or it might answer this request when it gets the next
                 await self._child.exited.wait()
                 raise BootError(f"the template does not answer: {str(error) or 'timed out'}") from None
             finally:
-                loop.forget(line.fileno())
+                loop.forget(channel.fileno())
             if not answer.isdigit():
                 raise BootError(f"cannot fork a worker: {answer.decode(errors='replace') or 'the template is gone'}")
             try:
@@ -174,11 +174,11 @@ class Template:
         return child
 
 
-def run(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) -> int:
+def run(assignment: worker.Assignment, channel: socket.socket, reporter: Reporter) -> int:
     """Live as a template, and return the exit status. Raises what importing the application raises."""
     try:
         with suppress(Dismissed):
-            _serve(assignment, line, reporter)
+            _serve(assignment, channel, reporter)
     finally:
         signal.signal(ORDERED, _unheard)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -187,7 +187,7 @@ def run(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) 
     return os.EX_OK
 
 
-def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporter) -> None:
+def _serve(assignment: worker.Assignment, channel: socket.socket, reporter: Reporter) -> None:
     """Import the application, and fork workers until the master is gone. Raises Dismissed when it is told to end, and
     what the import raises.
     """
@@ -197,7 +197,7 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
     handlers |= {signal.SIGUSR1: lambda *_: assignment.logs.reopen(), ORDERED: _dismissed}
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    forks.on_fork(partial(_close_in_child, assignment, line, reporter, handlers))
+    forks.on_fork(partial(_close_in_child, assignment, channel, reporter, handlers))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assignment.logs.apply()
     assignment.logs.catch_crashes()
@@ -211,12 +211,12 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # as in a worker: the import may have blocked ORDERED
     diagnostics.end()
     _warn_of_started()
-    _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `line` tells of it, and the template ends in order
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from now on the end of `channel` tells of it, and the template ends in order
     gc.collect()
     gc.freeze()  # or the garbage collector of each copy would write to the shared memory
     reporter.send(Report())
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(line, 64, 2, socket.MSG_CMSG_CLOEXEC)
+        asked, descriptors, _, _ = socket.recv_fds(channel, 64, 2, socket.MSG_CMSG_CLOEXEC)
         if not asked:
             return
         slot, position, workers = map(int, asked.split())
@@ -224,17 +224,17 @@ def _serve(assignment: worker.Assignment, line: socket.socket, reporter: Reporte
         others = set(assignment.sockets.values()) - set(sockets.values())
         said, pages = descriptors
         born = replace(assignment, pages=pages, slot=slot, position=position, sockets=sockets, environment=environment)
-        answer = _bear(born, [line, *others], Reporter(said))
+        answer = _bear(born, [channel, *others], Reporter(said))
         with suppress(OSError):
-            line.send(answer)
+            channel.send(answer)
 
 
 def _close_in_child(
-    assignment: worker.Assignment, line: socket.socket, reporter: Reporter, handlers: dict[int, Any]
+    assignment: worker.Assignment, channel: socket.socket, reporter: Reporter, handlers: dict[int, Any]
 ) -> None:
     """Close all that is the template's, in a process that the application forks as it is imported (forks.py)."""
     give_back(handlers)
-    line.close()
+    channel.close()
     reporter.close()
     for listener in assignment.sockets.values():
         listener.close()

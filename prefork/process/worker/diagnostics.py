@@ -35,7 +35,7 @@ def _nothing() -> None:
 
 class Diagnostics:
     """The thread reads `asked`, and calls `explain` for WHERE, `account` for WHAT, and `hurry` for NOW. It calls `look`
-    for whatever it reads, as the line may have had no room for an ORDER. It stops reading at the end of `asked`.
+    for whatever it reads, as the channel may have had no room for an ORDER. It stops reading at the end of `asked`.
 
     `patience` seconds after the end of `lifeline`, the thread ends the process, whatever the other threads do.
     `explain`, `account` and `patience` may be set later: before it serves, a worker has nothing to finish. `end` may be
