@@ -9,7 +9,8 @@ from prefork.http.body_limit import BodyLimit
 from prefork.http.message import Handler, Request, Response, plain
 from prefork.settings.routes import mount
 
-VIEWS = 8  # hosts remembered per request line, so that a client that makes up host names fills no memory
+VIEWS = 4  # hosts remembered per request line, so that a client that makes up host names fills no memory
+LONGEST_HOST = 64  # characters of a host whose route a line remembers, as clients may make up hosts
 
 
 async def not_found(request: Request) -> Response:
@@ -57,7 +58,7 @@ class Router:
         handler: Handler | None = views.get(key)
         if handler is None:  # clients repeat their request lines; a line that is kept remembers its handler
             handler = self._search(host, request.path)
-            if len(views) < VIEWS:
+            if len(views) < VIEWS and len(host) <= LONGEST_HOST:
                 views[key] = handler
         return handler
 

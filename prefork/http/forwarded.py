@@ -97,7 +97,7 @@ class Forwarding:
             read = self._known if len(first) + len(second) <= ENTRY_LENGTH else self._read
             address, scheme = read(first, second)
         else:  # a single hop of X-Forwarded-For, which is often new: looking it up would cost 0.7 us
-            address, scheme = _address(first), _SCHEMES.get(second) or _scheme(second)
+            address, scheme = _address(first), _SCHEMES.get(second) or _SCHEMES.get(second.strip(" \t").lower(), "")
         if not address and not scheme:
             return proxy
         port = 0 if address else int(proxy.port)
@@ -113,7 +113,7 @@ class Forwarding:
         """
         address = scheme = ""
         for hop, told in self._hops(first, second):
-            scheme = _scheme(told) or scheme
+            scheme = _SCHEMES.get(told, scheme)
             if not hop:
                 break
             address = hop
@@ -153,11 +153,6 @@ def _strip(headers: Headers, fields: frozenset[str]) -> Headers:
     return stripped
 
 
-def _scheme(told: str) -> str:
-    """The scheme of a hop; "" for one that is not told, or not known."""
-    return _SCHEMES.get(told.strip().lower(), "")
-
-
 def _x_hops(addresses: str, schemes: str) -> Iterator[tuple[str, str]]:
     """(address, scheme) of each hop by X-Forwarded-For and -Proto, from the nearest hop outwards.
 
@@ -166,7 +161,7 @@ def _x_hops(addresses: str, schemes: str) -> Iterator[tuple[str, str]]:
     told = schemes.rsplit(",", HOPS)[-HOPS:]
     for text in reversed(addresses.rsplit(",", HOPS)[-HOPS:]):
         # a single scheme is that of the whole chain; several belong to the hops that added them
-        yield _address(text), told.pop() if told else ""
+        yield _address(text), told.pop().strip(" \t").lower() if told else ""
 
 
 def _hops(forwarded: str, _: str) -> Iterator[tuple[str, str]]:
@@ -182,7 +177,7 @@ def _hops(forwarded: str, _: str) -> Iterator[tuple[str, str]]:
         assert match is not None  # it matches the empty string, too
         is_whole = match.end() - at <= HOP_LENGTH and backwards[match.end() : match.end() + 1] in ("", ",")
         pairs = _pairs(match[0][::-1]) if is_whole else {}
-        yield _address(pairs.get("for", "")), pairs.get("proto", "")
+        yield _address(pairs.get("for", "")), pairs.get("proto", "").lower()
         at = match.end() + 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -184,6 +186,20 @@ def test_a_client_that_makes_up_hosts_fills_no_memory_and_is_still_routed() -> N
         assert router.find(asked("/", f"x{number}.a.org", heads)).__name__ == "a"
         assert router.find(asked("/", f"x{number}.b.org", heads)).__name__ == "any"
     assert len(asked("/", "x0.a.org", heads).line.prepared) == VIEWS
+
+
+def test_what_lines_remember_of_hosts_is_within_the_bound_of_lines() -> None:
+    router = Router([("a.example", "/", handler("a")), ("", "/", handler("any"))])
+    bound = 1_000_000
+    heads = Heads(65536, 100, cache_bytes=bound, whole_bytes=0)
+    tracemalloc.start()
+    for number in range(2000):
+        for other in range(10):
+            router.find(asked(f"/{number}", f"{other}{'x' * 240}", heads))
+            router.find(asked(f"/{number}", f"{other}{'x' * 60}", heads))
+    grown = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert grown < 1.2 * bound  # lines, and the few blocks with the hosts
 
 
 def test_two_routers_do_not_see_each_others_memory() -> None:

@@ -60,7 +60,7 @@ class FieldParser:
         self._max_fields = max_fields
         self._proxy_fields = proxy_fields
         self._names: dict[str, str] = {}
-        self._of_proxies: frozenset[str] = frozenset()
+        self._of_proxies: set[str] = set()
 
     def parse(self, raw: bytes) -> tuple[Headers, Framing]:
         """Parse a block of field lines, each with its CRLF. Raises ProtocolError.
@@ -86,7 +86,7 @@ class FieldParser:
             pairs = [(names[(parts := line.partition(" "))[0]], parts[2].strip(" ")) for line in lines]
             headers = Headers.of(tuple(pairs))
         if not self._of_proxies.isdisjoint(fields):
-            headers.proxy_fields = self._of_proxies.intersection(fields)
+            headers.proxy_fields = frozenset(self._of_proxies.intersection(fields))
         return _with_framing(headers)
 
     def _match(self, raw: bytes) -> Headers:
@@ -113,10 +113,10 @@ class FieldParser:
             return
         if len(self._names) >= NAMES:
             self._names.clear()
-            self._of_proxies = frozenset()
+            self._of_proxies.clear()
         name = self._names[f"{written}:"] = written.lower()
         if self._proxy_fields[name]:
-            self._of_proxies |= {name}
+            self._of_proxies.add(name)
 
 
 def _with_framing(headers: Headers) -> tuple[Headers, Framing]:
