@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.bounded import remember
+from prefork.bounded import LONGEST_NAME, NAMES, NameTable, remember
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers())), st.integers(1, 5))
@@ -24,3 +24,19 @@ def test_an_entry_that_comes_again_drives_out_no_other() -> None:
     cache = {1: 1, 2: 2}
     remember(cache, 2, 3, 2)
     assert cache == {1: 1, 2: 3}
+
+
+def test_a_table_makes_each_name_once_and_keeps_no_more_than_it_may() -> None:
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        made.append(name)
+        return name.upper()
+
+    table = NameTable(make)
+    assert (table["a"], table["a"], made) == ("A", "A", ["a"])
+    for number in range(2 * NAMES):
+        assert table[f"n{number}"] == f"N{number}"
+    assert len(table) == NAMES
+    assert table["x" * (LONGEST_NAME + 1)] == "X" * (LONGEST_NAME + 1)
+    assert max(map(len, table)) <= LONGEST_NAME

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prefork.bounded import remember
-
-ENTRIES = 1024  # names that are remembered
-NAME_LENGTH = 64  # characters of a name that is remembered
+from prefork.bounded import NameTable
 
 FORWARDED = "forwarded"  # RFC 7239
 PREFIXES = (
@@ -54,21 +51,19 @@ NAMES = frozenset(
 )
 
 
-class ProxyFields(dict[str, bool]):
-    """A bounded dict: name of a field (lower case) -> whether only a proxy may write it.
+class ProxyFields(NameTable[bool]):
+    """Name of a field (lower case) -> whether only a proxy may write it.
 
     `others` are names that count as such fields beside those of the list.
     """
 
     def __init__(self, others: Iterable[str] = ()) -> None:
+        super().__init__(self._is_proxys)
         self._names = NAMES | frozenset(others)
 
-    def __missing__(self, name: str) -> bool:
+    def _is_proxys(self, name: str) -> bool:
         alias = name.replace("_", "-")  # adapters between ASGI and WSGI make the same name of both
-        is_proxys = alias in self._names or alias.startswith(PREFIXES)
-        if len(name) <= NAME_LENGTH:
-            remember(self, name, is_proxys, ENTRIES)
-        return is_proxys
+        return alias in self._names or alias.startswith(PREFIXES)
 
 
 PROXY_FIELDS = ProxyFields()

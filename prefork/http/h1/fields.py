@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from prefork.bounded import LONGEST_NAME, NAMES
 from prefork.errors import BadRequest, ExpectationFailed, HeadTooLarge, NotImplementedHere
 from prefork.http import grammar
 from prefork.http.h1.shown import shown
@@ -16,15 +17,13 @@ from prefork.http.message import Headers
 from prefork.http.proxy_fields import PROXY_FIELDS, ProxyFields
 
 HOSTS = 512  # that are remembered
-NAMES = 512  # that are remembered
-NAME_LENGTH = 64  # characters of a name that is remembered
 SHOWN = 3  # values that an error shows
 
 VISIBLE = bytes((*range(0x20, 0x7F), *range(0x80, 0x100)))  # RFC 9110 §5.5, all that a value may have but the tab
 
 
 class Framing:
-    """What a field block says of its body's framing (RFC 9112 §6) and of the connection (§9.3). Immutable.
+    """The framing of a body (RFC 9112 §6) and the persistence of the connection (§9.3), by its field block. Immutable.
 
     `length` is the Content-Length, or None. `keep_alive` is None where the version decides.
     """
@@ -109,7 +108,7 @@ class FieldParser:
         return headers
 
     def _remember(self, written: str) -> None:
-        if len(written) > NAME_LENGTH or f"{written}:" in self._names:
+        if len(written) > LONGEST_NAME or f"{written}:" in self._names:
             return
         if len(self._names) >= NAMES:
             self._names.clear()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefork.bounded import NAMES
 from prefork.errors import BadRequest, ExpectationFailed, HeadTooLarge
-from prefork.http.h1.fields import NAMES, FieldParser, Framing
+from prefork.http.h1.fields import FieldParser, Framing
 from prefork.http.message import Headers
 from tests.http.conftest import parse
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from prefork.bounded import remember
+from prefork.bounded import NameTable
 from prefork.errors import TimedOut
 from prefork.handlers.apps.asgi.http import RequestCycle
 from prefork.handlers.apps.asgi.lifespan import Lifespan, take_back
@@ -275,30 +275,20 @@ def _text(path: str) -> str:
 
 def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The request fields, except those that are withheld from applications."""
-    pairs = headers.fields.items() if headers.repeated is None else headers.repeated
     try:
-        return [(_NAMES[name], value.encode("latin-1")) for name, value in pairs]
+        return [(_NAMES[name], value.encode("latin-1")) for name, value in headers.pairs]
     except KeyError:
-        return [(_NAMES[name], value.encode("latin-1")) for name, value in pairs if not is_withheld(name)]
+        return [(_NAMES[name], value.encode("latin-1")) for name, value in headers.pairs if not is_withheld(name)]
 
 
-NAMES = 512
-LONGEST_NAME = 64  # characters of a field name that is remembered, as clients may make up long ones
+def _name(name: str) -> bytes:
+    """Raises KeyError for a field that is withheld."""
+    if is_withheld(name):
+        raise KeyError(name)
+    return name.encode("latin-1")
 
 
-class _Names(dict[str, bytes]):
-    """A bounded dict: name of a field -> the same as bytes. Raises KeyError for one that is withheld."""
-
-    def __missing__(self, name: str) -> bytes:
-        if is_withheld(name):
-            raise KeyError(name)
-        encoded = name.encode("latin-1")
-        if len(name) <= LONGEST_NAME:
-            remember(self, name, encoded, NAMES)
-        return encoded
-
-
-_NAMES = _Names()
+_NAMES = NameTable(_name)
 
 
 def _authoritative(fields: list[tuple[bytes, bytes]], line: RequestLine) -> list[tuple[bytes, bytes]]:

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import IO, Any
 
 from prefork import __version__
-from prefork.bounded import remember
+from prefork.bounded import NameTable
 from prefork.errors import Abandoned, Disconnected, TimedOut
 from prefork.handlers.apps.saturation import Saturation
 from prefork.handlers.apps.withheld import is_withheld
@@ -280,24 +280,12 @@ def _fields(headers: Headers, constant: Environ) -> Environ:
     return environ
 
 
-VARIABLES = 512
-LONGEST_NAME = 64  # characters of a field name that is remembered, as clients may make up long ones
+def _variable(name: str) -> str:
+    """The CGI variable of a field; "" for a field that is withheld. Transfer-Encoding is, too: the body is decoded."""
+    if is_withheld(name) or name == "transfer-encoding":
+        return ""
+    variable = name.upper().replace("-", "_")
+    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
 
 
-class _Variables(dict[str, str]):
-    """A bounded dict: name of a field -> its CGI variable; "" for one that is withheld. Transfer-Encoding is, too: the
-    body is decoded.
-    """
-
-    def __missing__(self, name: str) -> str:
-        variable = name.upper().replace("-", "_")
-        if is_withheld(name) or name == "transfer-encoding":
-            variable = ""
-        elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            variable = "HTTP_" + variable
-        if len(name) <= LONGEST_NAME:
-            remember(self, name, variable, VARIABLES)
-        return variable
-
-
-_VARIABLES = _Variables()
+_VARIABLES = NameTable(_variable)

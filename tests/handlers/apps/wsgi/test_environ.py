@@ -10,7 +10,8 @@ from wsgiref.validate import validator
 import pytest
 
 from prefork import __version__
-from prefork.handlers.apps.wsgi.application import _VARIABLES, LONGEST_NAME, VARIABLES, _fields
+from prefork.bounded import LONGEST_NAME, NAMES
+from prefork.handlers.apps.wsgi.application import _VARIABLES, _fields
 from prefork.http.message import Client, Headers
 from tests.handlers.exchange import call, environ, exchange, parse, request, wsgi
 
@@ -300,8 +301,8 @@ def test_the_validator_finds_nothing_on_a_unix_socket(application: Any) -> None:
 
 
 def test_what_is_remembered_of_field_names_is_bounded_in_size() -> None:
-    for number in range(2 * VARIABLES):
+    for number in range(2 * NAMES):
         name = f"x{number}-{'y' * (number % 2 * 10_000)}"
         assert _fields(Headers.of([(name, "z")]), {}) == {f"HTTP_{name.upper().replace('-', '_')}": "z"}
-        assert len(_VARIABLES) <= VARIABLES
+        assert len(_VARIABLES) <= NAMES
         assert max(map(len, _VARIABLES)) <= LONGEST_NAME
